@@ -1,0 +1,82 @@
+"""Hash and MAC primitives as Triton kernels, run where the data is, and model verification on top.
+
+Importing this package imports neither torch nor triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .errors import BackendUnavailable, IntegrityError, IntegrityTritonError
+
+if TYPE_CHECKING:
+    from . import models as models
+    from . import ops as ops
+    from .backends import BackendStatus, use_backend
+    from .batch import hash_batch, hash_chunks
+    from .files import hash_file
+    from .hashing import Hash, new
+
+    algorithms_available: frozenset[str]
+
+    def backends() -> tuple[BackendStatus, ...]: ...
+
+    def __getattr__(name: str) -> Callable[..., Hash]: ...
+
+
+__all__ = [
+    "BackendUnavailable",
+    "Hash",
+    "IntegrityError",
+    "IntegrityTritonError",
+    "__version__",
+    "algorithms_available",
+    "backends",
+    "hash_batch",
+    "hash_chunks",
+    "hash_file",
+    "models",
+    "new",
+    "ops",
+    "use_backend",
+]
+
+_LAZY = {
+    "Hash": "hashing",
+    "hash_batch": "batch",
+    "hash_chunks": "batch",
+    "hash_file": "files",
+    "new": "hashing",
+    "use_backend": "backends",
+}
+_SUBMODULES = ("algorithms", "backends", "batch", "conformance", "hashing", "models", "ops")
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _SUBMODULES:
+            return import_module(f"{__name__}.{name}")
+        if name in _LAZY:
+            value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        else:
+            algorithms = import_module(f"{__name__}.algorithms")
+            if name == "algorithms_available":
+                return frozenset(record.name for record in algorithms.all_algorithms())
+            try:
+                record = algorithms.get(name)
+            except ValueError:
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+            if record.name != name:  # aliases are for new(), not for attributes
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}; see {record.name}")
+            value = import_module(f"{__name__}.hashing").constructor(record)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        algorithms = import_module(f"{__name__}.algorithms")
+        return sorted({*globals(), *__all__, *(record.name for record in algorithms.all_algorithms())})

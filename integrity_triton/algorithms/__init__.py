@@ -1,0 +1,103 @@
+"""The registry of algorithms: frozen records, looked up by hashlib's name or an alias.
+
+Another package adds its own through the entry-point group ``integrity_triton.algorithms``: each
+entry point loads to an :class:`Algorithm` or an iterable of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from .record import (
+    Algorithm,
+    Blake3Tree,
+    Construction,
+    IteratedHash,
+    Parameter,
+    Security,
+)
+
+__all__ = [
+    "Algorithm",
+    "Blake3Tree",
+    "Construction",
+    "IteratedHash",
+    "Parameter",
+    "Security",
+    "all_algorithms",
+    "get",
+    "load_reference",
+    "register",
+]
+
+ENTRY_POINT_GROUP = "integrity_triton.algorithms"
+_BUILTIN_MODULES = ("sha2", "blake3")
+
+_lock = threading.RLock()
+_records: dict[str, Algorithm] = {}
+_names: dict[str, str] = {}  # every name and alias, lower case, to the record's name
+_entry_points_loaded = False
+
+
+def register(record: Algorithm) -> None:
+    """Add a record. Raises ValueError if its name or an alias is taken."""
+    if not isinstance(record, Algorithm):
+        raise TypeError(f"an algorithm is registered as an Algorithm record, not {type(record).__name__}")
+    with _lock:
+        spellings = (record.name, *record.aliases)
+        for spelling in spellings:
+            if spelling in _names:
+                raise ValueError(f"algorithm name {spelling!r} is taken by {_names[spelling]!r}")
+        if len(set(spellings)) != len(spellings):
+            raise ValueError(f"algorithm {record.name!r} repeats an alias")
+        _records[record.name] = record
+        for spelling in spellings:
+            _names[spelling] = record.name
+
+
+def _load_entry_points() -> None:
+    global _entry_points_loaded
+    with _lock:
+        if _entry_points_loaded:
+            return
+        from importlib.metadata import entry_points  # slow: not before a name needs it
+
+        for entry in entry_points(group=ENTRY_POINT_GROUP):
+            loaded = entry.load()
+            records: Iterable[Algorithm] = (loaded,) if isinstance(loaded, Algorithm) else loaded
+            for record in records:
+                register(record)
+        _entry_points_loaded = True
+
+
+def get(name: str) -> Algorithm:
+    """The record for a name or alias, in any case. Raises ValueError for an unknown one."""
+    if not isinstance(name, str):
+        raise TypeError(f"an algorithm is named by a str, not {type(name).__name__}")
+    key = name.lower()
+    if key not in _names:
+        _load_entry_points()
+    try:
+        return _records[_names[key]]
+    except KeyError:
+        raise ValueError(f"unknown algorithm {name!r} (available: {', '.join(sorted(_records))})") from None
+
+
+def all_algorithms() -> tuple[Algorithm, ...]:
+    """Every record, entry points included, in order of registration."""
+    _load_entry_points()
+    return tuple(_records.values())
+
+
+def load_reference(reference: str) -> Any:
+    """The object that ``"package.module:name"`` names."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+for _module in _BUILTIN_MODULES:
+    for _record in import_module(f"{__name__}.{_module}").RECORDS:
+        register(_record)

@@ -1,0 +1,198 @@
+"""What the package knows of one algorithm, as frozen, validated data.
+
+A record names device code instead of holding it (``"package.module:name"``), so that listing,
+looking up and natively running an algorithm never imports Triton.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+
+
+class Security(enum.Enum):
+    """How far an algorithm can be trusted today."""
+
+    SECURE = "secure"
+    LEGACY = "legacy"  # no practical break, but no longer recommended
+    BROKEN = "broken"  # collisions or worse are practical
+    CHECKSUM = "checksum"  # never meant to resist an adversary
+
+
+def _check_reference(record: str, field_name: str, value: str) -> None:
+    if not _REFERENCE.match(value):
+        raise ValueError(f"{record}: {field_name} must look like 'package.module:name', not {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IteratedHash:
+    """A chaining state and a block function, applied block by block (Merkle-Damgard and kin).
+
+    The device module supplies ``block``, a ``@triton.jit`` function
+    ``block(state, words, absorbed, last) -> state`` over tuples of tiles, and ``pad``, which turns
+    the raw words of a message's last block or blocks into padded ones; ``kernels/batch.py``
+    specifies both. ``iv`` is a ``tl.constexpr`` tuple of ``state_words`` integers.
+    """
+
+    block: str
+    pad: str
+    iv: str
+    state_words: int
+    word_bits: Literal[32, 64]
+    byteorder: Literal["big", "little"]
+    minimum_padding: int
+    """Bytes that padding adds at the least: 1 + the length field for Merkle-Damgard."""
+
+    def __post_init__(self) -> None:
+        for name in ("block", "pad", "iv"):
+            _check_reference("IteratedHash", name, getattr(self, name))
+        if self.state_words < 1 or self.minimum_padding < 0:
+            raise ValueError("IteratedHash: state_words must be positive, minimum_padding not negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blake3Tree:
+    """BLAKE3's chunk tree; its kernels are in ``kernels/blake3_tree.py``."""
+
+    chunk_size: int = 1024
+
+
+Construction = IteratedHash | Blake3Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One keyword that a constructor takes beside its data."""
+
+    name: str
+    type: type
+    doc: str
+    default: Any = None
+    min_size: int | None = None
+    """For ``bytes``: fewest bytes allowed."""
+    max_size: int | None = None
+    choices: tuple[Any, ...] | None = None
+    excludes: tuple[str, ...] = ()
+    """Parameters that may not be given together with this one."""
+
+    def check(self, algorithm: str, value: Any) -> Any:
+        """Return ``value`` in canonical form, or raise TypeError or ValueError naming what is allowed."""
+        label = f"{algorithm}: {self.name}"
+        if self.type is bytes:
+            try:
+                view = memoryview(value)
+            except TypeError:
+                raise TypeError(f"{label} must be bytes-like, not {type(value).__name__}") from None
+            if not view.c_contiguous or view.itemsize != 1:
+                raise TypeError(f"{label} must be a contiguous buffer of bytes")
+            value = bytes(view)
+            low, high = self.min_size or 0, self.max_size
+            if len(value) < low or (high is not None and len(value) > high):
+                allowed = f"{low} bytes" if low == high else f"{low} to {high} bytes"
+                raise ValueError(f"{label} must be {allowed} long, not {len(value)}")
+            return value
+        if (self.type is int and isinstance(value, bool)) or not isinstance(value, self.type):
+            raise TypeError(f"{label} must be {self.type.__name__}, not {type(value).__name__}")
+        if self.choices is not None and value not in self.choices:
+            raise ValueError(f"{label} must be one of {', '.join(map(repr, self.choices))}, not {value!r}")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """One hash or MAC. Sizes are in bytes."""
+
+    name: str
+    """hashlib's spelling where hashlib has the algorithm."""
+    aliases: tuple[str, ...] = ()
+    standard: str
+    """The document that defines it, with the section."""
+    digest_size: int
+    block_size: int
+    security: Security
+    security_note: str
+    collision_bits: int
+    """log2 of the work of the best known collision search; 0 for broken and checksums."""
+    xof: bool = False
+    """Output of any length; ``digest_size`` is then the default length."""
+    parallel: bool = False
+    """One long message spreads over a device's lanes (a tree); a sequential hash has one lane."""
+    keyed: Literal["no", "optional", "required"] = "no"
+    parameters: tuple[Parameter, ...] = ()
+    construction: Construction
+    native: str
+    """Constructor of a hashlib-like object in a CPU library, ``"module:callable"``."""
+    native_one_message: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords with which the CPU library spreads a single long message over all cores."""
+    oracle: str
+    """An independent implementation with the same calling convention, for the tests."""
+    _by_name: Mapping[str, Parameter] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        label = f"algorithm {self.name!r}"
+        if not _NAME.match(self.name):
+            raise ValueError(f"{label}: a name is lower-case letters, digits and underscores")
+        for alias in self.aliases:
+            if alias != alias.lower() or not alias:
+                raise ValueError(f"{label}: alias {alias!r} must be lower case (look-ups ignore case)")
+        if self.digest_size < 1 or self.block_size < 1:
+            raise ValueError(f"{label}: digest_size and block_size must be positive")
+        if isinstance(self.construction, IteratedHash):
+            word = self.construction.word_bits // 8
+            if self.block_size % word:
+                raise ValueError(f"{label}: block_size must be a multiple of {word} bytes")
+            if not self.xof and self.digest_size > self.construction.state_words * word:
+                raise ValueError(f"{label}: digest_size is larger than the state")
+        _check_reference(label, "native", self.native)
+        _check_reference(label, "oracle", self.oracle)
+        object.__setattr__(self, "native_one_message", MappingProxyType(dict(self.native_one_message)))
+        by_name = {p.name: p for p in self.parameters}
+        if len(by_name) != len(self.parameters):
+            raise ValueError(f"{label}: duplicate parameter")
+        if (self.keyed != "no") != ("key" in by_name):
+            raise ValueError(f"{label}: a keyed algorithm, and only such, has a parameter 'key'")
+        object.__setattr__(self, "_by_name", MappingProxyType(by_name))
+
+    def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Validate constructor keywords; None stands for "not given" and is dropped.
+
+        Raises TypeError for a value of the wrong type, ValueError for an unknown keyword, a bad
+        size, a missing key, or a combination that the algorithm does not have.
+        """
+        checked: dict[str, Any] = {}
+        for name, value in given.items():
+            if value is None:
+                continue
+            parameter = self._by_name.get(name)
+            if parameter is None:
+                if name == "key":
+                    raise ValueError(f"{self.name} takes no key; for a MAC use a keyed algorithm")
+                allowed = ", ".join(self._by_name) or "none"
+                raise ValueError(f"{self.name} has no parameter {name!r} (allowed: {allowed})")
+            checked[name] = parameter.check(self.name, value)
+        for name in checked:
+            for other in self._by_name[name].excludes:
+                if other in checked:
+                    raise ValueError(f"{self.name}: {name} and {other} exclude each other")
+        if self.keyed == "required" and "key" not in checked:
+            raise ValueError(f"{self.name} needs a key")
+        return checked
+
+    def check_length(self, length: int | None) -> int:
+        """Digest length in bytes for a requested ``length``; None means the default."""
+        if length is None:
+            return self.digest_size
+        if isinstance(length, bool) or not isinstance(length, int):
+            raise TypeError(f"length must be int, not {type(length).__name__}")
+        if length < 0:
+            raise ValueError(f"length must not be negative, got {length}")
+        if not self.xof and length != self.digest_size:
+            raise ValueError(f"{self.name} has a fixed digest of {self.digest_size} bytes, not {length}")
+        return length

@@ -1,0 +1,221 @@
+"""The registry of backends, and the choice among them.
+
+A backend is probed when it is first asked for, never at import, and only once. Another package
+adds its own through the entry-point group ``integrity_triton.backends``: each entry point loads to
+a :class:`Backend` subclass.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType, TracebackType
+
+from ..algorithms import Algorithm
+from ..errors import BackendUnavailable
+from .base import Backend, Messages, Probe, Ragged, Rows, Stream
+
+__all__ = [
+    "Backend",
+    "BackendStatus",
+    "Messages",
+    "Probe",
+    "Ragged",
+    "Rows",
+    "Stream",
+    "get",
+    "register",
+    "select",
+    "statuses",
+    "use_backend",
+]
+
+ENTRY_POINT_GROUP = "integrity_triton.backends"
+ENVIRONMENT_VARIABLE = "INTEGRITY_TRITON_BACKEND"
+_BUILTIN = {
+    "native": "native:NativeBackend",
+}
+
+_logger = logging.getLogger("integrity_triton")
+_lock = threading.RLock()
+_backends: dict[str, Backend] = {}
+_probes: dict[str, Probe] = {}
+_loaded = False
+_requested: str | None = None
+_logged: set[tuple[str, ...]] = set()
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """One line of ``integrity_triton.backends()``."""
+
+    name: str
+    available: bool
+    reason: str
+    devices: tuple[str, ...]
+    summary: str
+
+
+def register(backend: type[Backend]) -> None:
+    """Add a backend class. Raises ValueError if its name is taken."""
+    if not (isinstance(backend, type) and issubclass(backend, Backend)):
+        raise TypeError(f"a backend is registered as a Backend subclass, not {backend!r}")
+    with _lock:
+        if backend.name in _backends:
+            raise ValueError(f"backend name {backend.name!r} is taken")
+        _backends[backend.name] = backend()
+
+
+def _load() -> None:
+    global _loaded
+    with _lock:
+        if _loaded:
+            return
+        for reference in _BUILTIN.values():
+            module, _, name = reference.partition(":")
+            register(getattr(import_module(f"{__name__}.{module}"), name))
+        from importlib.metadata import entry_points
+
+        for entry in entry_points(group=ENTRY_POINT_GROUP):
+            register(entry.load())
+        _loaded = True
+
+
+def _probe(backend: Backend) -> Probe:
+    with _lock:
+        if backend.name not in _probes:
+            try:
+                _probes[backend.name] = backend.probe()
+            except Exception as error:  # a broken driver must not break the others
+                _probes[backend.name] = Probe(False, f"probing failed: {type(error).__name__}: {error}")
+        return _probes[backend.name]
+
+
+def statuses() -> tuple[BackendStatus, ...]:
+    """Every registered backend: whether it can run here, on what, and if not, why."""
+    _load()
+    found = []
+    for backend in _backends.values():
+        probe = _probe(backend)
+        found.append(
+            BackendStatus(backend.name, probe.available, probe.reason, probe.devices, backend.summary)
+        )
+    return tuple(found)
+
+
+def _named(name: str) -> Backend:
+    if not isinstance(name, str):
+        raise TypeError(f"a backend is named by a str, not {type(name).__name__}")
+    _load()
+    try:
+        return _backends[name]
+    except KeyError:
+        raise ValueError(f"unknown backend {name!r} (known: {', '.join(_backends)})") from None
+
+
+def get(name: str) -> Backend:
+    """The backend called ``name``, ready to run.
+
+    Raises ValueError for an unknown name and BackendUnavailable, with the reason, for one that
+    cannot run here.
+    """
+    backend = _named(name)
+    probe = _probe(backend)
+    if not probe.available:
+        raise BackendUnavailable(f"backend {name!r} is not available: {probe.reason}")
+    return backend
+
+
+class use_backend:
+    """Make ``name`` the backend of every call that names none; None restores automatic choice.
+
+    The setting is process-wide and takes effect at once; as a context manager it is undone on exit.
+    Raises as :func:`get` does.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        global _requested
+        if name is not None:
+            get(name)
+        with _lock:
+            self._previous = _requested
+            _requested = name
+
+    def __enter__(self) -> use_backend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _requested
+        with _lock:
+            _requested = self._previous
+
+
+def requested(backend: str | None) -> str | None:
+    """The backend asked for: by the call, else by ``use_backend``, else by the environment."""
+    return backend or _requested or os.environ.get(ENVIRONMENT_VARIABLE) or None
+
+
+def _log_once(level: int, *message: str) -> None:
+    if message not in _logged:
+        _logged.add(message)
+        _logger.log(level, "%s", " ".join(message))
+
+
+def select(
+    algorithm: Algorithm, device_type: str, *, one_message: bool, backend: str | None = None
+) -> Backend:
+    """The backend for ``algorithm`` over data on ``device_type``.
+
+    An explicit request (see :func:`requested`) is honoured or fails with its reason; it never
+    falls back. An automatic choice is logged once under ``integrity_triton``, with why.
+    """
+    name = requested(backend)
+    if name is not None:
+        chosen = get(name)
+        reason = chosen.unsupported(algorithm)
+        if reason is not None:
+            raise BackendUnavailable(f"backend {name!r} cannot run {algorithm.name}: {reason}")
+        return chosen
+    _load()
+    fallback_reasons = []
+    for candidate in _backends.values():
+        if candidate.name == "native" or not candidate.is_default(
+            algorithm, device_type, one_message=one_message
+        ):
+            continue
+        reason = candidate.unsupported(algorithm)
+        if reason is None:
+            probe = _probe(candidate)
+            if probe.available:
+                _log_once(logging.INFO, f"{algorithm.name} on {device_type} data runs on {candidate.name}")
+                return candidate
+            reason = probe.reason
+        fallback_reasons.append(f"{candidate.name}: {reason}")
+    native = get("native")
+    if fallback_reasons:
+        _log_once(
+            logging.WARNING,
+            f"{algorithm.name} on {device_type} data falls back to native, which copies it to the host",
+            f"({'; '.join(fallback_reasons)})",
+        )
+    elif device_type != "cpu":
+        why = "one sequential message has no parallelism for a device" if one_message else "no other takes it"
+        _log_once(logging.INFO, f"{algorithm.name} on {device_type} data runs on native: {why}")
+    return native
+
+
+class _CallableModule(ModuleType):
+    """Lets ``integrity_triton.backends()`` list the backends: importing this package puts it, a
+    module, under that very name."""
+
+    def __call__(self) -> tuple[BackendStatus, ...]:
+        return statuses()
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,0 +1,112 @@
+"""What a backend is: probing, what it can run, and the two ways of running it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..algorithms import Algorithm
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Backend", "Messages", "Probe", "Ragged", "Rows", "Stream"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whether a backend can run on this machine, found out once a process."""
+
+    available: bool
+    reason: str
+    """Why not, and what would help; or, where available, what it runs on."""
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Messages at equal distances in one tensor: row i starts ``i * stride`` bytes into ``data``.
+
+    Every row is ``length`` bytes long but for the last, which may be shorter: ``total`` bytes end
+    the data as seen from its first byte.
+    """
+
+    data: torch.Tensor
+    """Flat uint8, or a 2-D tensor of any dtype with dense rows; it starts with row 0."""
+    address: int
+    count: int
+    stride: int
+    length: int
+    total: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    def row_length(self, i: int) -> int:
+        return max(0, min(self.length, self.total - i * self.stride))
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Messages of any lengths, each a flat contiguous uint8 tensor on ``device``."""
+
+    views: Sequence[torch.Tensor]
+    device: torch.device
+
+    @property
+    def count(self) -> int:
+        return len(self.views)
+
+
+Messages = Rows | Ragged
+
+
+class Stream(abc.ABC):
+    """The running state of one message. ``digest`` leaves it as it was."""
+
+    @abc.abstractmethod
+    def update(self, data: Any) -> None:
+        """Absorb ``data``: a flat memoryview of bytes, or a flat contiguous uint8 tensor."""
+
+    @abc.abstractmethod
+    def digest(self, length: int, seek: int) -> bytes:
+        """``length`` bytes of output from byte ``seek`` on."""
+
+    @abc.abstractmethod
+    def copy(self) -> Stream: ...
+
+
+class Backend(abc.ABC):
+    """One way of running the algorithms. An instance holds no device memory until it is used."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    device_types: ClassVar[tuple[str, ...]] = ()
+    """torch device types whose data this backend reads in place; others are copied to it."""
+
+    @abc.abstractmethod
+    def probe(self) -> Probe:
+        """Find out whether this backend can run here. Called once; must not raise."""
+
+    @abc.abstractmethod
+    def unsupported(self, algorithm: Algorithm) -> str | None:
+        """Why this backend cannot run ``algorithm``, or None if it can."""
+
+    @abc.abstractmethod
+    def is_default(self, algorithm: Algorithm, device_type: str, *, one_message: bool) -> bool:
+        """Whether automatic selection should take this backend, given that it can run."""
+
+    @abc.abstractmethod
+    def hash_batch(
+        self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
+    ) -> torch.Tensor:
+        """Digests of all messages: contiguous uint8 ``[n, length]`` on ``messages.device``."""
+
+    @abc.abstractmethod
+    def stream(
+        self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
+    ) -> Stream:
+        """A fresh stream; ``device`` is where its data is, where that is known."""

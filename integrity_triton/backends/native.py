@@ -1,0 +1,142 @@
+"""CPU libraries: hashlib and the Rust blake3. Always there, and the reference for the others."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ..algorithms import Algorithm, load_reference
+from .base import Backend, Messages, Probe, Rows, Stream
+
+if TYPE_CHECKING:
+    import torch
+
+# Below this many bytes a worker thread costs more than it saves (hashlib also keeps the GIL for
+# inputs under 2 KiB).
+_BYTES_WORTH_A_THREAD = 1 << 16
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _host_bytes(view: Any) -> Any:
+    """A flat memoryview or contiguous uint8 tensor as something a CPU library reads in place."""
+    if isinstance(view, memoryview | bytes):
+        return view
+    return view.cpu().numpy()
+
+
+class _NativeStream(Stream):
+    def __init__(self, algorithm: Algorithm, hasher: Any) -> None:
+        self._algorithm = algorithm
+        self._hasher = hasher
+
+    def update(self, data: Any) -> None:
+        self._hasher.update(_host_bytes(data))
+
+    def digest(self, length: int, seek: int) -> bytes:
+        return _squeeze(self._algorithm, self._hasher, length, seek)
+
+    def copy(self) -> Stream:
+        return _NativeStream(self._algorithm, self._hasher.copy())
+
+
+def _squeeze(algorithm: Algorithm, hasher: Any, length: int, seek: int) -> bytes:
+    if not algorithm.xof:
+        output = hasher.digest()
+    elif seek:
+        output = hasher.digest(length, seek=seek)
+    else:
+        output = hasher.digest(length)
+    return bytes(output)
+
+
+class NativeBackend(Backend):
+    name = "native"
+    summary = "CPU libraries: hashlib and the Rust blake3"
+    device_types = ("cpu",)
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_pid = 0
+        self._pool_lock = threading.Lock()
+        self._threads = _usable_cpus()
+
+    def probe(self) -> Probe:
+        return Probe(True, f"{self._threads} CPU threads", ("cpu",))
+
+    def unsupported(self, algorithm: Algorithm) -> str | None:
+        try:
+            load_reference(algorithm.native)
+        except (ImportError, AttributeError) as error:
+            return f"its CPU library cannot be loaded: {error}"
+        return None
+
+    def is_default(self, algorithm: Algorithm, device_type: str, *, one_message: bool) -> bool:
+        return True
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._pool_lock:
+            if self._pool is None or self._pool_pid != os.getpid():  # threads do not survive a fork
+                self._pool = ThreadPoolExecutor(self._threads, "integrity_triton")
+                self._pool_pid = os.getpid()
+            return self._pool
+
+    def _new(self, algorithm: Algorithm, parameters: Mapping[str, Any], *, one_message: bool) -> Any:
+        extra = algorithm.native_one_message if one_message else {}
+        return load_reference(algorithm.native)(**parameters, **extra)
+
+    def stream(
+        self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
+    ) -> Stream:
+        return _NativeStream(algorithm, self._new(algorithm, parameters, one_message=True))
+
+    def hash_batch(
+        self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
+    ) -> torch.Tensor:
+        import torch
+
+        out = torch.empty((messages.count, length), dtype=torch.uint8)
+        digests = out.numpy()
+        # One keyed or personalised hasher, copied for each message, spends the key schedule once.
+        fresh = self._new(algorithm, parameters, one_message=messages.count == 1)
+
+        if isinstance(messages, Rows):
+            host = messages.data.cpu()
+
+            def message(i: int) -> Any:
+                if host.dim() == 2:  # rows of a strided tensor, each dense in itself
+                    return _host_bytes(host[i].view(torch.uint8))
+                start = i * messages.stride
+                return _host_bytes(host[start : start + messages.row_length(i)])
+
+            sizes_total = messages.total
+        else:
+
+            def message(i: int) -> Any:
+                return _host_bytes(messages.views[i])
+
+            sizes_total = sum(v.numel() for v in messages.views)
+
+        def run(first: int, last: int) -> None:
+            for i in range(first, last):
+                hasher = fresh.copy()
+                hasher.update(message(i))
+                digests[i] = memoryview(_squeeze(algorithm, hasher, length, 0))
+
+        # Ragged batches have a few giants among many dwarfs: small spans keep the threads even.
+        spans = min(messages.count, sizes_total // _BYTES_WORTH_A_THREAD, 64 * self._threads)
+        if spans <= 1 or self._threads == 1:
+            run(0, messages.count)
+        else:
+            edges = [messages.count * s // spans for s in range(spans + 1)]
+            for done in [self._executor().submit(run, a, b) for a, b in itertools.pairwise(edges)]:
+                done.result()
+        return out.to(messages.device)

@@ -1,0 +1,113 @@
+"""Many messages at once: ``hash_batch`` and ``hash_chunks``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from . import algorithms
+from ._data import batch_messages, chunk_messages, is_tensor
+from .backends import Messages, select
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _is_compiling() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
+
+
+def hash_batch(
+    messages: Any,
+    algorithm: str,
+    /,
+    *,
+    key: Any = None,
+    length: int | None = None,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+    **params: Any,
+) -> torch.Tensor:
+    """Digest every message of a batch, on the device that holds them.
+
+    ``messages`` is a sequence of tensors (any dtypes and shapes, one device) or bytes-likes, or a
+    2-D tensor whose rows are the messages. The data is read in place. Returns uint8
+    ``[n, digest_size]`` on the messages' device (``[n, length]`` for an extendable output);
+    on an accelerator the work is queued on the current stream and the host does not wait for it.
+    ``out``, if given, receives the digests and is returned.
+
+    Raises as :func:`integrity_triton.new` does, and ValueError for messages on different devices,
+    a tensor that is not 2-D, or an ``out`` of another shape, dtype or device.
+    """
+    if _is_compiling() and _traceable(messages, key, params):
+        from . import ops
+
+        return ops.traced_hash_batch(messages, algorithm, key=key, length=length, out=out, backend=backend)
+    record = algorithms.get(algorithm)
+    return _run(record, batch_messages(messages), key, length, out, backend, params)
+
+
+def hash_chunks(
+    tensor: Any,
+    algorithm: str,
+    /,
+    *,
+    chunk_size: int,
+    key: Any = None,
+    length: int | None = None,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+    **params: Any,
+) -> torch.Tensor:
+    """Digest each ``chunk_size`` bytes of one tensor (or bytes-like) as a message of its own.
+
+    Returns uint8 ``[ceil(nbytes / chunk_size), digest_size]``; the last chunk may be shorter, and
+    no data gives no chunks. Otherwise as :func:`hash_batch`.
+    """
+    if _is_compiling() and _traceable(tensor, key, params):
+        from . import ops
+
+        return ops.traced_hash_chunks(
+            tensor, algorithm, chunk_size=chunk_size, key=key, length=length, out=out, backend=backend
+        )
+    record = algorithms.get(algorithm)
+    return _run(record, chunk_messages(tensor, chunk_size), key, length, out, backend, params)
+
+
+def _traceable(data: Any, key: Any, params: dict[str, Any]) -> bool:
+    tensors = is_tensor(data) or (isinstance(data, list | tuple) and all(is_tensor(m) for m in data))
+    return tensors and not params
+
+
+def _run(
+    record: algorithms.Algorithm,
+    messages: Messages,
+    key: Any,
+    length: int | None,
+    out: torch.Tensor | None,
+    backend: str | None,
+    params: dict[str, Any],
+) -> torch.Tensor:
+    params.pop("usedforsecurity", None)
+    parameters = record.check_parameters({"key": key, **params})
+    size = record.check_length(length)
+    if out is not None:
+        _check_out(out, messages, size)
+    chosen = select(record, messages.device.type, one_message=messages.count == 1, backend=backend)
+    digests = chosen.hash_batch(record, parameters, messages, size)
+    return digests if out is None else out.copy_(digests)
+
+
+def _check_out(out: torch.Tensor, messages: Messages, size: int) -> None:
+    import torch
+
+    if not is_tensor(out):
+        raise TypeError(f"out must be a torch tensor, not {type(out).__name__}")
+    if out.dtype is not torch.uint8 or tuple(out.shape) != (messages.count, size):
+        raise ValueError(
+            f"out must be uint8 of shape {(messages.count, size)}, "
+            f"not {out.dtype} of shape {tuple(out.shape)}"
+        )
+    if out.device != messages.device:
+        raise ValueError(f"out must be on the messages' device {messages.device}, not on {out.device}")

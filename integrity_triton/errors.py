@@ -1,0 +1,15 @@
+"""Exceptions that callers are meant to catch."""
+
+from __future__ import annotations
+
+
+class IntegrityTritonError(Exception):
+    """Base of the exceptions that only this package raises."""
+
+
+class IntegrityError(IntegrityTritonError):
+    """Data, a tag or a signature is not what it was claimed to be."""
+
+
+class BackendUnavailable(IntegrityTritonError, RuntimeError):
+    """A backend was asked for by name and cannot run here; the message says why."""

@@ -1,0 +1,100 @@
+"""Hashing files, and parts of files, with bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from .hashing import Hash, new
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes just hashed."""
+
+_BUFFER_SIZE = 8 << 20
+_BUFFERS = 2  # one is read into while the other is hashed
+
+
+def _read_full(fd: int, view: memoryview, offset: int) -> int:
+    """Fill ``view`` from ``offset`` on; returns fewer bytes only at the end of the file."""
+    got = 0
+    while got < len(view):
+        n = _pread_into(fd, view[got:], offset + got)
+        if n == 0:
+            break
+        got += n
+    return got
+
+
+def _pread_into(fd: int, view: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [view], offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    data = os.read(fd, len(view))
+    view[: len(data)] = data
+    return len(data)
+
+
+def read_pieces(path: str | os.PathLike[str], start: int = 0, end: int | None = None) -> Iterator[memoryview]:
+    """The bytes ``[start, end)`` of a regular file in pieces, the next read ahead in a thread.
+
+    A piece is valid until the iterator is advanced. Memory is bounded whatever the file's size.
+    Raises OSError if the file cannot be read, EOFError if it ends before ``end``.
+    """
+    with open(path, "rb", buffering=0) as file, ThreadPoolExecutor(1) as reader:
+        fd = file.fileno()
+        stop = os.fstat(fd).st_size if end is None else end
+        buffers = [memoryview(bytearray(min(_BUFFER_SIZE, max(1, stop - start)))) for _ in range(_BUFFERS)]
+
+        def read(buffer: memoryview, offset: int) -> memoryview:
+            view = buffer[: max(0, min(len(buffer), stop - offset))]
+            return view[: _read_full(fd, view, offset)]
+
+        turn, offset = 0, start
+        pending = reader.submit(read, buffers[0], offset)
+        while piece := pending.result():
+            offset += len(piece)
+            turn = (turn + 1) % _BUFFERS
+            pending = reader.submit(read, buffers[turn], offset)
+            yield piece
+        if end is not None and offset < end:
+            raise EOFError(f"{os.fspath(path)}: the file ends at byte {offset}, {end} were expected")
+
+
+def update_from_file(
+    hasher: Hash,
+    path: str | os.PathLike[str],
+    *,
+    start: int = 0,
+    end: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Feed the bytes ``[start, end)`` of a file to a running hash."""
+    for piece in read_pieces(path, start, end):
+        hasher.update(piece)
+        if progress is not None:
+            progress(len(piece))
+
+
+def hash_file(
+    path: str | os.PathLike[str],
+    algorithm: str,
+    /,
+    *,
+    start: int = 0,
+    end: int | None = None,
+    key: Any = None,
+    length: int | None = None,
+    backend: str | None = None,
+    progress: Progress | None = None,
+    **params: Any,
+) -> bytes:
+    """The digest of the bytes ``[start, end)`` of a file; the whole file by default.
+
+    Raises as :func:`integrity_triton.new` does, OSError if the file cannot be read, EOFError if it
+    ends before ``end``.
+    """
+    hasher = new(algorithm, key=key, backend=backend, **params)
+    update_from_file(hasher, path, start=start, end=end, progress=progress)
+    return hasher.digest(length)

@@ -1,0 +1,145 @@
+"""Hash objects with hashlib's surface: ``new``, the constructors, ``update``, ``digest``."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Any
+
+from . import algorithms
+from ._data import is_tensor, message_bytes
+from .algorithms import Algorithm
+from .backends import Stream, requested, select
+from .errors import IntegrityError
+
+
+class Hash:
+    """A running hash or MAC of one message, with the interface of :mod:`hashlib` objects.
+
+    Data is bytes-like, or a torch tensor of any dtype on any device, whose bytes are its elements
+    in C order, little-endian. Where no backend was asked for, the first tensor that holds data
+    decides: a tree hash runs where that tensor is, a sequential hash runs in the CPU library,
+    because one message gives a device a single lane. Made by :func:`new` or a constructor.
+    """
+
+    __slots__ = ("_algorithm", "_backend", "_parameters", "_stream")
+
+    def __init__(self, algorithm: Algorithm, parameters: dict[str, Any], backend: str | None) -> None:
+        self._algorithm = algorithm
+        self._parameters = parameters
+        self._backend = backend
+        self._stream: Stream | None = None
+        if requested(backend) is not None:
+            self._open("cpu", None)  # a request that cannot be met fails here, not at the first update
+
+    def _open(self, device_type: str, device: Any) -> Stream:
+        backend = select(self._algorithm, device_type, one_message=True, backend=self._backend)
+        self._stream = backend.stream(self._algorithm, self._parameters, device)
+        return self._stream
+
+    @property
+    def name(self) -> str:
+        return self._algorithm.name
+
+    @property
+    def digest_size(self) -> int:
+        """Bytes in the digest; for an extendable output, the default length."""
+        return self._algorithm.digest_size
+
+    @property
+    def block_size(self) -> int:
+        return self._algorithm.block_size
+
+    def update(self, data: Any, /) -> None:
+        """Append ``data`` to the message.
+
+        Raises TypeError for text, objects that are not bytes-like and tensors without plain bytes,
+        BufferError for a strided buffer or one of items wider than a byte.
+        """
+        view = message_bytes(data)
+        if is_tensor(view):
+            if view.numel():
+                (self._stream or self._open(view.device.type, view.device)).update(view)
+        elif view.nbytes:
+            (self._stream or self._open("cpu", None)).update(view)
+
+    def digest(self, length: int | None = None, *, seek: int = 0) -> bytes:
+        """The digest of the message so far, which may go on growing.
+
+        ``length`` (bytes) and ``seek`` (byte offset into the output) are for extendable outputs
+        only. Raises ValueError for a negative or impossible value, TypeError for one not an int.
+        """
+        if not self._algorithm.xof and (length is not None or seek != 0):
+            raise TypeError(f"{self.name} has a fixed digest; digest() takes no length or seek")
+        length = self._algorithm.check_length(length)
+        if isinstance(seek, bool) or not isinstance(seek, int):
+            raise TypeError(f"seek must be int, not {type(seek).__name__}")
+        if seek < 0 or seek + length > 1 << 64:
+            raise ValueError(f"seek must be between 0 and 2**64 - length, got {seek}")
+        return (self._stream or self._open("cpu", None)).digest(length, seek)
+
+    def hexdigest(self, length: int | None = None, *, seek: int = 0) -> str:
+        """:meth:`digest` in lower-case hexadecimal."""
+        return self.digest(length, seek=seek).hex()
+
+    def copy(self) -> Hash:
+        """An independent hash object in the same state."""
+        twin = object.__new__(type(self))
+        twin._algorithm = self._algorithm
+        twin._parameters = self._parameters
+        twin._backend = self._backend
+        twin._stream = None if self._stream is None else self._stream.copy()
+        return twin
+
+    def verify(self, tag: Any, /) -> None:
+        """Check the message's tag in constant time; only for keyed algorithms.
+
+        ``tag`` is bytes-like or a uint8 tensor of ``digest_size`` bytes. Raises IntegrityError if
+        it is not this message's tag, its length included; TypeError if this object has no key.
+        """
+        if "key" not in self._parameters:
+            raise TypeError(f"{self.name} without a key gives a digest, not a tag to verify")
+        view = message_bytes(tag)
+        given = bytes(view.cpu().numpy()) if is_tensor(view) else bytes(view)
+        if not hmac.compare_digest(given, self.digest()):
+            raise IntegrityError(f"{self.name}: the tag does not match the message")
+
+    def __repr__(self) -> str:
+        return f"<{self.name} integrity_triton.Hash>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"cannot pickle a running {self.name} hash")
+
+
+def new(name: str, data: Any = b"", /, *, key: Any = None, backend: str | None = None, **params: Any) -> Hash:
+    """A hash object for the algorithm ``name``, as :func:`hashlib.new`.
+
+    ``data`` is the first part of the message. ``key`` and ``params`` are the algorithm's own
+    parameters; ``usedforsecurity`` is taken and has no effect, as every algorithm stays available.
+    Raises ValueError for an unknown name, a bad key length or an odd parameter, TypeError for one
+    of the wrong type, BackendUnavailable for a backend that was asked for and cannot run.
+    """
+    return _construct(algorithms.get(name), data, key, backend, params)
+
+
+def _construct(
+    algorithm: Algorithm, data: Any, key: Any, backend: str | None, params: dict[str, Any]
+) -> Hash:
+    params.pop("usedforsecurity", None)
+    hasher = Hash(algorithm, algorithm.check_parameters({"key": key, **params}), backend)
+    hasher.update(data)
+    return hasher
+
+
+def constructor(algorithm: Algorithm) -> Callable[..., Hash]:
+    """The function that ``integrity_triton.NAME`` is."""
+
+    def construct(data: Any = b"", /, *, key: Any = None, backend: str | None = None, **params: Any) -> Hash:
+        return _construct(algorithm, data, key, backend, params)
+
+    construct.__name__ = construct.__qualname__ = algorithm.name
+    construct.__module__ = "integrity_triton"
+    lines = [f"A running {algorithm.name} ({algorithm.standard}): {algorithm.security_note}.", ""]
+    lines += [f"{p.name}: {p.doc}." for p in algorithm.parameters]
+    construct.__doc__ = "\n".join(lines).rstrip()
+    return construct
