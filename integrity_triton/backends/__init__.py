@@ -37,6 +37,10 @@ __all__ = [
 ENTRY_POINT_GROUP = "integrity_triton.backends"
 ENVIRONMENT_VARIABLE = "INTEGRITY_TRITON_BACKEND"
 _BUILTIN = {
+    "cuda": "cuda:CudaBackend",
+    "hip": "hip:HipBackend",
+    "xpu": "xpu:XpuBackend",
+    "interpreter": "interpreter:InterpreterBackend",
     "native": "native:NativeBackend",
 }
 

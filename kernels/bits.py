@@ -1,0 +1,82 @@
+"""Bit operations that Triton has no function for, and the splitting of tiles into words.
+
+In every signature of this package "tile" is a Triton tensor with one lane a message (or chunk),
+and a state or block is a tuple of such tiles, one a word.
+"""
+
+import triton
+import triton.language as tl
+
+if not hasattr(tl.constexpr, "__getitem__"):  # Triton 3.3: constant tables could not be indexed
+
+    def _getitem(self, index):
+        return tl.constexpr(self.value[index.value if isinstance(index, tl.constexpr) else index])
+
+    tl.constexpr.__getitem__ = _getitem
+
+
+@triton.jit
+def wrap_add(x, y):
+    """``x + y`` modulo the word size. A bare ``+`` asserts "no overflow" in Triton's debug mode."""
+    return tl.add(x, y, sanitize_overflow=False)
+
+
+@triton.jit
+def rotr32(x, n: tl.constexpr):
+    """Rotate each uint32 right by ``n`` bits, 0 < n < 32."""
+    return (x >> n) | (x << (32 - n))
+
+
+@triton.jit
+def bswap32(x):
+    """Reverse the bytes of each uint32."""
+    return ((x & 0xFF) << 24) | ((x & 0xFF00) << 8) | ((x >> 8) & 0xFF00) | (x >> 24)
+
+
+@triton.jit
+def select(condition, x, y, WORDS: tl.constexpr):
+    """Word by word ``condition ? x : y`` for tuples of ``WORDS`` tiles."""
+    out = ()
+    for i in tl.static_range(WORDS):
+        out = out + (tl.where(condition, x[i], y[i]),)
+    return out
+
+
+@triton.jit
+def columns(tile, VECTOR: tl.constexpr):
+    """The columns of a ``[lanes, VECTOR]`` tile (``[lanes]`` for 1) as a tuple; VECTOR is 1, 2 or 4."""
+    if VECTOR == 1:
+        out = (tile,)
+    elif VECTOR == 2:
+        a, b = tl.split(tile)
+        out = (a, b)
+    else:
+        even, odd = tl.split(tl.reshape(tile, (tile.shape[0], 2, 2)))
+        a, c = tl.split(even)
+        b, d = tl.split(odd)
+        out = (a, b, c, d)
+    return out
+
+
+@triton.jit
+def store_words(pointer, words, mask, WORDS: tl.constexpr, VECTOR: tl.constexpr):
+    """Store ``WORDS`` consecutive words a lane from ``pointer`` on, ``VECTOR`` to an instruction
+    as far as that divides ``WORDS``."""
+    if VECTOR == 4 and WORDS % 4 == 0:
+        for g in tl.static_range(WORDS // 4):
+            even = tl.join(words[4 * g], words[4 * g + 2])
+            odd = tl.join(words[4 * g + 1], words[4 * g + 3])
+            tile = tl.reshape(tl.join(even, odd), (pointer.shape[0], 4))
+            tl.store(pointer[:, None] + (4 * g + tl.arange(0, 4))[None, :], tile, mask=mask[:, None])
+    else:
+        for i in tl.static_range(WORDS):
+            tl.store(pointer + i, words[i], mask=mask)
+
+
+@triton.jit
+def load_words(pointer, mask, WORDS: tl.constexpr):
+    """``WORDS`` consecutive words a lane from ``pointer`` on, 0 where masked off."""
+    out = ()
+    for i in tl.static_range(WORDS):
+        out = out + (tl.load(pointer + i, mask=mask, other=0),)
+    return out

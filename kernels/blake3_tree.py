@@ -1,0 +1,271 @@
+"""BLAKE3's tree over batches of messages: chunks, then parents level by level, then the roots.
+
+Nodes of all messages lie in one array a level. At the chunk level message i starts at node P[i],
+the number of chunks of the messages before it. Level k >= 1 starts it at node ``(P[i] >> k) + i``:
+these ranges do not overlap, since ceil(c / 2**k) <= ((P + c) >> k) - (P >> k) + 1, so one table
+serves every level and no level needs work on the host. In a batch of equal rows every message has
+``per_row`` nodes at each level, and no table is needed.
+
+Pairing neighbours and promoting an odd last node unchanged gives exactly the specification's
+left-full binary tree (section 2.1).
+"""
+
+import triton
+import triton.language as tl
+
+from .batch import end_block, load_block
+from .bits import load_words, select, store_words
+from .blake3 import CHUNK_END, CHUNK_START, PARENT, ROOT, blake3_compress
+from .padding import pad_zeros
+
+CHUNK_BYTES = tl.constexpr(1024)
+BLOCK_BYTES = tl.constexpr(64)
+BLOCK_WORDS = tl.constexpr(16)
+# A root node awaiting its output: chaining value, message words, block length, flags.
+NODE_WORDS = tl.constexpr(26)
+
+
+@triton.jit
+def _first_node(prefix_ptr, message, LEVEL_ZERO: tl.constexpr, level, mask):
+    """The node at which ``message`` starts at ``level``."""
+    chunks_before = tl.load(prefix_ptr + message, mask=mask, other=0)
+    if LEVEL_ZERO:
+        return chunks_before
+    return (chunks_before >> level) + message
+
+
+@triton.jit
+def _find_message(prefix_ptr, node, low, high, LEVEL_ZERO: tl.constexpr, level):
+    """The last message in ``[low, high]`` (int64 scalars) that starts at or before each ``node``."""
+    found = node * 0 + low
+    bound = node * 0 + high
+    width = high - low
+    while width > 0:
+        middle = (found + bound + 1) // 2
+        starts = _first_node(prefix_ptr, middle, LEVEL_ZERO, level, node >= 0)
+        found = tl.where(starts <= node, middle, found)
+        bound = tl.where(starts <= node, bound, middle - 1)
+        width = width // 2
+    return found
+
+
+@triton.jit
+def _chunk_count(length):
+    return tl.maximum((length + (CHUNK_BYTES - 1)) // CHUNK_BYTES, 1)
+
+
+@triton.jit
+def _store_node(nodes_ptr, message, cv, m, block_len, flags, mask):
+    base = nodes_ptr + message * NODE_WORDS
+    store_words(base, cv, mask, 8, 1)
+    store_words(base + 8, m, mask, 16, 1)
+    tl.store(base + 24, block_len, mask=mask)
+    tl.store(base + 25, flags, mask=mask)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "address",
+        "count",
+        "stride",
+        "length",
+        "total",
+        "nodes",
+        "per_row",
+        "most_blocks",
+        "counter",
+        "flags",
+    ]
+)
+def blake3_chunks(
+    table_ptr,
+    key_ptr,
+    cv_ptr,
+    out_ptr,
+    address: tl.int64,
+    count: tl.int64,
+    stride: tl.int64,
+    length: tl.int64,
+    total: tl.int64,
+    nodes: tl.int64,
+    per_row: tl.int64,
+    most_blocks: tl.int64,
+    counter: tl.int64,
+    flags: tl.int64,
+    TABLE: tl.constexpr,
+    ROOTS: tl.constexpr,
+    ALIGN: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BLOCK_MSGS: tl.constexpr,
+):
+    """The chaining value of every chunk of ``count`` messages, one chunk a lane.
+
+    With TABLE, ``table_ptr`` is int64 ``[3, count]``: each message's address, length in bytes and
+    first node. Otherwise message i starts at ``address + i * stride`` and is ``length`` bytes long,
+    or as many as are left of ``total``, and has ``per_row`` nodes. ``nodes`` is their number in
+    all, ``most_blocks`` the most blocks that any chunk has. ``key_ptr`` is uint32 ``[8]``, ``flags``
+    the mode's flags, ``counter`` the number of each message's first chunk.
+
+    A message of one chunk has its root here. ROOTS says what becomes of it: 0, it is a part of a
+    longer message and its chaining value goes to ``cv_ptr`` with the others; 1, its 8 words of
+    digest go to ``out_ptr``; 2, its root node goes to ``out_ptr`` for ``blake3_output``.
+    """
+    first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
+    node = first + tl.arange(0, BLOCK_MSGS)
+    final_node = tl.minimum(first + BLOCK_MSGS, nodes) - 1
+    in_range = node < nodes
+    if TABLE:
+        prefix_ptr = table_ptr + 2 * count
+        first_message = _find_message(prefix_ptr, first, tl.full((), 0, tl.int64), count - 1, True, 0)
+        final_message = _find_message(prefix_ptr, final_node, first_message, count - 1, True, 0)
+        message = _find_message(
+            prefix_ptr, tl.minimum(node, final_node), first_message, final_message, True, 0
+        )
+        chunk = node - tl.load(prefix_ptr + message, mask=in_range, other=0)
+        start = tl.load(table_ptr + message, mask=in_range, other=0)
+        size = tl.load(table_ptr + count + message, mask=in_range, other=0)
+        one_message = first_message == final_message
+        final_end = (final_node - tl.load(prefix_ptr + final_message) + 1) * CHUNK_BYTES
+        all_whole = one_message & (final_end <= tl.load(table_ptr + count + final_message))
+    else:
+        message = node // per_row
+        chunk = node - message * per_row
+        start = address + message * stride
+        size = tl.minimum(length, total - message * stride)
+        final_message = final_node // per_row
+        final_size = tl.minimum(length, total - final_message * stride)
+        one_message = first // per_row == final_message
+        final_end = (final_node - final_message * per_row + 1) * CHUNK_BYTES
+        all_whole = (one_message | (length == per_row * CHUNK_BYTES)) & (final_end <= final_size)
+    chunks = _chunk_count(size)
+    valid = in_range & (chunk < chunks)
+    # With ROOTS of 0 no message is one to have its root here.
+    single = chunks == (1 if ROOTS != 0 else -1)
+    chunk_size = tl.minimum(tl.maximum(size - chunk * CHUNK_BYTES, 0), CHUNK_BYTES).to(tl.int32)
+    blocks = tl.maximum((chunk_size + (BLOCK_BYTES - 1)) // BLOCK_BYTES, 1)
+    number = counter + chunk
+    number_low = (number & 0xFFFFFFFF).to(tl.uint32)
+    number_high = (number >> 32).to(tl.uint32)
+
+    cv = ()
+    for i in tl.static_range(8):
+        cv = cv + (tl.full((BLOCK_MSGS,), 0, tl.uint32) + tl.load(key_ptr + i),)
+    for n in range(most_blocks):
+        word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS
+        left = tl.minimum(tl.maximum(chunk_size - (word * 4).to(tl.int32), 0), BLOCK_BYTES)
+        m = load_block(start + chunk * CHUNK_BYTES, word, left, valid, BLOCK_WORDS, ALIGN, VECTOR)
+        last = n + 1 == blocks
+        if not all_whole:
+            m = end_block(m, left, left, last, pad_zeros, BLOCK_WORDS)
+        block_flags = (chunk_size * 0 + flags).to(tl.uint32)
+        block_flags = tl.where(n == 0, block_flags | CHUNK_START, block_flags)
+        block_flags = tl.where(last, block_flags | CHUNK_END, block_flags)
+        if ROOTS == 1:
+            block_flags = tl.where(last & single, block_flags | ROOT, block_flags)
+        if ROOTS == 2:
+            _store_node(out_ptr, message, cv, m, left.to(tl.uint32), block_flags, valid & last & single)
+        new = blake3_compress(cv, m, number_low, number_high, left.to(tl.uint32), block_flags)
+        cv = select(n < blocks, new, cv, 8)
+
+    if ROOTS == 1:
+        store_words(out_ptr + message * 8, cv, valid & single, 8, VECTOR)
+    store_words(cv_ptr + node * 8, cv, valid & (single == 0), 8, VECTOR)
+
+
+@triton.jit(do_not_specialize=["count", "length", "stride", "total", "nodes", "per_row", "level", "flags"])
+def blake3_parents(
+    table_ptr,
+    key_ptr,
+    cv_ptr,
+    parent_ptr,
+    out_ptr,
+    count: tl.int64,
+    stride: tl.int64,
+    length: tl.int64,
+    total: tl.int64,
+    nodes: tl.int64,
+    per_row: tl.int64,
+    level: tl.int64,
+    flags: tl.int64,
+    TABLE: tl.constexpr,
+    FROM_CHUNKS: tl.constexpr,
+    ROOTS: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BLOCK_MSGS: tl.constexpr,
+):
+    """From the nodes at ``cv_ptr`` of level ``level`` to their parents at ``parent_ptr``, one a lane.
+
+    FROM_CHUNKS says that ``level`` is 0. ``nodes`` counts the places at the parents' level,
+    ``per_row`` the nodes of a row at ``level``. ROOTS: as for ``blake3_chunks``; a message of two
+    nodes at ``level`` has its root here. The other arguments are those of ``blake3_chunks``.
+    """
+    first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
+    node = first + tl.arange(0, BLOCK_MSGS)
+    in_range = node < nodes
+    if TABLE:
+        prefix_ptr = table_ptr + 2 * count
+        final_node = tl.minimum(first + BLOCK_MSGS, nodes) - 1
+        first_message = _find_message(
+            prefix_ptr, first, tl.full((), 0, tl.int64), count - 1, False, level + 1
+        )
+        final_message = _find_message(prefix_ptr, final_node, first_message, count - 1, False, level + 1)
+        message = _find_message(
+            prefix_ptr, tl.minimum(node, final_node), first_message, final_message, False, level + 1
+        )
+        index = node - _first_node(prefix_ptr, message, False, level + 1, in_range)
+        source = _first_node(prefix_ptr, message, FROM_CHUNKS, level, in_range)
+        size = tl.load(table_ptr + count + message, mask=in_range, other=0)
+    else:
+        parents_per_row = (per_row + 1) // 2
+        message = node // parents_per_row
+        index = node - message * parents_per_row
+        source = message * per_row
+        size = tl.minimum(length, total - message * stride)
+    children = (_chunk_count(size) + ((tl.full((), 1, tl.int64) << level) - 1)) >> level
+    has_left = in_range & (children > 1) & (2 * index < children)
+    has_right = in_range & (2 * index + 1 < children)
+    root = children == (2 if ROOTS != 0 else -1)
+
+    pointer = cv_ptr + (source + 2 * index) * 8
+    left = load_words(pointer, has_left, 8)
+    right = load_words(pointer + 8, has_right, 8)
+    key = ()
+    for i in tl.static_range(8):
+        key = key + (tl.full((BLOCK_MSGS,), 0, tl.uint32) + tl.load(key_ptr + i),)
+    zero = tl.full((BLOCK_MSGS,), 0, tl.uint32)
+    parent_flags = zero + (flags.to(tl.uint32) | PARENT)
+    if ROOTS == 1:
+        parent_flags = tl.where(root, parent_flags | ROOT, parent_flags)
+    if ROOTS == 2:
+        _store_node(out_ptr, message, key, left + right, zero + BLOCK_BYTES, parent_flags, has_right & root)
+    new = blake3_compress(key, left + right, zero, zero, zero + BLOCK_BYTES, parent_flags)
+    cv = select(has_right, new, left, 8)
+    if ROOTS == 1:
+        store_words(out_ptr + message * 8, cv, has_right & root, 8, VECTOR)
+    store_words(parent_ptr + node * 8, cv, has_left & (root == 0), 8, VECTOR)
+
+
+@triton.jit(do_not_specialize=["count", "per_message", "first_block"])
+def blake3_output(
+    nodes_ptr,
+    out_ptr,
+    count: tl.int64,
+    per_message: tl.int64,
+    first_block: tl.int64,
+    VECTOR: tl.constexpr,
+    BLOCK_MSGS: tl.constexpr,
+):
+    """``per_message`` 64-byte blocks of output of each of ``count`` root nodes, from block
+    ``first_block`` on, one block a lane (section 2.6)."""
+    lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
+    valid = lane < count * per_message
+    message = lane // per_message
+    number = first_block + lane - message * per_message
+    base = nodes_ptr + message * NODE_WORDS
+    cv = load_words(base, valid, 8)
+    m = load_words(base + 8, valid, 16)
+    block_len = tl.load(base + 24, mask=valid, other=0)
+    flags = tl.load(base + 25, mask=valid, other=0) | ROOT
+    low = (number & 0xFFFFFFFF).to(tl.uint32)
+    high = (number >> 32).to(tl.uint32)
+    store_words(out_ptr + lane * 16, blake3_compress(cv, m, low, high, block_len, flags), valid, 16, VECTOR)
