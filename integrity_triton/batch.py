@@ -40,10 +40,8 @@ def hash_batch(
     Raises as :func:`integrity_triton.new` does, and ValueError for messages on different devices,
     a tensor that is not 2-D, or an ``out`` of another shape, dtype or device.
     """
-    if _is_compiling() and _traceable(messages, key, params):
-        from . import ops
-
-        return ops.traced_hash_batch(messages, algorithm, key=key, length=length, out=out, backend=backend)
+    if _is_compiling() and key is None and not params:
+        return _traced_batch(messages, algorithm, length, out, backend)
     record = algorithms.get(algorithm)
     return _run(record, batch_messages(messages), key, length, out, backend, params)
 
@@ -65,19 +63,24 @@ def hash_chunks(
     Returns uint8 ``[ceil(nbytes / chunk_size), digest_size]``; the last chunk may be shorter, and
     no data gives no chunks. Otherwise as :func:`hash_batch`.
     """
-    if _is_compiling() and _traceable(tensor, key, params):
+    if _is_compiling() and key is None and not params and is_tensor(tensor):
         from . import ops
 
-        return ops.traced_hash_chunks(
-            tensor, algorithm, chunk_size=chunk_size, key=key, length=length, out=out, backend=backend
-        )
+        digests = ops._hash_chunks(tensor, algorithm, chunk_size, length=length, backend=backend)
+        return digests if out is None else out.copy_(digests)
     record = algorithms.get(algorithm)
     return _run(record, chunk_messages(tensor, chunk_size), key, length, out, backend, params)
 
 
-def _traceable(data: Any, key: Any, params: dict[str, Any]) -> bool:
-    tensors = is_tensor(data) or (isinstance(data, list | tuple) and all(is_tensor(m) for m in data))
-    return tensors and not params
+def _traced_batch(
+    messages: Any, algorithm: str, length: int | None, out: torch.Tensor | None, backend: str | None
+) -> torch.Tensor:
+    """``hash_batch`` as one operator in the graph that torch.compile or torch.export is building."""
+    from . import ops
+
+    hash_messages = ops._hash_rows if is_tensor(messages) else ops._hash_batch
+    digests = hash_messages(messages, algorithm, length=length, backend=backend)
+    return digests if out is None else out.copy_(digests)
 
 
 def _run(

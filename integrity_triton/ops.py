@@ -1,0 +1,125 @@
+"""torch custom operators, under ``torch.ops.integrity_triton``.
+
+Importing this module registers them. ``torch.compile`` and ``torch.export`` take them as opaque
+calls; :func:`integrity_triton.hash_batch` and ``hash_chunks`` turn into them while being traced.
+
+``hash_batch(Tensor[] messages, str algorithm, Tensor? key, *, int? length, str? backend)``
+``hash_rows(Tensor rows, str algorithm, Tensor? key, *, int? length, str? backend)``
+``hash_chunks(Tensor data, str algorithm, int chunk_size, Tensor? key, *, int? length, str? backend)``
+
+``key`` is a uint8 tensor, best on the CPU: the host reads it. Results are as those of the functions
+of the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import algorithms, batch
+from ._data import tensor_bytes
+
+_OPTIONS = "Tensor? key=None, *, int? length=None, str? backend=None"
+
+
+def _key(key: Tensor | None) -> bytes | None:
+    return None if key is None else tensor_bytes(key).cpu().numpy().tobytes()
+
+
+def _digests(like: Tensor | None, count: Any, algorithm: str, length: int | None) -> Tensor:
+    size = algorithms.get(algorithm).check_length(length)
+    device = torch.device("cpu") if like is None else like.device
+    return torch.empty((count, size), dtype=torch.uint8, device=device)
+
+
+@torch.library.custom_op(
+    "integrity_triton::hash_batch",
+    mutates_args=(),
+    schema=f"(Tensor[] messages, str algorithm, {_OPTIONS}) -> Tensor",
+)
+def _hash_batch(
+    messages: Sequence[Tensor],
+    algorithm: str,
+    key: Tensor | None = None,
+    *,
+    length: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    return batch.hash_batch(list(messages), algorithm, key=_key(key), length=length, backend=backend)
+
+
+@_hash_batch.register_fake
+def _(
+    messages: Sequence[Tensor],
+    algorithm: str,
+    key: Tensor | None = None,
+    *,
+    length: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    return _digests(messages[0] if messages else None, len(messages), algorithm, length)
+
+
+@torch.library.custom_op(
+    "integrity_triton::hash_rows",
+    mutates_args=(),
+    schema=f"(Tensor rows, str algorithm, {_OPTIONS}) -> Tensor",
+)
+def _hash_rows(
+    rows: Tensor,
+    algorithm: str,
+    key: Tensor | None = None,
+    *,
+    length: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    return batch.hash_batch(rows, algorithm, key=_key(key), length=length, backend=backend)
+
+
+@_hash_rows.register_fake
+def _(
+    rows: Tensor,
+    algorithm: str,
+    key: Tensor | None = None,
+    *,
+    length: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    torch._check(rows.dim() == 2, lambda: f"rows must be 2-D, not {rows.dim()}-D")
+    return _digests(rows, rows.shape[0], algorithm, length)
+
+
+@torch.library.custom_op(
+    "integrity_triton::hash_chunks",
+    mutates_args=(),
+    schema=f"(Tensor data, str algorithm, int chunk_size, {_OPTIONS}) -> Tensor",
+)
+def _hash_chunks(
+    data: Tensor,
+    algorithm: str,
+    chunk_size: int,
+    key: Tensor | None = None,
+    *,
+    length: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    return batch.hash_chunks(
+        data, algorithm, chunk_size=chunk_size, key=_key(key), length=length, backend=backend
+    )
+
+
+@_hash_chunks.register_fake
+def _(
+    data: Tensor,
+    algorithm: str,
+    chunk_size: int,
+    key: Tensor | None = None,
+    *,
+    length: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    size = data.numel() * data.element_size()
+    return _digests(data, (size + chunk_size - 1) // chunk_size, algorithm, length)

@@ -1,0 +1,117 @@
+"""Runs tests once a backend, and ends with a table of what ran where.
+
+A test that takes ``backend`` runs on every registered backend; one that takes ``algorithm`` too,
+on every algorithm. A backend that is not here reads "absent", with its reason, unless it was asked
+for with ``--backend``: then its absence fails the run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import hypothesis
+import pytest
+
+from integrity_triton import algorithms, backends
+
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="run the device tests on this backend only (repeatable), and fail if it is absent",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "device: runs once a backend; needs torch, triton, numpy, pytest and hypothesis alone"
+    )
+    config.addinivalue_line("markers", "slow: takes minutes; deselected unless asked for with -m")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        names = metafunc.config.getoption("--backend") or [b.name for b in backends.statuses()]
+        metafunc.parametrize("backend", names, indirect=True)
+    if "algorithm" in metafunc.fixturenames:
+        records = algorithms.all_algorithms()
+        metafunc.parametrize("algorithm", records, ids=[record.name for record in records])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "backend" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.device)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    status = {b.name: b for b in backends.statuses()}.get(name)
+    if status is None:
+        pytest.fail(f"backend {name!r} is not registered")
+    if not status.available:
+        if request.config.getoption("--backend"):
+            pytest.fail(f"backend {name!r} was asked for and is absent: {status.reason}")
+        pytest.skip(f"absent: {status.reason}")
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and "backend" in callspec.params:
+        record_property("backend", callspec.params["backend"])
+        record = callspec.params.get("algorithm")
+        record_property("algorithm", "(other)" if record is None else record.name)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    cells: dict[tuple[str, str], Counter] = {}
+    reasons: dict[str, str] = {}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            properties = dict(getattr(report, "user_properties", ()))
+            if "backend" not in properties or (report.when != "call" and outcome == "passed"):
+                continue
+            name = properties["backend"]
+            count = cells.setdefault((properties["algorithm"], name), Counter())
+            if outcome == "skipped":
+                reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+                if reason.startswith("not applicable"):
+                    continue
+                reasons.setdefault(name, reason.removeprefix("absent: "))
+                count["absent"] += 1
+            else:
+                count["failed" if outcome == "error" else outcome] += 1
+    if not cells:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("algorithm x backend")
+    columns = sorted({name for _, name in cells})
+    rows = sorted({algorithm for algorithm, _ in cells})
+    width = max(len(row) for row in rows) + 2
+    write(" " * width + "".join(f"{name:<26}" for name in columns))
+    for row in rows:
+        texts = []
+        for name in columns:
+            count = cells.get((row, name), Counter())
+            if count["failed"]:
+                text = f"FAILED {count['failed']} of {count['failed'] + count['passed']}"
+            elif count["passed"]:
+                text = f"ran {count['passed']}" + (f", {count['absent']} absent" if count["absent"] else "")
+            else:
+                text = "absent"
+            texts.append(f"{text:<26}")
+        write(f"{row:<{width}}" + "".join(texts))
+    whole = {name for name in columns if not any(cells[c]["passed"] for c in cells if c[1] == name)}
+    for name in sorted(whole & reasons.keys()):
+        write(f"absent {name}: {reasons[name]}")

@@ -1,0 +1,127 @@
+"""What several tests share: oracles, symbolic lengths, parameter variants, guarded memory."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from integrity_triton import backends
+from integrity_triton.algorithms import Algorithm, Blake3Tree, IteratedHash, load_reference
+from integrity_triton.backends.triton_host import TritonBackend
+
+# Oracles for machines without a library; each is itself checked against that library elsewhere.
+PLAIN_ORACLES = {"blake3": "oracles.blake3_plain:blake3"}
+# The interpreter takes a quarter of a second a block.
+EXAMPLES = {"native": 60, "interpreter": 6}
+PROPERTY_BYTES = {"interpreter": 150}
+
+
+def pattern(length: int) -> bytes:
+    """Bytes 0 to 250 over and over: a period coprime to every block and chunk size."""
+    return (bytes(range(251)) * (length // 251 + 1))[:length]
+
+
+def oracle(record: Algorithm, data: bytes, *, length: int | None = None, seek: int = 0, **params: Any) -> bytes:
+    try:
+        make = load_reference(record.oracle)
+    except ImportError:
+        make = load_reference(PLAIN_ORACLES[record.name])
+    hasher = make(data, **params)
+    if not record.xof:
+        return hasher.digest()
+    length = record.digest_size if length is None else length
+    return hasher.digest(length, seek=seek) if seek else hasher.digest(length)
+
+
+def variants(record: Algorithm) -> list[dict[str, Any]]:
+    """Parameter sets that make the algorithm take each of its modes."""
+    found: list[dict[str, Any]] = [] if record.keyed == "required" else [{}]
+    for parameter in record.parameters:
+        if parameter.type is bytes:
+            found.append({parameter.name: pattern(parameter.max_size or 16)})
+        elif parameter.type is str:
+            found.append({parameter.name: "integrity_triton 2026-11-23 tests"})
+    return found
+
+
+def around(*sizes: int) -> set[int]:
+    return {max(0, size + offset) for size in sizes for offset in (-1, 0, 1)}
+
+
+def edge_lengths(record: Algorithm) -> list[int]:
+    """Lengths at which an implementation's cases change, from the record's sizes."""
+    block = record.block_size
+    lengths = {0, 1, 2, 3, 4, 5, 7, 8} | around(block, 2 * block)
+    construction = record.construction
+    if isinstance(construction, IteratedHash):
+        lengths |= around(block - construction.minimum_padding, 2 * block - construction.minimum_padding)
+    if isinstance(construction, Blake3Tree):
+        chunk = construction.chunk_size
+        lengths |= around(*(chunk * n for n in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31)))
+        lengths |= {chunk - block - 1, chunk + block + 1, 5 * chunk + 3}
+    return sorted(lengths)
+
+
+def device_of(backend: str) -> torch.device:
+    """The device on which a backend reads data in place."""
+    instance = backends.get(backend)
+    return torch.device(getattr(instance, "torch_device_type", "cpu"))
+
+
+def on_device(data: bytes, backend: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device_of(backend)) if data else torch.empty(
+        0, dtype=torch.uint8, device=device_of(backend)
+    )
+
+
+def rows_as_bytes(digests: torch.Tensor) -> list[bytes]:
+    return [row.tobytes() for row in digests.cpu().numpy()]
+
+
+def tensor_message(x: torch.Tensor) -> bytes:
+    """A tensor's bytes by another way than the package's: element by element through a storage copy."""
+    dense = x.detach().resolve_conj().resolve_neg().cpu().clone(memory_format=torch.contiguous_format)
+    storage = dense.untyped_storage()
+    return bytes(storage.tolist())[: dense.numel() * dense.element_size()]
+
+
+POISON, CANARY, CANARY_BYTES = 0xA5, 0x5C, 256
+
+
+class GuardedMemory:
+    """Replaces a backend's allocator: poisoned memory with canary bytes on both sides."""
+
+    def __init__(self) -> None:
+        self.buffers: list[torch.Tensor] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        size = torch.empty(shape, dtype=dtype, device="meta").nbytes
+        buffer = torch.full((size + 2 * CANARY_BYTES,), CANARY, dtype=torch.uint8, device=device)
+        buffer[CANARY_BYTES : CANARY_BYTES + size] = POISON
+        self.buffers.append(buffer)
+        return buffer[CANARY_BYTES : CANARY_BYTES + size].view(dtype).view(shape)
+
+    def check(self) -> None:
+        for buffer in self.buffers:
+            ends = torch.cat([buffer[:CANARY_BYTES], buffer[-CANARY_BYTES:]])
+            assert bool((ends == CANARY).all()), "a kernel wrote outside its output or scratch"
+
+
+def guard(monkeypatch: Any, backend: str) -> Iterator[GuardedMemory]:
+    memory = GuardedMemory()
+    instance = backends.get(backend)
+    if isinstance(instance, TritonBackend):
+        monkeypatch.setattr(instance, "empty", memory.empty)
+    yield memory
+    memory.check()
+
+
+def has_module(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
