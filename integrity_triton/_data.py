@@ -60,7 +60,7 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
     if type(x) is not torch.Tensor and not isinstance(x, torch.nn.Parameter):
         from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-        if is_traceable_wrapper_subclass(x):
+        if bool(is_traceable_wrapper_subclass(x)):
             raise TypeError(
                 f"a {type(x).__name__} is a wrapper without bytes of its own; hash the tensors inside it"
             )

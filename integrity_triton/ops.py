@@ -88,7 +88,7 @@ def _(
     length: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    torch._check(rows.dim() == 2, lambda: f"rows must be 2-D, not {rows.dim()}-D")
+    torch._check(rows.dim() == 2, lambda: f"rows must be 2-D, not {rows.dim()}-D")  # type: ignore[no-untyped-call]
     return _digests(rows, rows.shape[0], algorithm, length)
 
 

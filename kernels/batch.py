@@ -20,8 +20,9 @@ def load_block(
 
     address: int64 ``[lanes]``, where each message starts. first_word: int64 scalar, the block's
     offset in the message, in words. left: int32 ``[lanes]``, message bytes from the block's start
-    on, at most the block's size; negative if the message ended before. valid: bool ``[lanes]``, lanes that exist. ALIGN: a power of two
-    that divides every address. VECTOR: words loaded by one instruction.
+    on, at most the block's size; negative if the message ended before. valid: bool ``[lanes]``,
+    lanes that exist. ALIGN: a power of two that divides every address. VECTOR: words loaded by one
+    instruction.
 
     Reads only aligned vectors (of VECTOR words if ALIGN allows that, else single words) that hold
     at least one byte of the message; bytes of such a vector beyond the message are returned as read.
@@ -160,7 +161,7 @@ def hash_messages(
     else:
         state = ()
         for i in tl.static_range(STATE_WORDS):
-            state = state + (tl.full((BLOCK_MSGS,), 0, tl.uint32) + tl.load(state_ptr + i),)
+            state = state + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(state_ptr + i),)
     for n in range(most_blocks):
         word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS
         # -1 in a block that holds nothing but padding, to tell it from one that starts with it.

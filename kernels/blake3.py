@@ -45,10 +45,10 @@ def blake3_compress(cv, m, counter_low, counter_high, block_len, flags):
     """
     v0, v1, v2, v3, v4, v5, v6, v7 = cv
     zero = v0 ^ v0
-    v8 = zero + BLAKE3_IV[0]
-    v9 = zero + BLAKE3_IV[1]
-    v10 = zero + BLAKE3_IV[2]
-    v11 = zero + BLAKE3_IV[3]
+    v8 = zero | BLAKE3_IV[0]
+    v9 = zero | BLAKE3_IV[1]
+    v10 = zero | BLAKE3_IV[2]
+    v11 = zero | BLAKE3_IV[3]
     v12 = zero | counter_low
     v13 = zero | counter_high
     v14 = zero | block_len

@@ -149,7 +149,7 @@ def blake3_chunks(
 
     cv = ()
     for i in tl.static_range(8):
-        cv = cv + (tl.full((BLOCK_MSGS,), 0, tl.uint32) + tl.load(key_ptr + i),)
+        cv = cv + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(key_ptr + i),)
     for n in range(most_blocks):
         word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS
         left = tl.minimum(tl.maximum(chunk_size - (word * 4).to(tl.int32), 0), BLOCK_BYTES)
@@ -231,14 +231,14 @@ def blake3_parents(
     right = load_words(pointer + 8, has_right, 8)
     key = ()
     for i in tl.static_range(8):
-        key = key + (tl.full((BLOCK_MSGS,), 0, tl.uint32) + tl.load(key_ptr + i),)
+        key = key + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(key_ptr + i),)
     zero = tl.full((BLOCK_MSGS,), 0, tl.uint32)
-    parent_flags = zero + (flags.to(tl.uint32) | PARENT)
+    parent_flags = zero | (flags.to(tl.uint32) | PARENT)
     if ROOTS == 1:
         parent_flags = tl.where(root, parent_flags | ROOT, parent_flags)
     if ROOTS == 2:
-        _store_node(out_ptr, message, key, left + right, zero + BLOCK_BYTES, parent_flags, has_right & root)
-    new = blake3_compress(key, left + right, zero, zero, zero + BLOCK_BYTES, parent_flags)
+        _store_node(out_ptr, message, key, left + right, zero | BLOCK_BYTES, parent_flags, has_right & root)
+    new = blake3_compress(key, left + right, zero, zero, zero | BLOCK_BYTES, parent_flags)
     cv = select(has_right, new, left, 8)
     if ROOTS == 1:
         store_words(out_ptr + message * 8, cv, has_right & root, 8, VECTOR)

@@ -109,7 +109,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
             elif count["passed"]:
                 text = f"ran {count['passed']}" + (f", {count['absent']} absent" if count["absent"] else "")
             else:
-                text = "absent"
+                text = "absent" if count else "-"
             texts.append(f"{text:<26}")
         write(f"{row:<{width}}" + "".join(texts))
     whole = {name for name in columns if not any(cells[c]["passed"] for c in cells if c[1] == name)}

@@ -24,7 +24,9 @@ def pattern(length: int) -> bytes:
     return (bytes(range(251)) * (length // 251 + 1))[:length]
 
 
-def oracle(record: Algorithm, data: bytes, *, length: int | None = None, seek: int = 0, **params: Any) -> bytes:
+def oracle(
+    record: Algorithm, data: bytes, *, length: int | None = None, seek: int = 0, **params: Any
+) -> bytes:
     try:
         make = load_reference(record.oracle)
     except ImportError:
@@ -72,8 +74,10 @@ def device_of(backend: str) -> torch.device:
 
 
 def on_device(data: bytes, backend: str) -> torch.Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device_of(backend)) if data else torch.empty(
-        0, dtype=torch.uint8, device=device_of(backend)
+    return (
+        torch.frombuffer(bytearray(data), dtype=torch.uint8).to(device_of(backend))
+        if data
+        else torch.empty(0, dtype=torch.uint8, device=device_of(backend))
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -211,7 +212,7 @@ def test_updates_in_pieces(algorithm, backend):
     message = pattern(3 * block + 10)
     cuts = [0, 0, 1, 5, block - 1, block, block + 1, 3 * block, len(message)]
     hasher = it.new(algorithm.name, backend=backend)
-    for a, b in zip(cuts, cuts[1:], strict=False):
+    for a, b in itertools.pairwise(cuts):
         piece = message[a:b]
         hasher.update(on_device(piece, backend) if a % 2 else bytearray(piece))
         if b in (5, block, len(message)):

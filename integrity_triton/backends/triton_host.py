@@ -8,6 +8,7 @@ a stream's ``digest``, which returns bytes.
 from __future__ import annotations
 
 import abc
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,9 +96,10 @@ class TritonBackend(Backend):
         return torch.empty(shape, dtype=dtype, device=device)
 
     def unsupported(self, algorithm: Algorithm) -> str | None:
-        if isinstance(algorithm.construction, IteratedHash | Blake3Tree):
+        construction: object = algorithm.construction
+        if isinstance(construction, IteratedHash | Blake3Tree):
             return None
-        return f"no driver for {type(algorithm.construction).__name__}"
+        return f"no driver for {type(construction).__name__}"
 
     def is_default(self, algorithm: Algorithm, device_type: str, *, one_message: bool) -> bool:
         return device_type in self.device_types and (algorithm.parallel or not one_message)
@@ -498,7 +500,7 @@ class _IteratedStream(Stream):
         return out.cpu().numpy().tobytes()
 
     def copy(self) -> Stream:
-        return _shallow_copy(self)
+        return _copy_stream(self)
 
 
 class _Blake3Stream(Stream):
@@ -559,13 +561,11 @@ class _Blake3Stream(Stream):
         return out.cpu().numpy().tobytes()
 
     def copy(self) -> Stream:
-        return _shallow_copy(self)
+        return _copy_stream(self)
 
 
-def _shallow_copy(stream: Any) -> Any:
-    """Enough for a copy, since streams replace their tensors and never write into them."""
-    import copy
-
+def _copy_stream(stream: _IteratedStream | _Blake3Stream) -> Stream:
+    """A shallow copy is enough: streams replace their tensors and never write into them."""
     twin = copy.copy(stream)
     twin._pending = copy.copy(stream._pending)
     return twin

@@ -56,9 +56,7 @@ def _node(key, data: bytes, first_chunk: int, mode: int):
 def _output(node, length: int, seek: int) -> bytes:
     cv, block, _, flags = node
     first, last = seek // 64, (seek + length + 63) // 64
-    stream = b"".join(
-        struct.pack("<16I", *_compress(cv, block, i, flags | ROOT)) for i in range(first, last)
-    )
+    stream = b"".join(struct.pack("<16I", *_compress(cv, block, i, flags | ROOT)) for i in range(first, last))
     return stream[seek - first * 64 :][:length]
 
 
