@@ -35,6 +35,8 @@ def hash_batch(
     2-D tensor whose rows are the messages. The data is read in place. Returns uint8
     ``[n, digest_size]`` on the messages' device (``[n, length]`` for an extendable output);
     on an accelerator the work is queued on the current stream and the host does not wait for it.
+    A sequential hash has one lane a message, and a few long messages leave a device idle: prefer a
+    tree hash or :func:`hash_chunks` for those.
     ``out``, if given, receives the digests and is returned.
 
     Raises as :func:`integrity_triton.new` does, and ValueError for messages on different devices,
@@ -97,7 +99,7 @@ def _run(
     size = record.check_length(length)
     if out is not None:
         _check_out(out, messages, size)
-    chosen = select(record, messages.device.type, one_message=messages.count == 1, backend=backend)
+    chosen = select(record, messages.device.type, one_message=False, backend=backend)
     digests = chosen.hash_batch(record, parameters, messages, size)
     return digests if out is None else out.copy_(digests)
 

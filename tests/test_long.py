@@ -93,3 +93,18 @@ def test_one_long_message(backend, length):
     expected = blake3.blake3(data.numpy(), max_threads=blake3.blake3.AUTO).digest()
     (digest,) = rows_as_bytes(it.hash_batch([data.to(device_of(backend))], "blake3", backend=backend))
     assert digest == expected
+
+
+@pytest.mark.parametrize("misalignment", [0, 1])
+def test_addresses_of_the_upper_half(misalignment, monkeypatch):
+    """Some drivers hand out device addresses of 2**63 and more; they must reach the kernels whole."""
+    kernels = backends.get("interpreter")
+    assert isinstance(kernels, TritonBackend)
+    address = 0xFF00_0000_0020_0000 + misalignment
+    monkeypatch.setattr(torch.Tensor, "data_ptr", lambda self: address)
+    view = torch.empty(100, dtype=torch.uint8)
+    for messages in (Ragged([view], view.device), Ragged([view, view], view.device)):
+        layout = kernels._layout(messages, lambda a, n: (a, n))
+        found = layout.table[0].item() if layout.has_table else layout.arguments["address"]
+        assert found == address - (1 << 64)
+        assert layout.align == (1 if misalignment else 16)

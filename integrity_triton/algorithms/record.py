@@ -45,7 +45,7 @@ class IteratedHash:
     pad: str
     iv: str
     state_words: int
-    word_bits: Literal[32, 64]
+    """Words of 32 bits in the chaining state; message blocks are of such words too."""
     byteorder: Literal["big", "little"]
     minimum_padding: int
     """Bytes that padding adds at the least: 1 + the length field for Merkle-Damgard."""
@@ -145,10 +145,9 @@ class Algorithm:
         if self.digest_size < 1 or self.block_size < 1:
             raise ValueError(f"{label}: digest_size and block_size must be positive")
         if isinstance(self.construction, IteratedHash):
-            word = self.construction.word_bits // 8
-            if self.block_size % word:
-                raise ValueError(f"{label}: block_size must be a multiple of {word} bytes")
-            if not self.xof and self.digest_size > self.construction.state_words * word:
+            if self.block_size % 4:
+                raise ValueError(f"{label}: block_size must be a multiple of 4 bytes")
+            if self.digest_size > self.construction.state_words * 4:
                 raise ValueError(f"{label}: digest_size is larger than the state")
         _check_reference(label, "native", self.native)
         _check_reference(label, "oracle", self.oracle)

@@ -11,7 +11,6 @@ def _construction(iv: str) -> IteratedHash:
         pad="integrity_triton.kernels.padding:pad_length_be64",
         iv=f"integrity_triton.kernels.sha2:{iv}",
         state_words=8,
-        word_bits=32,
         byteorder="big",
         minimum_padding=9,
     )

@@ -51,7 +51,9 @@ class _Layout:
     """Where messages are, as the drivers take it."""
 
     arguments: dict[str, int]
-    table: torch.Tensor | None
+    table: torch.Tensor
+    """int64 ``[3, count]``; one unused element where ``has_table`` is false."""
+    has_table: bool
     align: int
     lengths: Sequence[int] | None  # of a table's messages, in the table's order
 
@@ -73,6 +75,11 @@ def _alignment(bits: int) -> int:
     """The largest of the alignments that kernels are built for dividing every address in ``bits``,
     the bitwise or of them."""
     return 16 if bits % 16 == 0 else 4 if bits % 4 == 0 else 1
+
+
+def _signed(address: int) -> int:
+    """An address as kernels take it, in an int64: some drivers hand out addresses of 2**63 and more."""
+    return address - (1 << 64) if address >> 63 else address
 
 
 class TritonBackend(Backend):
@@ -123,7 +130,11 @@ class TritonBackend(Backend):
 
         if device is not None and device.type in self.device_types:
             return device
-        return torch.device(self.torch_device_type)
+        if self.torch_device_type == "cpu":
+            return torch.device("cpu")
+        return torch.device(
+            self.torch_device_type, torch.get_device_module(self.torch_device_type).current_device()
+        )
 
     def upload(self, array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
         """A small host array on the device, without waiting for the device."""
@@ -171,25 +182,30 @@ class TritonBackend(Backend):
         """``make_table(addresses, lengths)`` builds the int64 table of a ragged batch, and returns
         it with the lengths in its order."""
         import numpy as np
+        import torch
 
         if isinstance(messages, Ragged) and messages.count == 1:
             view = messages.views[0]
             messages = Rows(view, view.data_ptr(), 1, 0, view.numel(), view.numel())
         if isinstance(messages, Rows):
             arguments = {
-                "address": messages.address,
+                "address": _signed(messages.address),
                 "count": messages.count,
                 "stride": messages.stride,
                 "length": messages.length,
                 "total": messages.total,
             }
-            return _Layout(arguments, None, _alignment(messages.address | messages.stride), None)
-        addresses = np.fromiter((v.data_ptr() for v in messages.views), np.int64, messages.count)
+            no_table = torch.empty(1, dtype=torch.int64, device=messages.device)
+            align = _alignment(messages.address | messages.stride)
+            return _Layout(arguments, no_table, False, align, None)
+        addresses = np.fromiter((v.data_ptr() for v in messages.views), np.uint64, messages.count)
+        addresses = addresses.view(np.int64)
         lengths = np.fromiter((v.numel() for v in messages.views), np.int64, messages.count)
         table, ordered = make_table(addresses, lengths)
         return _Layout(
             {"address": 0, "count": messages.count, "stride": 0, "length": 0, "total": 0},
             self.upload(table, messages.device),
+            True,
             _alignment(int(np.bitwise_or.reduce(addresses))),
             ordered,
         )
@@ -251,7 +267,7 @@ class TritonBackend(Backend):
             messages.count,
             messages.device,
             {
-                "table_ptr": layout.table if layout.table is not None else state.view(torch.int64),
+                "table_ptr": layout.table,
                 "state_ptr": state,
                 "out_ptr": out,
                 **layout.arguments,
@@ -265,7 +281,7 @@ class TritonBackend(Backend):
                 "OUT_WORDS": out_words,
                 "MINIMUM_PADDING": construction.minimum_padding,
                 "BIG_ENDIAN": construction.byteorder == "big",
-                "TABLE": layout.table is not None,
+                "TABLE": layout.has_table,
                 "OWN_STATE": False,
                 "FINAL": final,
                 "ALIGN": layout.align,
@@ -357,10 +373,10 @@ class TritonBackend(Backend):
         else:
             nodes, per_row = int(np.maximum(-(-np.asarray(layout.lengths) // chunk), 1).sum()), 0
         shared = {
-            "table_ptr": layout.table if layout.table is not None else key.view(torch.int64),
+            "table_ptr": layout.table,
             "key_ptr": key,
         }
-        constants = {"TABLE": layout.table is not None, "ROOTS": roots}
+        constants = {"TABLE": layout.has_table, "ROOTS": roots}
         # Where every message ends in a root at the chunk level, nothing is stored here.
         stored = nodes if widest > 1 or roots == _INNER else 1
         values = self.empty((stored, 8), torch.uint32, device)
@@ -383,7 +399,7 @@ class TritonBackend(Backend):
         )
         total, level = nodes, 0
         while (widest >> level) + (widest % (1 << level) > 0) > 1:
-            if layout.table is not None:
+            if layout.has_table:
                 parents = (total >> (level + 1)) + messages.count
             else:
                 parents = messages.count * -(-per_row // 2)
@@ -420,14 +436,16 @@ class TritonBackend(Backend):
         chunk = Blake3Tree.chunk_size
         node = self.empty((1, self._node_words()), torch.uint32, key.device)
         parent = self.empty((1, 8), torch.uint32, key.device)
+        # torch.cat lacks uint32 on some devices.
+        children = torch.cat([left.view(torch.int32), right.view(torch.int32)])
         self._run(
             BLAKE3_PARENTS,
             1,
             key.device,
             {
-                "table_ptr": key.view(torch.int64),
+                "table_ptr": torch.empty(1, dtype=torch.int64, device=key.device),
                 "key_ptr": key,
-                "cv_ptr": torch.cat([left.reshape(1, 8), right.reshape(1, 8)]),
+                "cv_ptr": children.view(torch.uint32),
                 "parent_ptr": parent,
                 "out_ptr": node,
                 "count": 1,

@@ -1,0 +1,303 @@
+"""The safetensors parser: what it refuses, and that it reads what the safetensors library writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from integrity_triton.models import ManifestError
+from integrity_triton.models.dtypes import DTYPE_BITS
+from integrity_triton.models.folder import read_folder
+from integrity_triton.models.safetensors_file import MAX_HEADER_SIZE, SafetensorsFile
+
+F32_PAIR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+def write(path: Path, header: object, data: bytes = b"", *, length: int | None = None) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def described(**changes: object) -> dict[str, object]:
+    return {"a": {**F32_PAIR, **changes}}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "m.safetensors"
+
+
+def test_reads_what_the_library_writes(path: Path) -> None:
+    tensors = {"b": torch.arange(6).reshape(2, 3), "a": torch.zeros(0, 4), "c": torch.tensor(1.5).bfloat16()}
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    file = SafetensorsFile.read(path)
+    assert file.metadata == {"format": "pt"}
+    found = {t.name: (t.dtype, t.shape, path.read_bytes()[t.start : t.end]) for t in file.tensors}
+    assert found == {
+        "a": ("F32", (0, 4), b""),
+        "b": ("I64", (2, 3), tensors["b"].numpy().tobytes()),
+        "c": ("BF16", (), b"\xc0\x3f"),
+    }
+
+
+def test_empty_model(path: Path) -> None:
+    safetensors.torch.save_file({}, path)
+    assert SafetensorsFile.read(path).tensors == ()
+
+
+@pytest.mark.parametrize("dtype", DTYPE_BITS)
+def test_element_sizes_are_the_librarys(path: Path, dtype: str) -> None:
+    size = DTYPE_BITS[dtype]  # of eight elements
+    write(path, {"a": {"dtype": dtype, "shape": [8], "data_offsets": [0, size]}}, bytes(size))
+    with safetensors.safe_open(path, "np") as opened:
+        assert opened.get_slice("a").get_dtype() == dtype
+    assert SafetensorsFile.read(path).tensors[0].nbytes == size
+    write(path, {"a": {"dtype": dtype, "shape": [8], "data_offsets": [0, size + 1]}}, bytes(size + 1))
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.safe_open(path, "np").__enter__()
+    with pytest.raises(ManifestError, match="take"):
+        SafetensorsFile.read(path)
+
+
+HEADERS = {
+    "an array": (b"[]", b"", "does not begin with"),
+    "white space first": (b" {}", b"", "does not begin with"),
+    "cut JSON": (b'{"a"', b"", "not JSON"),
+    "not UTF-8": (b'{"\xff":1}', b"", "not UTF-8"),
+    "deep": (b'{"a":' + b"[" * 100_000, b"", "nested too deeply"),
+    "twice a tensor": (
+        b'{"a":%b,"a":%b}' % ((json.dumps(F32_PAIR).encode(),) * 2),
+        bytes(8),
+        "'a' occurs twice",
+    ),
+    "twice a field": (b'{"a":{"dtype":"F32","dtype":"I32"}}', b"", "'dtype' occurs twice"),
+    "lone surrogate": (b'{"\\ud800":%b}' % json.dumps(F32_PAIR).encode(), bytes(8), "surrogate"),
+    "no object": ({"a": 1}, b"", "'a'.*must be an object"),
+    "no dtype": ({"a": {"shape": [], "data_offsets": [0, 0]}}, b"", "'dtype' is missing"),
+    "unknown field": (described(stride=[1]), bytes(8), "unknown field 'stride'"),
+    "unknown dtype": (described(dtype="F7"), bytes(8), "unknown dtype 'F7'"),
+    "dtype of another type": (described(dtype=["F32"]), bytes(8), "'dtype' must be a string"),
+    "shape of another type": (described(shape="2"), bytes(8), "'shape' must be an array"),
+    "fractional shape": (described(shape=[2.0]), bytes(8), "'2.0' is not an integer"),
+    "NaN": (described(shape=[float("nan")]), bytes(8), "NaN is not JSON"),
+    "boolean shape": (described(shape=[True]), bytes(8), "integers, not a boolean"),
+    "negative shape": (described(shape=[-2]), bytes(8), "negative number"),
+    "two negative dimensions": (described(shape=[-2, -1]), bytes(8), "negative number"),
+    "huge integer": (described(shape=[10**30]), bytes(8), "64 bits"),
+    "overflowing shape": (described(shape=[1 << 62, 1 << 62, 2]), bytes(8), "no valid number of bytes"),
+    "shape that wraps to the right size": (described(shape=[(1 << 62) + 2]), bytes(8), "no valid number"),
+    "half a byte": (described(dtype="F4", shape=[15]), bytes(8), "no valid number of bytes"),
+    "one offset": (described(data_offsets=[8]), bytes(8), "two offsets, not 1"),
+    "offsets backwards": (described(data_offsets=[8, 0]), bytes(8), "not a range"),
+    "negative offset": (described(data_offsets=[-8, 0]), bytes(8), "negative number"),
+    "offsets too far apart": (
+        described(data_offsets=[0, 12]),
+        bytes(12),
+        "take 8 bytes, its data_offsets 12",
+    ),
+    "past the end": (described(), bytes(7), "ends at byte"),
+    "bytes after the last": (described(), bytes(9), "1 bytes follow the last tensor"),
+    "hole at the start": (described(data_offsets=[4, 12]), bytes(12), "leaves a hole"),
+    "hole": ({**described(), "b": {**F32_PAIR, "data_offsets": [9, 17]}}, bytes(17), "'b' leaves a hole"),
+    "overlap": ({**described(), "b": {**F32_PAIR, "data_offsets": [4, 12]}}, bytes(12), "'b' overlaps"),
+    "the same bytes twice": ({**described(), "b": F32_PAIR}, bytes(8), "overlaps"),
+    "metadata not an object": ({"__metadata__": []}, b"", "__metadata__"),
+    "metadata not strings": ({"__metadata__": {"a": 1}}, b"", "__metadata__"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_refused_headers(path: Path, case: str) -> None:
+    header, data, message = HEADERS[case]
+    write(path, header, data)
+    with pytest.raises(ManifestError, match=message) as caught:
+        SafetensorsFile.read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_accepts_the_sound_form_of_the_refused_headers(path: Path) -> None:
+    write(path, {"__metadata__": {"a": "b"}, **described()}, bytes(8))
+    assert SafetensorsFile.read(path).tensors[0].nbytes == 8
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "only 0 bytes"),
+        (bytes(7), "only 7 bytes"),
+        (bytes(8), "does not begin with"),
+        (struct.pack("<Q", 3) + b"{}", "header is cut"),
+        (struct.pack("<Q", MAX_HEADER_SIZE + 1) + b"{}", "at most 100000000"),
+        (b"\xff" * 16, "at most 100000000"),
+    ],
+)
+def test_refused_prefixes(path: Path, content: bytes, message: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ManifestError, match=message):
+        SafetensorsFile.read(path)
+
+
+def test_refuses_what_is_no_regular_file(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, tmp_path, Path("/dev/zero")):
+        with pytest.raises(ManifestError, match="not a regular file"):
+            SafetensorsFile.read(path)
+    with pytest.raises(FileNotFoundError):
+        SafetensorsFile.read(tmp_path / "absent")
+
+
+WHOLE = safetensors.torch.save(
+    {"w": torch.arange(4, dtype=torch.int16), "b": torch.zeros(3), "e": torch.zeros(0)}, {"k": "v"}
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), max_size=4), st.data())
+def test_mutated_files_parse_or_are_refused(tmp_path_factory, changes, data) -> None:
+    content = bytearray(WHOLE)
+    for at, value in changes:
+        content[at] = value
+    cut = data.draw(st.integers(0, len(content)) | st.just(len(content)))
+    path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
+    path.write_bytes(content[:cut])
+    try:
+        file = SafetensorsFile.read(path)
+    except ManifestError:
+        return
+    # What we take, the library takes too, and sees the same tensors in it.
+    with safetensors.safe_open(path, "np") as opened:
+        assert {t.name: (t.dtype, list(t.shape)) for t in file.tensors} == {
+            name: (opened.get_slice(name).get_dtype(), opened.get_slice(name).get_shape())
+            for name in opened.keys()  # noqa: SIM118 - not a mapping
+        }
+    assert sum(t.nbytes for t in file.tensors) <= cut
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of two shards with an index, and beside it a file that is none of its business."""
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    safetensors.torch.save_file({"a": torch.zeros(2)}, folder / "1.safetensors")
+    safetensors.torch.save_file({"b": torch.ones(2)}, folder / "sub" / "2.safetensors")
+    safetensors.torch.save_file({"secret": torch.ones(2)}, tmp_path / "outside.safetensors")
+    write_index(folder, {"a": "1.safetensors", "b": "sub/2.safetensors"})
+    return folder
+
+
+def write_index(folder: Path, weight_map: object) -> None:
+    index = {"metadata": {"total_size": 16.0}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def names(folder: Path) -> set[str]:
+    return {tensor.name for file in read_folder(folder) for tensor in file.tensors}
+
+
+def test_folder_with_index(folder: Path) -> None:
+    assert names(folder) == {"a", "b"}
+
+
+def test_folder_without_index_is_flat(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").unlink()
+    assert names(folder) == {"a"}
+
+
+def test_files_beside_the_index_count(folder: Path) -> None:
+    safetensors.torch.save_file({"c": torch.zeros(1)}, folder / "model.safetensors")
+    assert names(folder) == {"a", "b", "c"}
+    safetensors.torch.save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(ManifestError, match=r"'a' is in both '1.safetensors' and 'model.safetensors'"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "escape",
+    ["../outside.safetensors", "sub/../../outside.safetensors", "/etc/passwd", "sub//2.safetensors", "", ".",
+     "..", "sub/./2.safetensors", "..\\outside.safetensors", "C:outside.safetensors", "a\x00", "\ud800"],
+)  # fmt: skip
+def test_index_paths_that_escape(folder: Path, escape: str) -> None:
+    write_index(folder, {"a": escape})
+    with pytest.raises(ManifestError, match="not a path inside the folder|not a portable path"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("link", ["linked.safetensors", "linked/outside.safetensors"])
+def test_symbolic_links_out_of_the_folder(folder: Path, link: str) -> None:
+    target = folder.parent / "outside.safetensors" if "/" not in link else folder.parent
+    (folder / Path(link).parts[0]).symlink_to(target)
+    write_index(folder, {"secret": link})
+    with pytest.raises(ManifestError, match="leaves the model folder"):
+        read_folder(folder)
+    write_index(folder, {})
+    if "/" not in link:  # found without the index, too
+        with pytest.raises(ManifestError, match="leaves the model folder"):
+            read_folder(folder)
+
+
+def test_index_itself_may_not_be_a_link_out(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    index.rename(folder.parent / "index.json")
+    index.symlink_to(folder.parent / "index.json")
+    with pytest.raises(ManifestError, match="leaves the model folder"):
+        read_folder(folder)
+
+
+def test_links_inside_the_folder_and_to_it_are_followed(folder: Path) -> None:
+    (folder / "3.safetensors").symlink_to("sub/2.safetensors")
+    write_index(folder, {"a": "1.safetensors", "b": "3.safetensors"})
+    alias = folder.parent / "alias"
+    alias.symlink_to(folder)
+    assert names(alias) == {"a", "b"}
+
+
+def test_loop_of_links(folder: Path) -> None:
+    (folder / "loop.safetensors").symlink_to("loop.safetensors")
+    with pytest.raises(OSError, match="loop"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": "1.safetensors", "b": "3.safetensors"}, "'3.safetensors' is missing"),
+        ({"a": "sub/2.safetensors"}, "'a' is not in 'sub/2.safetensors'"),
+        ({"c": "1.safetensors"}, "'c' is not in '1.safetensors'"),
+        ({"a": 1}, "must be a string"),
+        (["1.safetensors"], "weight_map must be an object"),
+    ],
+)
+def test_index_that_disagrees_with_the_files(folder: Path, weight_map: object, message: str) -> None:
+    write_index(folder, weight_map)
+    with pytest.raises(ManifestError, match=message):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "{}", '{"weight_map":{},"weight_map":{}}', "[" * 100_000])
+def test_index_that_is_no_index(folder: Path, text: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ManifestError, match=r"index\.json: "):
+        read_folder(folder)
+
+
+def test_index_that_is_too_large(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors.index.json", (64 << 20) + 1)
+    with pytest.raises(ManifestError, match="at most"):
+        read_folder(folder)
+
+
+def test_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"no \.safetensors file"):
+        read_folder(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_folder(tmp_path / "absent")

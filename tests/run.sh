@@ -1,0 +1,9 @@
+#!/bin/sh
+# Sets up .venv-test and runs the test suite in it; arguments go to pytest.
+set -eu
+cd "$(dirname "$0")/.."
+[ -x .venv-test/bin/python ] || "${PYTHON:-python3}" -m venv .venv-test
+. .venv-test/bin/activate
+pip install --quiet --disable-pip-version-check "${TORCH:-torch==2.13.0}"
+pip install --quiet --disable-pip-version-check -e ".[dev]"
+exec python -m pytest -n auto "$@"
