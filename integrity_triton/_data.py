@@ -58,8 +58,11 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
     if x.device.type == "meta":
         raise ValueError("a meta tensor has no data to hash")
     if type(x) is not torch.Tensor and not isinstance(x, torch.nn.Parameter):
+        from torch._subclasses.fake_tensor import FakeTensor
         from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+        if isinstance(x, FakeTensor):
+            raise ValueError("a fake tensor has no data to hash")
         if bool(is_traceable_wrapper_subclass(x)):
             raise TypeError(
                 f"a {type(x).__name__} is a wrapper without bytes of its own; hash the tensors inside it"

@@ -45,6 +45,15 @@ def test_quantised_tensors():
         it.hash_batch(quantised.reshape(2, 2), "sha256")
 
 
+def test_fake_tensors():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        fake = torch.empty(4)
+    with pytest.raises(ValueError, match="fake tensor has no data"):
+        it.sha256(fake)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_tensors_without_dense_bytes():
     for x in (

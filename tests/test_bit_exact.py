@@ -295,3 +295,14 @@ def test_many_more_messages_than_one_program_takes(algorithm, backend, monkeypat
     rows = on_device(pattern(count * 20), backend).reshape(count, 20)
     digests = it.hash_batch(rows, algorithm.name, backend=backend)
     assert rows_as_bytes(digests) == [oracle(algorithm, tensor_message(row)) for row in rows]
+
+
+def test_the_guard_notices_a_write_beside_the_output(monkeypatch):
+    for offset in (-1, 32):
+        guarded = guard(monkeypatch, "interpreter")
+        memory = next(guarded)
+        out = memory.empty((32,), torch.uint8, torch.device("cpu"))
+        assert set(out.tolist()) == {0xA5}
+        memory.buffers[0][256 + offset] ^= 1
+        with pytest.raises(AssertionError, match="outside its output"):
+            next(guarded)

@@ -1,0 +1,58 @@
+"""One line of a manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .dtypes import DTYPE_BITS, LARGEST_SIZE, byte_length
+from .errors import ManifestError, shown
+
+
+def check_name(name: Any) -> None:
+    """Raise TypeError unless ``name`` is a str, ManifestError unless it is Unicode text."""
+    if not isinstance(name, str):
+        raise TypeError(f"a tensor is named by a str, not {type(name).__name__}")
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ManifestError(f"tensor name {shown(name)} has a lone surrogate, which is not text") from None
+
+
+@dataclass(frozen=True, order=True)
+class TensorEntry:
+    """A tensor's name, type and digest.
+
+    Raises ManifestError where they cannot belong together, TypeError for a field of another type.
+    """
+
+    name: str
+    dtype: str
+    """safetensors' spelling, for example ``F32``, ``BF16``, ``F8_E4M3``."""
+    shape: tuple[int, ...]
+    nbytes: int
+    digest: bytes
+    """Of the tensor's bytes: its elements in C order, little-endian."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        label = f"tensor {shown(self.name)}"
+        if not isinstance(self.shape, tuple) or not isinstance(self.digest, bytes):
+            raise TypeError(f"{label}: shape must be a tuple and digest bytes")
+        if self.dtype not in DTYPE_BITS:
+            raise ManifestError(f"{label}: unknown dtype {shown(str(self.dtype))}")
+        for size in (*self.shape, self.nbytes):
+            if type(size) is not int or not 0 <= size <= LARGEST_SIZE:
+                raise ManifestError(f"{label}: a size must be an integer from 0 to 2**63 - 1, got {size!r}")
+        if byte_length(self.dtype, self.shape) != self.nbytes:
+            raise ManifestError(f"{label}: its dtype and shape do not make {self.nbytes} bytes")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry as in a manifest's JSON."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "nbytes": self.nbytes,
+            "digest": self.digest.hex(),
+        }

@@ -1,0 +1,142 @@
+"""Digests of tensors in memory, computed on the devices that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .._data import is_tensor, tensor_bytes
+from ..algorithms import Algorithm
+from ..batch import hash_batch
+from ..files import Progress
+from .dtypes import safetensors_type
+from .entry import TensorEntry, check_name
+from .errors import shown
+
+if TYPE_CHECKING:
+    import torch
+
+_HOST_GROUP_SIZE = 256 << 20  # bytes between two calls of progress
+_DEVICE_GROUP_SIZE = 1 << 30  # fills a device, and a tree's inner nodes take a few per cent of it
+_COPIES_SIZE = 256 << 20  # non-contiguous tensors are copied to be hashed, so many bytes at a time
+_LARGE_MESSAGE = 1 << 20  # from here on a tree hash keeps all CPU cores busy with one tensor
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """One tensor, and every name it has."""
+
+    tensor: torch.Tensor
+    dtype: str
+    shape: tuple[int, ...]
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.numel() * self.tensor.element_size()
+
+
+def hash_state_dict(
+    state_dict: Mapping[str, Any], algorithm: Algorithm, backend: str | None, progress: Progress | None
+) -> tuple[list[TensorEntry], dict[str, str]]:
+    """The entries of a state dict, and for each name the first one that is the same memory.
+
+    Tied weights are hashed once. Raises TypeError for a name that is not a str, a value that is
+    not a tensor, and a tensor without dense bytes or of a dtype that safetensors lacks; ValueError
+    for a tensor without data. Each names the tensor.
+    """
+    memories: dict[Any, _Memory] = {}
+    for name, value in state_dict.items():
+        check_name(name)
+        memory = _describe(name, value)
+        memories.setdefault(_key(name, memory.tensor), memory).names.append(name)
+    by_device: dict[torch.device, list[_Memory]] = {}
+    for memory in memories.values():
+        by_device.setdefault(memory.tensor.device, []).append(memory)
+    # All devices are given their work before the host waits for the first.
+    queued = [_hash_on_device(on_device, algorithm, backend, progress) for on_device in by_device.values()]
+    entries = []
+    for groups, digests in queued:
+        for memory, digest in zip((m for group in groups for m in group), _fetch(digests), strict=True):
+            for name in memory.names:
+                entries.append(TensorEntry(name, memory.dtype, memory.shape, memory.nbytes, digest))
+    return entries, {name: min(memory.names) for memory in memories.values() for name in memory.names}
+
+
+def _describe(name: str, value: Any) -> _Memory:
+    if not is_tensor(value):
+        raise TypeError(f"entry {shown(name)} of the state dict is a {type(value).__name__}, not a tensor")
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    try:
+        if isinstance(value, FakeTensor):
+            raise ValueError("a fake tensor has no data to hash")
+        value = value.detach()
+        # All checks now, before hours of hashing; the copies that some tensors need, group by group.
+        strided = value.layout is torch.strided and not value.is_nested
+        tensor_bytes(value[:0] if strided and value.dim() and _needs_copy(value) else value)
+        dtype, shape = safetensors_type(value)
+    except TypeError as error:
+        raise TypeError(f"tensor {shown(name)}: {error}") from error
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"tensor {shown(name)}: {error}") from error
+    return _Memory(value, dtype, shape)
+
+
+def _needs_copy(x: torch.Tensor) -> bool:
+    return not x.is_contiguous() or x.is_conj() or x.is_neg()
+
+
+def _key(name: str, x: torch.Tensor) -> Any:
+    """Equal for names of one tensor: the same elements of the same storage, read the same way."""
+    if x.numel() == 0:  # no memory to share
+        return name
+    return x.device, x.data_ptr(), x.dtype, x.shape, x.stride(), x.is_conj(), x.is_neg()
+
+
+def _hash_on_device(
+    memories: Iterable[_Memory], algorithm: Algorithm, backend: str | None, progress: Progress | None
+) -> tuple[list[list[_Memory]], list[torch.Tensor]]:
+    groups, digests = [], []
+    for group in _groups(memories, algorithm):
+        queued = hash_batch([tensor_bytes(m.tensor) for m in group], algorithm.name, backend=backend)
+        if progress is not None:
+            queued = queued.cpu()  # waits for the group, so that progress tells of bytes that are done
+            progress(sum(m.nbytes for m in group))
+        groups.append(group)
+        digests.append(queued)
+    return groups, digests
+
+
+def _groups(memories: Iterable[_Memory], algorithm: Algorithm) -> Iterator[list[_Memory]]:
+    """Cut one device's tensors into batches.
+
+    A sequential hash on an accelerator has a lane a tensor, so all tensors stay together but for
+    the limit on copies.
+    """
+    group: list[_Memory] = []
+    size = copied = 0
+    for memory in memories:
+        on_host = memory.tensor.device.type == "cpu"
+        if on_host and algorithm.parallel and memory.nbytes >= _LARGE_MESSAGE:
+            yield [memory]
+            continue
+        group.append(memory)
+        size += memory.nbytes
+        copied += memory.nbytes if _needs_copy(memory.tensor) else 0
+        full = size >= (_HOST_GROUP_SIZE if on_host else _DEVICE_GROUP_SIZE)
+        if copied >= _COPIES_SIZE or (full and (on_host or algorithm.parallel)):
+            yield group
+            group, size, copied = [], 0, 0
+    if group:
+        yield group
+
+
+def _fetch(digests: Sequence[torch.Tensor]) -> Iterator[bytes]:
+    """The rows of all tensors, which are on one device, with a single transfer."""
+    import torch
+
+    for row in torch.cat(list(digests)).cpu().numpy():
+        yield row.tobytes()

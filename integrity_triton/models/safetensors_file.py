@@ -1,0 +1,159 @@
+"""Where a safetensors file keeps each tensor, read from its header and from nothing else.
+
+The header is untrusted. Every byte of the file is accounted for: the header, then the tensors'
+bytes back to back to the end, so that nothing in the file escapes the hashes of its tensors but the
+header's own spelling and its free-form ``__metadata__``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .dtypes import DTYPE_BITS, LARGEST_SIZE, byte_length
+from .entry import check_name
+from .errors import ManifestError, shown
+from .strict_json import check_members, check_sizes, parse_object
+
+MAX_HEADER_SIZE = 100_000_000
+"""Bytes; the limit of the safetensors library."""
+
+_LENGTH_SIZE = 8
+_METADATA = "__metadata__"
+_FIELDS: Mapping[str, type] = {"dtype": str, "shape": list, "data_offsets": list}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: its bytes are ``[start, end)`` from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """The layout of one file. ``tensors`` is in the order of the bytes."""
+
+    path: Path
+    tensors: tuple[StoredTensor, ...]
+    metadata: Mapping[str, str]
+    identity: tuple[int, ...]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> SafetensorsFile:
+        """Parse the header of a file.
+
+        Raises OSError if it cannot be read, ManifestError, naming the file, if it is not a regular
+        file or not a well-formed safetensors file.
+        """
+        path = Path(path)
+        if not stat.S_ISREG(path.stat().st_mode):  # before open(), which waits on a named pipe
+            raise ManifestError(f"{path}: not a regular file")
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            try:
+                header, data_start = _read_header(file, status.st_size)
+                metadata, tensors = _parse_header(header, data_start, status.st_size - data_start)
+            except ManifestError as error:
+                raise ManifestError(f"{path}: {error}") from None
+        return cls(path, tensors, metadata, _identity(status))
+
+    def check_unchanged(self) -> None:
+        """Raise ManifestError if the file is no longer the one whose header was read."""
+        if _identity(self.path.stat()) != self.identity:
+            raise ManifestError(f"{self.path}: the file changed while it was being read")
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read_header(file: BinaryIO, file_size: int) -> tuple[bytes, int]:
+    """The header's JSON and the offset at which the tensors' bytes begin."""
+    prefix = file.read(_LENGTH_SIZE)
+    if len(prefix) < _LENGTH_SIZE:
+        raise ManifestError(f"not a safetensors file: only {len(prefix)} bytes long")
+    length = int.from_bytes(prefix, "little")
+    if length > MAX_HEADER_SIZE:
+        raise ManifestError(f"the header claims {length} bytes; at most {MAX_HEADER_SIZE} are allowed")
+    if length > file_size - _LENGTH_SIZE:
+        raise ManifestError(f"the header is cut: it claims {length} bytes, the file has {file_size} in all")
+    header = file.read(length)
+    if len(header) < length:
+        raise ManifestError("the file was cut while it was being read")
+    if not header.startswith(b"{"):
+        raise ManifestError("the header does not begin with '{'")
+    return header, _LENGTH_SIZE + length
+
+
+def _parse_header(
+    header: bytes, data_start: int, data_size: int
+) -> tuple[Mapping[str, str], tuple[StoredTensor, ...]]:
+    try:
+        members = parse_object(header)
+    except ManifestError as error:
+        raise ManifestError(f"header: {error}") from None
+    metadata = members.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ManifestError(f"header: {_METADATA} must be an object of strings")
+    tensors = []
+    for name, description in members.items():
+        try:
+            tensors.append(_parse_tensor(name, description, data_start))
+        except ManifestError as error:
+            raise ManifestError(f"header: tensor {shown(name)}: {error}") from None
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
+    _check_layout(tensors, data_start, data_start + data_size)
+    return metadata, tuple(tensors)
+
+
+def _parse_tensor(name: str, description: Any, data_start: int) -> StoredTensor:
+    check_name(name)
+    if not isinstance(description, dict):
+        raise ManifestError("its description must be an object")
+    check_members(description, _FIELDS)
+    dtype = description["dtype"]
+    if dtype not in DTYPE_BITS:
+        raise ManifestError(f"unknown dtype {shown(dtype)}")
+    shape = check_sizes(description["shape"], "shape")
+    offsets = check_sizes(description["data_offsets"], "data_offsets")
+    if len(offsets) != 2:
+        raise ManifestError(f"data_offsets must be two offsets, not {len(offsets)}")
+    begin, end = offsets
+    if begin > end or end > LARGEST_SIZE:
+        raise ManifestError(f"data_offsets {begin} to {end} are not a range of bytes")
+    expected = byte_length(dtype, shape)
+    if expected is None:
+        raise ManifestError(f"its shape and dtype {dtype} make no valid number of bytes")
+    if expected != end - begin:
+        raise ManifestError(
+            f"its shape and dtype {dtype} take {expected} bytes, its data_offsets {end - begin}"
+        )
+    return StoredTensor(name, dtype, shape, data_start + begin, data_start + end)
+
+
+def _check_layout(tensors: Iterable[StoredTensor], data_start: int, data_end: int) -> None:
+    position = data_start
+    for tensor in tensors:
+        if tensor.start != position:
+            fault = "overlaps the one before it" if tensor.start < position else "leaves a hole before it"
+            raise ManifestError(f"header: tensor {shown(tensor.name)} {fault}")
+        if tensor.end > data_end:
+            raise ManifestError(
+                f"tensor {shown(tensor.name)} ends at byte {tensor.end} of the file, which has {data_end}"
+            )
+        position = tensor.end
+    if position != data_end:
+        raise ManifestError(f"{data_end - position} bytes follow the last tensor")

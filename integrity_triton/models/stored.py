@@ -1,0 +1,121 @@
+"""Digests of the tensors in safetensors files, with bounded memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+from ..algorithms import Algorithm
+from ..backends import requested
+from ..batch import hash_batch
+from ..files import Progress, hash_file
+from ..hashing import new
+from .entry import TensorEntry
+from .errors import ManifestError
+from .safetensors_file import SafetensorsFile, StoredTensor
+
+_RUN_SIZE = 8 << 20  # small tensors are read together, up to so many bytes
+_MOST_READERS = 8  # each holds up to two read buffers
+
+
+class _SharedProgress:
+    """One caller's progress function behind several threads, and the means to stop them."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._cancelled = False
+
+    def __call__(self, nbytes: int) -> None:
+        with self._lock:
+            if self._cancelled:
+                raise CancelledError
+            if self._progress is not None:
+                self._progress(nbytes)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+
+def hash_files(
+    files: Sequence[SafetensorsFile], algorithm: Algorithm, backend: str | None, progress: Progress | None
+) -> list[TensorEntry]:
+    """The entries of all tensors of the files.
+
+    Raises OSError if a file cannot be read, ManifestError if one changes meanwhile.
+    """
+    native = requested(backend) in {None, "native"}
+    readers = min(_MOST_READERS, os.cpu_count() or 1) if native else 1  # a device is one resource
+    shared = _SharedProgress(progress)
+    entries: list[TensorEntry] = []
+    with ThreadPoolExecutor(readers, "integrity_triton") as pool:
+        try:
+            pending = [
+                pool.submit(_hash_run, file, run, algorithm, backend, native, shared)
+                for file in files
+                for run in _runs(file.tensors)
+            ]
+            for done in pending:
+                entries += done.result()
+        except BaseException:
+            shared.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for file in files:
+        file.check_unchanged()
+    return entries
+
+
+def _runs(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
+    """Neighbours whose bytes are at most _RUN_SIZE together, or one tensor of any size."""
+    run: list[StoredTensor] = []
+    for tensor in tensors:
+        if run and tensor.end - run[0].start > _RUN_SIZE:
+            yield run
+            run = []
+        run.append(tensor)
+    if run:
+        yield run
+
+
+def _hash_run(
+    file: SafetensorsFile,
+    run: Sequence[StoredTensor],
+    algorithm: Algorithm,
+    backend: str | None,
+    native: bool,
+    progress: Progress,
+) -> list[TensorEntry]:
+    start, end = run[0].start, run[-1].end
+    try:
+        if len(run) == 1:
+            path = file.path
+            digests = [
+                hash_file(path, algorithm.name, start=start, end=end, backend=backend, progress=progress)
+            ]
+        else:
+            data = _read(file, start, end)
+            views = [data[tensor.start - start : tensor.end - start] for tensor in run]
+            if native:
+                digests = [new(algorithm.name, view, backend=backend).digest() for view in views]
+            else:
+                batch = hash_batch(views, algorithm.name, backend=backend).cpu().numpy()
+                digests = [row.tobytes() for row in batch]
+            progress(len(data))
+    except EOFError as error:
+        raise ManifestError(f"the file was cut while it was being read: {error}") from None
+    return [
+        TensorEntry(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes, digest)
+        for tensor, digest in zip(run, digests, strict=True)
+    ]
+
+
+def _read(file: SafetensorsFile, start: int, end: int) -> memoryview:
+    with open(file.path, "rb") as opened:
+        opened.seek(start)
+        data = opened.read(end - start)
+    if len(data) < end - start:
+        raise EOFError(f"{file.path}: the file ends at byte {start + len(data)}, {end} were expected")
+    return memoryview(data)

@@ -1,0 +1,95 @@
+"""JSON from untrusted sources: objects, arrays, strings, 64-bit integers and nothing surprising."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from .errors import ManifestError, shown
+
+_MOST_DIGITS = 19  # of a signed 64-bit integer; int() of a long digit string takes quadratic time
+
+
+def _integer(digits: str) -> int:
+    if len(digits.removeprefix("-")) > _MOST_DIGITS:
+        raise ManifestError("an integer does not fit in 64 bits")
+    return int(digits)
+
+
+def _not_an_integer(number: str) -> NoReturn:
+    raise ManifestError(f"{shown(number)} is not an integer")
+
+
+def _not_a_number(constant: str) -> NoReturn:
+    raise ManifestError(f"{constant} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ManifestError(f"the key {shown(key)} occurs twice in one object")
+            seen.add(key)
+    return members
+
+
+def parse_object(data: str | bytes | bytearray, *, floats: bool = False) -> dict[str, Any]:
+    """The JSON object that ``data`` holds, bytes being UTF-8.
+
+    Raises ManifestError for whatever is not strict JSON, for a duplicate key, an integer of more
+    than 64 bits, a fractional number unless ``floats``, too deep nesting, and for anything but an
+    object at the top.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"not UTF-8 at byte {error.start}") from None
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=float if floats else _not_an_integer,
+            parse_constant=_not_a_number,
+        )
+    except ManifestError:
+        raise
+    except RecursionError:
+        raise ManifestError("nested too deeply") from None
+    except ValueError as error:
+        raise ManifestError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ManifestError(f"a JSON object was expected, not {_kind(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "an integer", str: "a string", list: "an array", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def check_members(value: Mapping[str, Any], expected: Mapping[str, type]) -> None:
+    """Check that an object has exactly the members ``expected``, each of exactly its type."""
+    for key, kind in expected.items():
+        if key not in value:
+            raise ManifestError(f"the field {key!r} is missing")
+        if type(value[key]) is not kind:  # exactly: a bool is an int to isinstance
+            raise ManifestError(f"the field {key!r} must be {_kind(kind())}, not {_kind(value[key])}")
+    if len(value) != len(expected):
+        unknown = next(key for key in value if key not in expected)
+        raise ManifestError(f"unknown field {shown(unknown)}")
+
+
+def check_sizes(values: list[Any], what: str) -> tuple[int, ...]:
+    """The elements of an array of non-negative integers."""
+    for value in values:
+        if type(value) is not int:
+            raise ManifestError(f"{what} must hold integers, not {_kind(value)}")
+        if value < 0:
+            raise ManifestError(f"{what} must not hold a negative number, got {value}")
+    return tuple(values)
