@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,40 +17,33 @@ _BUFFER_SIZE = 8 << 20
 _BUFFERS = 2  # one is read into while the other is hashed
 
 
-def _read_full(fd: int, view: memoryview, offset: int) -> int:
-    """Fill ``view`` from ``offset`` on; returns fewer bytes only at the end of the file."""
+def _fill(file: io.FileIO, view: memoryview) -> memoryview:
+    """As much of ``view`` as the file still fills; short only at the end of the file."""
     got = 0
     while got < len(view):
-        n = _pread_into(fd, view[got:], offset + got)
-        if n == 0:
+        n = file.readinto(view[got:])
+        if not n:
             break
         got += n
-    return got
-
-
-def _pread_into(fd: int, view: memoryview, offset: int) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(fd, [view], offset)
-    os.lseek(fd, offset, os.SEEK_SET)
-    data = os.read(fd, len(view))
-    view[: len(data)] = data
-    return len(data)
+    return view[:got]
 
 
 def read_pieces(path: str | os.PathLike[str], start: int = 0, end: int | None = None) -> Iterator[memoryview]:
-    """The bytes ``[start, end)`` of a regular file in pieces, the next read ahead in a thread.
+    """The bytes ``[start, end)`` of a file in pieces, the next read ahead in a thread.
 
-    A piece is valid until the iterator is advanced. Memory is bounded whatever the file's size.
-    Raises OSError if the file cannot be read, EOFError if it ends before ``end``.
+    Without ``end``, all that can be read: a pipe and a file that says it is empty, as those of
+    ``/proc`` do, are read to their end. A piece is valid until the iterator is advanced. Memory is
+    bounded whatever the file's size. Raises OSError if the file cannot be read, EOFError if it ends
+    before ``end``.
     """
     with open(path, "rb", buffering=0) as file, ThreadPoolExecutor(1) as reader:
-        fd = file.fileno()
-        stop = os.fstat(fd).st_size if end is None else end
-        buffers = [memoryview(bytearray(min(_BUFFER_SIZE, max(1, stop - start)))) for _ in range(_BUFFERS)]
+        if start:
+            file.seek(start)
+        size = _BUFFER_SIZE if end is None else min(_BUFFER_SIZE, max(1, end - start))
+        buffers = [memoryview(bytearray(size)) for _ in range(_BUFFERS)]
 
         def read(buffer: memoryview, offset: int) -> memoryview:
-            view = buffer[: max(0, min(len(buffer), stop - offset))]
-            return view[: _read_full(fd, view, offset)]
+            return _fill(file, buffer if end is None else buffer[: max(0, min(size, end - offset))])
 
         turn, offset = 0, start
         pending = reader.submit(read, buffers[0], offset)
