@@ -1,0 +1,178 @@
+"""What the command line puts out: one report on stdout, messages and a progress bar on stderr."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PROGRAM = "integrity-triton"
+
+_LONG_BYTES = 256 << 20
+_LONG_SECONDS = 1.0
+_REFRESH_SECONDS = 0.1
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters escaped, so that a name cannot send them to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def complain(message: str) -> None:
+    """Write one line to stderr, whatever lines ``message`` has."""
+    if sys.stderr is not None:
+        line = printable(" ".join(message.splitlines()))
+        sys.stderr.write(f"{PROGRAM}: {line}\n")
+        sys.stderr.flush()
+
+
+def write_stdout(data: bytes) -> None:
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed")
+    rest = memoryview(data)
+    while rest:  # unbuffered (python -u), one write may take a part only
+        rest = rest[sys.stdout.buffer.write(rest) :]
+    sys.stdout.buffer.flush()
+
+
+def write_document(**fields: Any) -> None:
+    """Write one JSON document to stdout, in ASCII."""
+    write_stdout(json.dumps(fields, indent=2).encode("ascii") + b"\n")
+
+
+class Meter:
+    """A progress bar on stderr that appears only once the work has turned out to be long."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # hashing threads report on their own
+        self._began = time.monotonic()
+        self._refreshed = 0.0
+        self._label = ""
+        self._total: int | None = None
+        self._done = 0
+        self._bar: tuple[Progress, TaskID] | None = None
+        self._shown = False
+
+    def begin(self, label: str, total: int | None) -> None:
+        """Turn to a piece of work of ``total`` bytes; None if that is not known."""
+        with self._lock:
+            self._label, self._total, self._done = printable(label), total, 0
+            if self._bar is not None:
+                bar, task = self._bar
+                bar.reset(task, description=self._label, total=total)
+
+    def advance(self, size: int) -> None:
+        """Count ``size`` bytes as done."""
+        with self._lock:
+            self._done += size
+            now = time.monotonic()
+            long = now - self._began > _LONG_SECONDS or (self._total or 0) > _LONG_BYTES
+            if not long or now - self._refreshed < _REFRESH_SECONDS:
+                return
+            self._refreshed = now
+            if self._bar is None:
+                bar = _build_bar()
+                self._bar = bar, bar.add_task(self._label, total=self._total)
+            bar, task = self._bar
+            if not self._shown:
+                self._shown = True
+                bar.start()
+            bar.update(task, completed=self._done, refresh=True)
+
+    def hide(self) -> None:
+        """Take the bar off the terminal, so that something else can be written there."""
+        with self._lock:
+            if self._bar is not None and self._shown:
+                self._shown = False
+                self._bar[0].stop()
+
+
+def _build_bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.table import Column
+
+    label = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    return Progress(
+        TextColumn("{task.description}", markup=False, table_column=label),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        expand=True,
+        auto_refresh=False,  # drawn from advance() alone: no thread, and nothing after hide()
+        redirect_stdout=False,  # rich would send what is printed to the bar's console: stderr
+        redirect_stderr=False,
+    )
+
+
+class Output:
+    """A command's report: text, or with ``as_json`` one document."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._meter: Meter | None = None
+
+    def _hide_meter(self) -> None:
+        if self._meter is not None:
+            self._meter.hide()
+
+    def write(self, data: bytes) -> None:
+        """Bytes of the text report."""
+        if not self.as_json:
+            self._hide_meter()
+            write_stdout(data)
+
+    def line(self, text: str) -> None:
+        """One line of the text report."""
+        self.write(printable(text).encode("utf-8") + b"\n")
+
+    def document(self, **fields: Any) -> None:
+        """The JSON report, once, when all is known."""
+        if self.as_json:
+            write_document(**fields)
+
+    def complain(self, message: str) -> None:
+        """One line on stderr, whatever the report's form."""
+        self._hide_meter()
+        complain(message)
+
+    @contextmanager
+    def meter(self) -> Iterator[Meter | None]:
+        """A meter for the work inside, or None where nobody watches."""
+        terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        if self.as_json or not terminal:
+            yield None
+            return
+        self._meter = Meter()
+        try:
+            yield self._meter
+        finally:
+            self._hide_meter()
+            self._meter = None
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None] | None]:
+        """A progress callback for one piece of work of ``total`` bytes."""
+        with self.meter() as meter:
+            if meter is not None:
+                meter.begin(label, total)
+            yield None if meter is None else meter.advance
