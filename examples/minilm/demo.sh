@@ -36,7 +36,7 @@ run integrity-triton sign "$work/model" --key "$work/key.pem" --signature "$work
 say "Verify: with this package, and with stock model_signing"
 run integrity-triton verify "$work/model" --key "$work/key.pub" --signature "$work/model.sig"
 run integrity-triton manifest verify "$work/manifest.json" "$work/model/model.safetensors"
-run python -m model_signing verify key "$work/model" --signature "$work/model.sig" --public-key "$work/key.pub"
+run python examples/minilm/stock_verify.py "$work/model" "$work/model.sig" "$work/key.pub"
 
 say "Flip one bit"
 run python examples/minilm/flip_bit.py "$work/model/model.safetensors" \

@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -436,3 +438,13 @@ def test_a_bundle_beyond_the_size_limit_is_not_read(model, keys, tmp_path, monke
     path.write_bytes(bytes(11))
     with pytest.raises(oms.SignatureFormatError, match="at most 10"):
         oms.verify(model, path, public_key=keys[1])
+
+
+def test_stocks_command_verifies_what_we_sign_with_sha256(model, keys, tmp_path):
+    signature = tmp_path / "model.sig"
+    oms.sign(model, signature, private_key=keys[0], algorithm="sha256")
+    command = [sys.executable, "-m", "model_signing", "verify", "key", model]
+    command += ["--signature", signature, "--public_key", keys[1]]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    flip(model / "weights.bin", 0)
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
