@@ -30,13 +30,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "device: runs once a backend; needs torch, triton, numpy, pytest and hypothesis alone"
-    )
-    config.addinivalue_line("markers", "slow: takes minutes; deselected unless asked for with -m")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         names = metafunc.config.getoption("--backend") or [b.name for b in backends.statuses()]

@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import blake3
 import pytest
 
-from integrity_triton import cli
-from support import has_module, pattern
+blake3 = pytest.importorskip("blake3")
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from integrity_triton import cli  # noqa: E402
+from support import has_module, pattern  # noqa: E402
 
 SHA256SUM = shutil.which("sha256sum")
 needs_sha256sum = pytest.mark.skipif(SHA256SUM is None, reason="not applicable: coreutils is absent")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Below this many bytes a worker thread costs more than it saves (hashlib also keeps the GIL for
 # inputs under 2 KiB).
 _BYTES_WORTH_A_THREAD = 1 << 16
+_LEAST_MESSAGE_WORTH_A_THREAD = 1 << 12
 
 
 def _usable_cpus() -> int:
@@ -101,42 +102,48 @@ class NativeBackend(Backend):
     def hash_batch(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
     ) -> torch.Tensor:
+        import numpy as np
         import torch
 
-        out = torch.empty((messages.count, length), dtype=torch.uint8)
-        digests = out.numpy()
         # One keyed or personalised hasher, copied for each message, spends the key schedule once.
         fresh = self._new(algorithm, parameters, one_message=messages.count == 1)
+        message, size = _message_reader(messages)
 
-        if isinstance(messages, Rows):
-            host = messages.data.cpu()
-
-            def message(i: int) -> Any:
-                if host.dim() == 2:  # rows of a strided tensor, each dense in itself
-                    return _host_bytes(host[i].view(torch.uint8))
-                start = i * messages.stride
-                return _host_bytes(host[start : start + messages.row_length(i)])
-
-            sizes_total = messages.total
-        else:
-
-            def message(i: int) -> Any:
-                return _host_bytes(messages.views[i])
-
-            sizes_total = sum(v.numel() for v in messages.views)
-
-        def run(first: int, last: int) -> None:
+        def run(first: int, last: int) -> bytes:
+            digests = []
             for i in range(first, last):
                 hasher = fresh.copy()
                 hasher.update(message(i))
-                digests[i] = memoryview(_squeeze(algorithm, hasher, length, 0))
+                digests.append(_squeeze(algorithm, hasher, length, 0))
+            return b"".join(digests)
 
         # Ragged batches have a few giants among many dwarfs: small spans keep the threads even.
-        spans = min(messages.count, sizes_total // _BYTES_WORTH_A_THREAD, 64 * self._threads)
-        if spans <= 1 or self._threads == 1:
-            run(0, messages.count)
+        spans = min(messages.count, size // _BYTES_WORTH_A_THREAD, 64 * self._threads)
+        if spans <= 1 or self._threads == 1 or size < messages.count * _LEAST_MESSAGE_WORTH_A_THREAD:
+            joined = run(0, messages.count)
         else:
             edges = [messages.count * s // spans for s in range(spans + 1)]
-            for done in [self._executor().submit(run, a, b) for a, b in itertools.pairwise(edges)]:
-                done.result()
-        return out.to(messages.device)
+            running = [self._executor().submit(run, a, b) for a, b in itertools.pairwise(edges)]
+            joined = b"".join(done.result() for done in running)
+        out = torch.from_numpy(np.frombuffer(bytearray(joined), dtype=np.uint8))
+        return out.view(messages.count, length).to(messages.device)
+
+
+def _message_reader(messages: Messages) -> tuple[Callable[[int], Any], int]:
+    """A function from a message's index to its bytes on the host, and the size of all together."""
+    if not isinstance(messages, Rows):
+        views = messages.views
+        return (lambda i: _host_bytes(views[i])), sum(view.numel() for view in views)
+    host = messages.data.cpu()
+    if host.dim() == 2:  # rows of a strided tensor, each dense in itself
+        import torch
+
+        return (lambda i: _host_bytes(host[i].view(torch.uint8))), messages.count * messages.length
+    contents: Any = host.numpy()
+    flat = memoryview(contents)
+
+    def row(i: int) -> memoryview:
+        start = i * messages.stride
+        return flat[start : start + messages.row_length(i)]
+
+    return row, messages.total

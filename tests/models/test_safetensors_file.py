@@ -8,8 +8,6 @@ import struct
 from pathlib import Path
 
 import pytest
-import safetensors
-import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +16,9 @@ from integrity_triton.models import ManifestError
 from integrity_triton.models.dtypes import DTYPE_BITS
 from integrity_triton.models.folder import read_folder
 from integrity_triton.models.safetensors_file import MAX_HEADER_SIZE, SafetensorsFile
+
+safetensors = pytest.importorskip("safetensors")
+pytest.importorskip("safetensors.torch")
 
 F32_PAIR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
