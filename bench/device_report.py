@@ -38,7 +38,7 @@ from integrity_triton.backends import get as get_backend
 from integrity_triton.backends.triton_host import Launch, TritonBackend
 
 ROOT = Path(__file__).resolve().parent.parent
-TEST_SHARE = 0.5  # of the budget, at the most
+TEST_SHARE = 0.75  # of the budget, at the most
 REPETITIONS = 5
 
 

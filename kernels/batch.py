@@ -100,7 +100,6 @@ def hash_messages(
     PAD: tl.constexpr,
     BLOCK_WORDS: tl.constexpr,
     STATE_WORDS: tl.constexpr,
-    OUT_WORDS: tl.constexpr,
     MINIMUM_PADDING: tl.constexpr,
     BIG_ENDIAN: tl.constexpr,
     TABLE: tl.constexpr,
@@ -120,8 +119,9 @@ def hash_messages(
     ``state_ptr``, uint32 ``[STATE_WORDS]``, is the initial state of every message; with OWN_STATE
     it is ``[count, STATE_WORDS]``, one a result row. ``prefix`` bytes were absorbed into it already.
 
-    FINAL pads each message and stores OUT_WORDS words of digest a row at ``out_ptr``. Otherwise the
-    whole blocks alone are absorbed, and the STATE_WORDS words of the state are stored.
+    STATE_WORDS words a row are stored at ``out_ptr``. With FINAL each message is padded, and they are
+    its final state in the algorithm's byte order, which starts with the digest. Otherwise the whole
+    blocks alone are absorbed, and they are the state in native order.
 
     BLOCK is the block function ``(state, words, absorbed, last) -> state``: ``words`` in native
     order, ``absorbed`` the int64 ``[lanes]`` count of message bytes up to and with this block,
@@ -175,9 +175,6 @@ def hash_messages(
         absorbed = prefix + tl.minimum(size, word * 4 + BLOCK_BYTES)
         state = select(n < blocks, BLOCK(state, words, absorbed, last), state, STATE_WORDS)
 
-    if FINAL:
-        if BIG_ENDIAN:
-            state = swap_words(state, STATE_WORDS)
-        store_words(out_ptr + row * OUT_WORDS, state, valid, OUT_WORDS, VECTOR)
-    else:
-        store_words(out_ptr + row * STATE_WORDS, state, valid, STATE_WORDS, VECTOR)
+    if FINAL and BIG_ENDIAN:
+        state = swap_words(state, STATE_WORDS)
+    store_words(out_ptr + row * STATE_WORDS, state, valid, STATE_WORDS, VECTOR)

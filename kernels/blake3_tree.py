@@ -1,10 +1,10 @@
 """BLAKE3's tree over batches of messages: chunks, then parents level by level, then the roots.
 
-Nodes of all messages lie in one array a level. At the chunk level message i starts at node P[i],
-the number of chunks of the messages before it. Level k >= 1 starts it at node ``(P[i] >> k) + i``:
-these ranges do not overlap, since ceil(c / 2**k) <= ((P + c) >> k) - (P >> k) + 1, so one table
-serves every level and no level needs work on the host. In a batch of equal rows every message has
-``per_row`` nodes at each level, and no table is needed.
+Chaining values of all messages lie in one array a level. Where P[i] counts the chunks of the
+messages before message i, level k holds its values from row ``(P[i] >> k) + i`` on: these ranges do
+not overlap, since ceil(c / 2**k) <= ((P + c) >> k) - (P >> k) + 1, so one table serves every level
+and no level needs work on the host. In a batch of equal rows every message has ``per_row`` values
+at each level, and no table is needed.
 
 Pairing neighbours and promoting an odd last node unchanged gives exactly the specification's
 left-full binary tree (section 2.1).
@@ -26,25 +26,26 @@ NODE_WORDS = tl.constexpr(26)
 
 
 @triton.jit
-def _first_node(prefix_ptr, message, LEVEL_ZERO: tl.constexpr, level, mask):
-    """The node at which ``message`` starts at ``level``."""
-    chunks_before = tl.load(prefix_ptr + message, mask=mask, other=0)
-    if LEVEL_ZERO:
-        return chunks_before
-    return (chunks_before >> level) + message
+def _first_row(prefix_ptr, message, level, mask):
+    """The row of ``message``'s first chaining value at ``level``."""
+    return (tl.load(prefix_ptr + message, mask=mask, other=0) >> level) + message
 
 
 @triton.jit
-def _find_message(prefix_ptr, node, low, high, LEVEL_ZERO: tl.constexpr, level):
-    """The last message in ``[low, high]`` (int64 scalars) that starts at or before each ``node``."""
-    found = node * 0 + low
-    bound = node * 0 + high
+def _find_message(prefix_ptr, place, low, high, CHUNKS: tl.constexpr, level):
+    """The last message in ``[low, high]`` (int64 scalars) that starts at or before each ``place``:
+    a chunk's number among all chunks with CHUNKS, else a row at ``level``."""
+    found = place * 0 + low
+    bound = place * 0 + high
     width = high - low
     while width > 0:
         middle = (found + bound + 1) // 2
-        starts = _first_node(prefix_ptr, middle, LEVEL_ZERO, level, node >= 0)
-        found = tl.where(starts <= node, middle, found)
-        bound = tl.where(starts <= node, bound, middle - 1)
+        if CHUNKS:
+            start = tl.load(prefix_ptr + middle)
+        else:
+            start = _first_row(prefix_ptr, middle, level, middle >= 0)
+        found = tl.where(start <= place, middle, found)
+        bound = tl.where(start <= place, bound, middle - 1)
         width = width // 2
     return found
 
@@ -101,8 +102,8 @@ def blake3_chunks(
     """The chaining value of every chunk of ``count`` messages, one chunk a lane.
 
     With TABLE, ``table_ptr`` is int64 ``[3, count]``: each message's address, length in bytes and
-    first node. Otherwise message i starts at ``address + i * stride`` and is ``length`` bytes long,
-    or as many as are left of ``total``, and has ``per_row`` nodes. ``nodes`` is their number in
+    first chunk. Otherwise message i starts at ``address + i * stride`` and is ``length`` bytes long,
+    or as many as are left of ``total``, and has ``per_row`` chunks. ``nodes`` is their number in
     all, ``most_blocks`` the most blocks that any chunk has. ``key_ptr`` is uint32 ``[8]``, ``flags``
     the mode's flags, ``counter`` the number of each message's first chunk.
 
@@ -124,12 +125,14 @@ def blake3_chunks(
         chunk = node - tl.load(prefix_ptr + message, mask=in_range, other=0)
         start = tl.load(table_ptr + message, mask=in_range, other=0)
         size = tl.load(table_ptr + count + message, mask=in_range, other=0)
+        row = node + message
         one_message = first_message == final_message
         final_end = (final_node - tl.load(prefix_ptr + final_message) + 1) * CHUNK_BYTES
         all_whole = one_message & (final_end <= tl.load(table_ptr + count + final_message))
     else:
         message = node // per_row
         chunk = node - message * per_row
+        row = node
         start = address + message * stride
         size = tl.minimum(length, total - message * stride)
         final_message = final_node // per_row
@@ -169,7 +172,7 @@ def blake3_chunks(
 
     if ROOTS == 1:
         store_words(out_ptr + message * 8, cv, valid & single, 8, VECTOR)
-    store_words(cv_ptr + node * 8, cv, valid & (single == 0), 8, VECTOR)
+    store_words(cv_ptr + row * 8, cv, valid & (single == 0), 8, VECTOR)
 
 
 @triton.jit(do_not_specialize=["count", "length", "stride", "total", "nodes", "per_row", "level", "flags"])
@@ -188,15 +191,14 @@ def blake3_parents(
     level: tl.int64,
     flags: tl.int64,
     TABLE: tl.constexpr,
-    FROM_CHUNKS: tl.constexpr,
     ROOTS: tl.constexpr,
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
     """From the nodes at ``cv_ptr`` of level ``level`` to their parents at ``parent_ptr``, one a lane.
 
-    FROM_CHUNKS says that ``level`` is 0. ``nodes`` counts the places at the parents' level,
-    ``per_row`` the nodes of a row at ``level``. ROOTS: as for ``blake3_chunks``; a message of two
+    ``nodes`` counts the rows at the parents' level, ``per_row`` the values of a batch row's message
+    at ``level``. ROOTS: as for ``blake3_chunks``; a message of two
     nodes at ``level`` has its root here. The other arguments are those of ``blake3_chunks``.
     """
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
@@ -212,8 +214,8 @@ def blake3_parents(
         message = _find_message(
             prefix_ptr, tl.minimum(node, final_node), first_message, final_message, False, level + 1
         )
-        index = node - _first_node(prefix_ptr, message, False, level + 1, in_range)
-        source = _first_node(prefix_ptr, message, FROM_CHUNKS, level, in_range)
+        index = node - _first_row(prefix_ptr, message, level + 1, in_range)
+        source = _first_row(prefix_ptr, message, level, in_range)
         size = tl.load(table_ptr + count + message, mask=in_range, other=0)
     else:
         parents_per_row = (per_row + 1) // 2

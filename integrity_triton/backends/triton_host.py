@@ -260,8 +260,9 @@ class TritonBackend(Backend):
             return np.stack([addresses[order], lengths[order], order]), lengths[order]
 
         layout = self._layout(messages, table)
-        out_words = -(-algorithm.digest_size // 4) if final else construction.state_words
-        out = self.empty((messages.count, out_words), torch.uint32, messages.device)
+        # The digest is the first bytes of the final state; whole states are stored, so that SHA-224
+        # runs SHA-256's kernel.
+        out = self.empty((messages.count, construction.state_words), torch.uint32, messages.device)
         self._run(
             HASH_MESSAGES,
             messages.count,
@@ -278,7 +279,6 @@ class TritonBackend(Backend):
                 "PAD": construction.pad,
                 "BLOCK_WORDS": algorithm.block_size // 4,
                 "STATE_WORDS": construction.state_words,
-                "OUT_WORDS": out_words,
                 "MINIMUM_PADDING": construction.minimum_padding,
                 "BIG_ENDIAN": construction.byteorder == "big",
                 "TABLE": layout.has_table,
@@ -378,7 +378,8 @@ class TritonBackend(Backend):
         }
         constants = {"TABLE": layout.has_table, "ROOTS": roots}
         # Where every message ends in a root at the chunk level, nothing is stored here.
-        stored = nodes if widest > 1 or roots == _INNER else 1
+        rows = nodes + messages.count if layout.has_table else nodes
+        stored = rows if widest > 1 or roots == _INNER else 1
         values = self.empty((stored, 8), torch.uint32, device)
         self._run(
             BLAKE3_CHUNKS,
@@ -422,7 +423,7 @@ class TritonBackend(Backend):
                     "level": level,
                     "flags": flags,
                 },
-                {**constants, "FROM_CHUNKS": level == 0},
+                constants,
             )
             values, per_row, level = above, -(-per_row // 2), level + 1
         return values
@@ -457,7 +458,7 @@ class TritonBackend(Backend):
                 "level": 0,
                 "flags": flags,
             },
-            {"TABLE": False, "ROOTS": roots, "FROM_CHUNKS": True},
+            {"TABLE": False, "ROOTS": roots},
         )
         return node if roots == _NODE else parent[0]
 
