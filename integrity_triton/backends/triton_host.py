@@ -59,7 +59,7 @@ class _Layout:
 
     def largest(self) -> int:
         if self.lengths is not None:
-            return max(self.lengths, default=0)
+            return int(max(self.lengths, default=0))
         return max(0, min(self.arguments["length"], self.arguments["total"]))
 
 
@@ -119,6 +119,10 @@ class TritonBackend(Backend):
         arguments: Mapping[str, Any],
         constants: Mapping[str, Any],
     ) -> None:
+        for name, value in arguments.items():
+            # NumPy's integers pass for int in many places, but not in every compiler's launcher.
+            if type(value) is not int and not hasattr(value, "data_ptr"):
+                raise TypeError(f"{kernel}: argument {name} is a {type(value).__name__}")
         launch = Launch(kernel, lanes, arguments, constants, device)
         self.launch(launch, self.options(launch))
 
