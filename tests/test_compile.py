@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from integrity_triton import algorithms
 from integrity_triton._data import batch_messages
 from integrity_triton.algorithms import load_reference
-from integrity_triton.backends.base import Probe, Rows
+from integrity_triton.backends.base import Rows
 from integrity_triton.backends.jit import JitBackend
 from integrity_triton.backends.triton_host import Launch
 
@@ -56,13 +56,14 @@ class CompilingBackend(JitBackend):
     summary = "compiles only"
     device_types = ("cpu",)
     torch_device_type = "cpu"
+    device_kind = "nothing"
 
     def __init__(self, target: GPUTarget) -> None:
         self.name = target.backend  # whose tuning it takes
         self.compiled: dict[str, object] = {}
 
-    def probe(self) -> Probe:
-        return Probe(True, "compiles only")
+    def unfit(self) -> str | None:
+        return None
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         kernel = load_reference(launch.kernel)

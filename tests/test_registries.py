@@ -270,3 +270,49 @@ def test_import_is_quick_and_takes_neither_torch_nor_triton():
         for _ in range(3)
     ]
     assert min(times) < 0.05
+
+
+def fake_gpu(monkeypatch, module: str, **attributes):
+    """Make torch's device module say that there are two GPUs."""
+    torch = pytest.importorskip("torch")
+    devices = getattr(torch, module)
+    monkeypatch.setattr(devices, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "device_count", lambda: 2)
+    monkeypatch.setattr(devices, "get_device_name", lambda i: f"card {i}")
+    for name, value in attributes.items():
+        monkeypatch.setattr(torch.version, name, value)
+
+
+def test_probes_of_gpus_that_are_there(monkeypatch):
+    from integrity_triton.backends.cuda import CudaBackend
+    from integrity_triton.backends.hip import HipBackend
+    from integrity_triton.backends.xpu import XpuBackend
+
+    fake_gpu(monkeypatch, "cuda", cuda="13.0", hip=None)
+    probe = CudaBackend().probe()
+    assert probe.available
+    assert probe.devices == ("cuda:0 card 0", "cuda:1 card 1")
+    assert "ROCm" in HipBackend().probe().reason
+    fake_gpu(monkeypatch, "cuda", cuda=None, hip="7.0")
+    assert HipBackend().probe().devices == ("cuda:0 card 0", "cuda:1 card 1")
+    assert "CUDA" in CudaBackend().probe().reason
+    fake_gpu(monkeypatch, "xpu")
+    assert "no Intel backend" in XpuBackend().probe().reason
+    import triton
+
+    monkeypatch.setitem(triton.backends.backends, "intel", object())
+    assert XpuBackend().probe().devices == ("xpu:0 card 0", "xpu:1 card 1")
+
+
+def test_data_of_a_gpu_goes_to_its_backend(monkeypatch):
+    """Selection by device type, on a machine that has the device and on one that has not."""
+    fake_gpu(monkeypatch, "cuda", cuda="13.0", hip=None)
+    monkeypatch.setattr(backends, "_probes", {})
+    sha256, blake3 = algorithms.get("sha256"), algorithms.get("blake3")
+    assert backends.select(sha256, "cuda", one_message=False).name == "cuda"
+    assert backends.select(blake3, "cuda", one_message=True).name == "cuda"
+    assert backends.select(sha256, "cuda", one_message=True).name == "native"
+    assert backends.select(sha256, "mps", one_message=False).name == "native"
+    monkeypatch.setattr(backends, "_probes", {})
+    fake_gpu(monkeypatch, "cuda", cuda=None, hip="7.0")
+    assert backends.select(sha256, "cuda", one_message=False).name == "hip"

@@ -1,16 +1,43 @@
-"""Launching through Triton's JIT on a torch device: what NVIDIA, AMD and Intel GPUs share."""
+"""Launching through Triton's JIT on a torch device: what the GPU backends share."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 
 from ..algorithms import load_reference
+from .base import Probe
 from .language import language_lock
 from .triton_host import Launch, TritonBackend
 
 
 class JitBackend(TritonBackend):
-    """A subclass adds its probe and, where it needs one, its import of a torch extension."""
+    """A subclass says what kind of device it is for, and what is wrong with a torch without it."""
+
+    device_kind: str
+    """What torch is to find, in words for messages."""
+
+    @abc.abstractmethod
+    def unfit(self) -> str | None:
+        """Why the torch and Triton installed cannot serve this kind of device, or None."""
+
+    def probe(self) -> Probe:
+        try:
+            import torch
+            import triton
+        except ImportError as error:
+            return Probe(False, f"{error.name} cannot be imported; pip install {error.name}")
+        reason = self.unfit()
+        if reason is not None:
+            return Probe(False, reason)
+        devices = torch.get_device_module(self.torch_device_type)
+        if not devices.is_available():
+            return Probe(False, f"torch finds no usable {self.device_kind}, or no driver for it")
+        names = tuple(
+            f"{self.torch_device_type}:{i} {devices.get_device_name(i)}"
+            for i in range(devices.device_count())
+        )
+        return Probe(True, f"torch {torch.__version__}, Triton {triton.__version__}", names)
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         import torch

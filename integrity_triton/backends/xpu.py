@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .base import Probe
 from .jit import JitBackend
 
 
@@ -11,28 +10,23 @@ class XpuBackend(JitBackend):
     summary = "Intel GPUs: the kernels compiled by Triton's Intel backend"
     device_types = ("xpu",)
     torch_device_type = "xpu"
+    device_kind = "Intel GPU"
 
-    def probe(self) -> Probe:
-        try:
-            import torch
-            import triton
-        except ImportError as error:
-            return Probe(False, f"{error.name} cannot be imported; pip install {error.name}")
+    def unfit(self) -> str | None:
+        import torch
+        import triton
+
         if not hasattr(torch, "xpu"):
-            # torch before 2.4 has its XPU device from the extension alone.
+            # Such a torch has its XPU device from the extension alone.
             try:
                 import intel_extension_for_pytorch  # noqa: F401
             except ImportError:
-                return Probe(
-                    False,
+                return (
                     f"torch {torch.__version__} has no XPU support; install a newer torch, "
-                    "or integrity-triton[ipex]",
+                    "or integrity-triton[ipex]"
                 )
         if not torch.xpu.is_available():
-            return Probe(False, "torch finds no usable Intel GPU, or is built without XPU support")
+            return "torch finds no usable Intel GPU, or is built without XPU support"
         if "intel" not in getattr(triton.backends, "backends", {}):
-            return Probe(
-                False, "this Triton has no Intel backend; install the one made for torch's XPU build"
-            )
-        names = tuple(f"xpu:{i} {torch.xpu.get_device_name(i)}" for i in range(torch.xpu.device_count()))
-        return Probe(True, f"torch {torch.__version__}, Triton {triton.__version__}", names)
+            return "this Triton has no Intel backend; install the one made for torch's XPU build"
+        return None
