@@ -6,4 +6,5 @@ cd "$(dirname "$0")/.."
 . .venv-test/bin/activate
 pip install --quiet --disable-pip-version-check "${TORCH:-torch==2.13.0}"
 pip install --quiet --disable-pip-version-check -e ".[dev]"
-exec python -m pytest -n auto "$@"
+# The compile tests are few and long: idle workers take over what others have queued.
+exec python -m pytest -n auto --dist worksteal "$@"
