@@ -14,6 +14,7 @@ import contextlib
 import datetime
 import functools
 import json
+import math
 import os
 import platform
 import re
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,32 @@ import torch
 
 import integrity_triton as it
 from integrity_triton import algorithms
-from integrity_triton.algorithms import Algorithm
+from integrity_triton.algorithms import Algorithm, load_reference
 from integrity_triton.backends import BackendStatus
 from integrity_triton.backends import get as get_backend
 from integrity_triton.backends.triton_host import Launch, TritonBackend
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_SHARE = 0.75  # of the budget, at the most
+NOT_KNOWN = "not known"
+# Of a device, as far as torch has them; clocks are in kHz.
+PROPERTIES = (
+    "total_memory",
+    "multi_processor_count",
+    "gpu_eu_count",
+    "major",
+    "minor",
+    "gcnArchName",
+    "clock_rate",
+    "memory_clock_rate",
+    "memory_bus_width",
+    "L2_cache_size",
+)
 REPETITIONS = 5
+
+
+class WrongDigest(Exception):
+    """A timed call gave another digest than the CPU library, or than the same call before."""
 
 
 @dataclass
@@ -58,7 +77,11 @@ class Verdict:
 
 @dataclass
 class Measurement:
-    """One algorithm on one layout. Rates are decimal GB/s of message bytes."""
+    """One algorithm on one layout. Rates are decimal GB/s of message bytes.
+
+    ``rate`` is the device's alone: the call was queued behind other work, so that the host's share of
+    it was over when it began. ``call_rate`` is what a caller sees who waits for a call on an idle device.
+    """
 
     algorithm: str
     layout: str
@@ -66,12 +89,17 @@ class Measurement:
     rate: float | None = None
     rate_lowest: float | None = None
     rate_highest: float | None = None
+    call_rate: float | None = None
     percent_of_read: float | None = None
     first_call_seconds: float | None = None
     host_microseconds: float | None = None
     peak_scratch_bytes: int | None = None
+    compiled: list[dict[str, Any]] = field(default_factory=list)
+    """Kernels that the first call compiled, with registers and spills a thread."""
     checked: str = ""
     not_run: str = ""
+    failed: str = ""
+    """What the call raised, or that its digests were wrong; there is no rate then."""
 
 
 @dataclass
@@ -83,12 +111,33 @@ class Report:
     bandwidth: dict[str, float] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
     sweep: list[dict[str, Any]] = field(default_factory=list)
+    wrong_digests: int = 0
+    finished: bool = False
+
+    @property
+    def figures_count(self) -> bool:
+        return self.tests.green and self.wrong_digests == 0
+
+    @property
+    def good(self) -> bool:
+        return self.figures_count and not any(m.failed for m in self.measurements)
+
+    @property
+    def best(self) -> dict[str, dict[str, Any]]:
+        """The fastest configuration of the sweep for each algorithm."""
+        found: dict[str, dict[str, Any]] = {}
+        for entry in sorted((s for s in self.sweep if "rate" in s), key=lambda s: float(s["rate"])):
+            found[entry["algorithm"]] = entry
+        return found
 
     @property
     def headline(self) -> str:
         tests = self.tests
+        if self.wrong_digests:
+            return f"RED, so that no figure counts: {self.wrong_digests} timed calls gave wrong digests"
         if tests.green:
-            return f"GREEN: {tests.passed} bit-exactness tests passed on this device"
+            absent = f", {tests.absent} absent" if tests.absent else ""
+            return f"GREEN: {tests.passed} bit-exactness tests passed on this device{absent}"
         counts = f"{tests.passed} passed, {tests.failed} failed, {tests.absent} absent"
         return f"RED, so that no figure counts: {counts}{'; ' if tests.note else ''}{tests.note}"
 
@@ -103,6 +152,15 @@ class Clock:
         return self.end - time.monotonic()
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Seconds on the device between events around a call, until it returned, and until all was done."""
+
+    device: float
+    host: float
+    whole: float
+
+
 class Device:
     """Timing and memory of one torch device; on the CPU, wall-clock time."""
 
@@ -114,22 +172,33 @@ class Device:
         if self.module is not None:
             self.module.synchronize(self.device)
 
-    def time(self, call: Callable[[], object]) -> tuple[float, float]:
-        """Seconds on the device between events around ``call``, and seconds until it returned."""
+    def time(self, call: Callable[[], object], before: Callable[[], object] | None = None) -> Timing:
+        """Time ``call`` on an idle device, or behind the work that ``before`` queues."""
         self.synchronize()
         if self.module is None:
             start = time.perf_counter()
             call()
             seconds = time.perf_counter() - start
-            return seconds, seconds
+            return Timing(seconds, seconds, seconds)
         first, last = (self.module.Event(enable_timing=True) for _ in range(2))
+        if before is not None:
+            before()
         start = time.perf_counter()
         first.record()
         call()
         last.record()
         host = time.perf_counter() - start
         self.synchronize()
-        return first.elapsed_time(last) / 1e3, host
+        return Timing(first.elapsed_time(last) / 1e3, host, time.perf_counter() - start)
+
+    def free_memory(self) -> int | None:
+        """Bytes that can be allocated, or in all where torch tells only that."""
+        if self.module is None:
+            return None
+        if hasattr(self.module, "mem_get_info"):
+            with contextlib.suppress(RuntimeError):  # some drivers do not tell
+                return int(self.module.mem_get_info(self.device)[0])
+        return int(self.module.get_device_properties(self.device).total_memory)
 
     def reset_peak(self) -> int:
         if self.module is None or not hasattr(self.module, "reset_peak_memory_stats"):
@@ -170,6 +239,7 @@ def environment(status: BackendStatus, device: Device) -> dict[str, Any]:
     import numpy
     import triton
 
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
     found: dict[str, Any] = {
         "backend": status.name,
         "device": device_name(status, device),
@@ -179,14 +249,14 @@ def environment(status: BackendStatus, device: Device) -> dict[str, Any]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "integrity_triton": it.__version__,
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted changes": bool(git("status", "--porcelain")),
-        "driver": driver_version(),
+        "commit": commit or NOT_KNOWN,
+        "uncommitted changes": NOT_KNOWN if changes is None else bool(changes),
+        "driver": driver_version(device),
     }
     if device.module is not None:
         properties = device.module.get_device_properties(device.device)
-        for name in ("total_memory", "multi_processor_count", "major", "minor", "clock_rate", "gcnArchName"):
-            if hasattr(properties, name):
+        for name in PROPERTIES:
+            if isinstance(getattr(properties, name, None), (int, str)):
                 found[name] = getattr(properties, name)
     return found
 
@@ -197,20 +267,27 @@ def device_name(status: BackendStatus, device: Device) -> str:
     return str(device.module.get_device_name(device.device))
 
 
-def git(*arguments: str) -> str:
+def git(*arguments: str) -> str | None:
+    """What git prints, or None where it fails: no git, no repository, not its owner."""
     try:
-        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
+        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
     return result.stdout.strip()
 
 
-def driver_version() -> str:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-        return result.stdout.strip().splitlines()[0]
-    return "not known"
+def driver_version(device: Device) -> str:
+    if device.module is None:
+        return NOT_KNOWN
+    version = getattr(device.module.get_device_properties(device.device), "driver_version", None)
+    if version:
+        return str(version)
+    if device.device.type == "cuda" and torch.version.cuda is not None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
+            command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+            result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+            return result.stdout.strip().splitlines()[0]
+    return NOT_KNOWN
 
 
 def run_tests(backend: str, seconds: float) -> Verdict:
@@ -256,33 +333,44 @@ class Layout:
 
     name: str
     cut: Callable[[torch.Tensor], Any]
-    hash: Callable[[Any, str, str], torch.Tensor]
+    hash: Callable[..., torch.Tensor]
+    """``hash(messages, algorithm, backend=..., **parameters)``"""
     first: Callable[[Any], torch.Tensor]
     needs_tree: bool = False
     most_bytes: int | None = None
 
+    def cuts(self, buffers: Sequence[torch.Tensor]) -> list[Any]:
+        """Messages of this layout that share no bytes, so that no cache holds what is hashed next."""
+        pieces: list[torch.Tensor] = []
+        for buffer in buffers:
+            step = min(self.most_bytes or buffer.numel(), buffer.numel())
+            # A short piece at the end would be another measurement.
+            pieces += [buffer[i : i + step] for i in range(0, buffer.numel() - step + 1, max(1, step))]
+        return [self.cut(piece) for piece in pieces[:REPETITIONS]]
 
-def _hash_batch(messages: Any, algorithm: str, backend: str) -> torch.Tensor:
-    return it.hash_batch(messages, algorithm, backend=backend)
+
+def size_of(messages: Any) -> int:
+    """Bytes in messages as ``Layout.cut`` makes them."""
+    if isinstance(messages, torch.Tensor):
+        return messages.numel()
+    return sum(view.numel() for view in messages)
 
 
 def _rows(size: int, most_bytes: int | None = None) -> Layout:
     def cut(data: torch.Tensor) -> torch.Tensor:
         return data[: data.numel() // size * size].view(-1, size)
 
-    return Layout(f"rows of {size} bytes", cut, _hash_batch, lambda rows: rows[0], most_bytes=most_bytes)
+    return Layout(f"rows of {size} bytes", cut, it.hash_batch, lambda rows: rows[0], most_bytes=most_bytes)
 
 
 def _chunks(size: int) -> Layout:
-    def hash_chunks(data: torch.Tensor, algorithm: str, backend: str) -> torch.Tensor:
-        return it.hash_chunks(data, algorithm, chunk_size=size, backend=backend)
-
+    hash_chunks = functools.partial(it.hash_chunks, chunk_size=size)
     return Layout(f"chunks of {size} bytes", lambda data: data, hash_chunks, lambda data: data[:size])
 
 
 def _one_message() -> Layout:
     return Layout(
-        "one message", lambda data: [data], _hash_batch, lambda messages: messages[0], needs_tree=True
+        "one message", lambda data: [data], it.hash_batch, lambda messages: messages[0], needs_tree=True
     )
 
 
@@ -300,7 +388,7 @@ def _ragged(smallest: int, largest: int, *, needs_tree: bool, most_bytes: int | 
     return Layout(
         f"tensors of {smallest} to {largest} bytes",
         cut,
-        _hash_batch,
+        it.hash_batch,
         lambda views: views[0],
         needs_tree=needs_tree,
         most_bytes=most_bytes,
@@ -327,8 +415,8 @@ def bandwidth(device: Device, size: int) -> dict[str, float]:
     copy: list[float] = []
     read: list[float] = []
     for _ in range(REPETITIONS + 2):
-        copy.append(device.time(lambda: target.copy_(source))[0])
-        read.append(device.time(words.sum)[0])
+        copy.append(device.time(lambda: target.copy_(source)).device)
+        read.append(device.time(words.sum).device)
     seconds = statistics.median(copy[2:])
     return {
         "copy_read_plus_write": 2 * size / seconds / 1e9,
@@ -338,43 +426,134 @@ def bandwidth(device: Device, size: int) -> dict[str, float]:
     }
 
 
-def measure(
-    record: Algorithm, layout: Layout, data: torch.Tensor, device: Device, backend: str, read_rate: float
-) -> Measurement:
-    data = data[: layout.most_bytes]
-    size = data.numel()
-    messages = layout.cut(data)
-    result = Measurement(record.name, layout.name, size / 1e9)
+def occupy(data: torch.Tensor, seconds: float, read_rate: float) -> None:
+    """Queue about ``seconds`` of other work on the device: passes that read ``data``."""
+    words = data[: data.numel() // 8 * 8].view(torch.int64)
+    for _ in range(math.ceil(seconds * read_rate * 1e9 / max(1, data.numel()))):
+        words.sum()
 
-    def call() -> torch.Tensor:
-        return layout.hash(messages, record.name, backend)
+
+def parameters_of(record: Algorithm) -> dict[str, bytes]:
+    """Arguments without which the algorithm does not run: a key of the least size."""
+    if record.keyed != "required":
+        return {}
+    return {
+        p.name: bytes(i % 256 for i in range(p.min_size or p.max_size or 16))
+        for p in record.parameters
+        if p.name == "key"
+    }
+
+
+def measure(
+    record: Algorithm,
+    layout: Layout,
+    buffers: Sequence[torch.Tensor],
+    device: Device,
+    backend: str,
+    read_rate: float,
+) -> Measurement:
+    """Time one algorithm on one layout. Raises WrongDigest, or what the call raises."""
+    cuts = layout.cuts(buffers)
+    size = size_of(cuts[0])
+    result = Measurement(record.name, layout.name, size / 1e9)
+    if size == 0:
+        result.not_run = "too little data for one message"
+        return result
+    parameters = parameters_of(record)
+    digests = torch.empty(0)
+
+    def hash_cut(i: int) -> None:
+        nonlocal digests
+        digests = layout.hash(cuts[i % len(cuts)], record.name, backend=backend, **parameters)
+
+    @functools.cache
+    def reference(turn: int) -> bytes | None:
+        return cpu_digest(record, layout.first(cuts[turn]), parameters)
 
     start = time.perf_counter()
-    digests = call()
-    device.synchronize()
+    with compiling(backend) as result.compiled:
+        hash_cut(0)
+        device.synchronize()
     result.first_call_seconds = time.perf_counter() - start
-    result.checked = check(record, layout.first(messages), digests[0])
+    reason = get_backend("native").unsupported(record)
+    result.checked = f"not checked here: {reason}" if reason else "equal to the CPU library"
+    compared = digests
+
+    def verify(i: int) -> None:
+        expected = reference(i % len(cuts))
+        if expected is not None and digests[0].cpu().numpy().tobytes() != expected:
+            raise WrongDigest("a timed call's digest differs from the CPU library's")
+        # The CPU library sees one message; the others must at least give the same again.
+        if i % len(cuts) == 0 and not torch.equal(digests, compared):
+            raise WrongDigest("the same messages gave other digests")
+
+    verify(0)
     before = device.reset_peak()
-    times = [device.time(call) for _ in range(REPETITIONS)]
-    peak = device.peak()
-    result.peak_scratch_bytes = None if peak is None else peak - before
-    seconds = [t for t, _ in times]
+    lone: list[Timing] = []
+    queued: list[Timing] = []
+    for i in range(1, REPETITIONS + 1):
+        lone.append(device.time(functools.partial(hash_cut, i)))
+        if i == 1:
+            peak = device.peak()  # the checks use memory, too
+            result.peak_scratch_bytes = None if peak is None else peak - before
+        verify(i)
+        if device.module is None:
+            queued.append(lone[-1])
+        else:
+            # Twice what the host needs, so that the device never waits for it.
+            fill = functools.partial(occupy, buffers[0], 2 * lone[-1].host, read_rate)
+            queued.append(device.time(functools.partial(hash_cut, i), fill))
+            verify(i)
+    seconds = [t.device for t in queued]
     result.rate = size / statistics.median(seconds) / 1e9
     result.rate_lowest, result.rate_highest = size / max(seconds) / 1e9, size / min(seconds) / 1e9
+    result.call_rate = size / statistics.median([t.whole for t in lone]) / 1e9
     result.percent_of_read = 100 * result.rate / read_rate
-    result.host_microseconds = 1e6 * statistics.median([host for _, host in times])
+    result.host_microseconds = 1e6 * statistics.median([t.host for t in lone])
     return result
 
 
-def check(record: Algorithm, message: torch.Tensor, digest: torch.Tensor) -> str:
-    """Compare one digest of a timed call with the CPU library. Raises if they differ."""
-    reason = get_backend("native").unsupported(record)
-    if reason is not None:
-        return f"not checked here: {reason}"
-    expected = it.new(record.name, message.cpu().numpy(), backend="native").digest()
-    if digest.cpu().numpy().tobytes() != expected:
-        raise AssertionError(f"{record.name}: a timed call gave a wrong digest")
-    return "equal to the CPU library"
+def cpu_digest(record: Algorithm, message: torch.Tensor, parameters: Mapping[str, bytes]) -> bytes | None:
+    """The CPU library's digest, or None where that library is not installed."""
+    if get_backend("native").unsupported(record) is not None:
+        return None
+    given: dict[str, Any] = dict(parameters)
+    return it.new(record.name, message.cpu().numpy(), backend="native", **given).digest()
+
+
+@contextlib.contextmanager
+def compiling(name: str) -> Iterator[list[dict[str, Any]]]:
+    """A list that at the end holds what was compiled meanwhile: kernel, registers, spills."""
+    found: list[dict[str, Any]] = []
+    backend = get_backend(name)
+    if not isinstance(backend, TritonBackend):
+        yield found
+        return
+    launched: dict[str, set[int]] = {}
+    unwatched = backend.launch
+
+    def watched(launch: Launch, options: Mapping[str, int]) -> None:
+        if launch.kernel not in launched:
+            launched[launch.kernel] = {id(kernel) for kernel in built(launch.kernel)}
+        unwatched(launch, options)
+
+    backend.launch = watched  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        backend.launch = unwatched  # type: ignore[method-assign]
+    for reference, known in launched.items():
+        for kernel in built(reference):
+            registers, spills = getattr(kernel, "n_regs", None), getattr(kernel, "n_spills", None)
+            if id(kernel) not in known and registers is not None:
+                name = reference.partition(":")[2]
+                found.append({"kernel": name, "registers": registers, "spills": spills})
+
+
+def built(reference: str) -> Iterable[Any]:
+    """All that Triton has compiled of a kernel in this process. Triton has no public way to ask."""
+    caches = getattr(load_reference(reference), "device_caches", {})
+    return [kernel for cache in caches.values() for kernel in cache[0].values()]
 
 
 _WIDTHS = ((32, 1), (64, 2), (128, 4), (256, 4), (256, 8))
@@ -396,36 +575,52 @@ def configured(backend: TritonBackend, changes: dict[str, int]) -> Iterator[None
         backend.options = tuned  # type: ignore[method-assign]
 
 
-def sweep(data: torch.Tensor, device: Device, name: str, clock: Clock) -> list[dict[str, Any]]:
-    """Every algorithm's rate over rows of 64 KiB and one message, for several tile configurations."""
+def sweep(
+    data: torch.Tensor, device: Device, name: str, clock: Clock, *, quick: bool
+) -> Iterator[dict[str, Any]]:
+    """Every algorithm's rate over rows of 64 KiB or one message, for several tile configurations.
+
+    A configuration has a rate only if its digests are those of the shipped one.
+    """
     backend = get_backend(name)
-    if not isinstance(backend, TritonBackend):
-        return []
-    found: list[dict[str, Any]] = []
+    assert isinstance(backend, TritonBackend)
     for record in algorithms.all_algorithms():
-        layout = _one_message() if record.parallel else _rows(65536)
+        layout = _one_message() if record.parallel else _rows(64 if quick else 65536)
+        messages = layout.cut(data)
+        parameters = parameters_of(record)
+        expected: torch.Tensor | None = None
         for lanes, warps, vector in TILES:
             changes = {"BLOCK_MSGS": lanes, "num_warps": warps, "VECTOR": vector}
             entry: dict[str, Any] = {"algorithm": record.name, "layout": layout.name, **changes}
-            found.append(entry)
-            if clock.left() < 30:
+            if size_of(messages) == 0:
+                entry["not_run"] = "too little data for one message"
+            elif clock.left() < 30:
                 entry["not_run"] = "out of time"
-                continue
-            try:
-                with configured(backend, changes):
-                    call = functools.partial(layout.hash, layout.cut(data), record.name, name)
-                    call()
-                    seconds = [device.time(call)[0] for _ in range(3)]
-                entry["rate"] = data.numel() / statistics.median(seconds) / 1e9
-            except Exception as error:  # one configuration that does not build must not hide the others
-                entry["not_run"] = f"{type(error).__name__}: {error}"[:200]
-    return found
+            else:
+                call = functools.partial(layout.hash, messages, record.name, backend=name, **parameters)
+                try:
+                    expected = call() if expected is None else expected
+                    with configured(backend, changes), compiling(name) as entry["compiled"]:
+                        if not torch.equal(call(), expected):
+                            raise WrongDigest("not the shipped configuration's digests")
+                        seconds = [device.time(call).device for _ in range(3)]
+                    entry["rate"] = size_of(messages) / statistics.median(seconds) / 1e9
+                except Exception as error:  # one configuration that does not build must not hide the others
+                    entry["not_run"] = brief(error)
+            yield entry
+
+
+def brief(error: Exception) -> str:
+    """An error in one line that a table can hold."""
+    return f"{type(error).__name__}: {error}".replace("|", "/").split("\n")[0][:200]
 
 
 def markdown(report: Report) -> str:
     """The report as a page."""
     facts = report.environment
-    lines = [f"# {facts['device']}, {facts['date'][:10]}", "", report.headline, ""]
+    lines = [f"# {report.headline} ({facts['device']}, {facts['date'][:10]})", ""]
+    if not report.finished:
+        lines += ["This run did not get to its end.", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     if report.bandwidth:
         lines += ["", "Bandwidth, decimal GB/s: "]
@@ -435,12 +630,14 @@ def markdown(report: Report) -> str:
     if report.measurements:
         lines += [
             "",
-            "| algorithm | layout | GB/s | lowest to highest | % of read | first call s | host µs | check |",
-            "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+            "| algorithm | layout | GB/s | lowest to highest | % of read | GB/s, lone call | first call s "
+            "| host µs | registers/spills | check |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
         ]
     for m in report.measurements:
         if m.rate is None:
-            lines.append(f"| {m.algorithm} | {m.layout} | not run: {m.not_run} | | | | | |")
+            why = f"failed: {m.failed}" if m.failed else f"not run: {m.not_run}"
+            lines.append(f"| {m.algorithm} | {m.layout} | {why} {'| ' * 8}|")
         else:
             cells = [
                 m.algorithm,
@@ -448,12 +645,18 @@ def markdown(report: Report) -> str:
                 f"{m.rate:.4g}",
                 f"{m.rate_lowest:.4g} to {m.rate_highest:.4g}",
                 f"{m.percent_of_read:.3g}",
+                f"{m.call_rate:.4g}",
                 f"{m.first_call_seconds:.1f}",
                 f"{m.host_microseconds:.0f}",
+                ", ".join(f"{c['kernel']} {c['registers']}/{c['spills']}" for c in m.compiled),
                 m.checked,
             ]
             lines.append(f"| {' | '.join(cells)} |")
     if report.sweep:
+        lines += [""] if report.best else []
+        for name, s in report.best.items():
+            options = ", ".join(f"{option} {s[option]}" for option in ("BLOCK_MSGS", "num_warps", "VECTOR"))
+            lines.append(f"- fastest for {name}: {options} ({s['rate']:.4g} GB/s)")
         lines += ["", "| algorithm | layout | BLOCK_MSGS | num_warps | VECTOR | GB/s |", "| --- " * 6 + "|"]
         for s in sorted(report.sweep, key=lambda s: (s["algorithm"], -s.get("rate", 0))):
             rate = f"{s['rate']:.4g}" if "rate" in s else f"not run: {s['not_run']}"
@@ -466,7 +669,8 @@ def write(report: Report, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", report.environment["device"].lower()).strip("-")
     path = folder / f"{slug}-{report.environment['date'][:10]}.json"
-    path.write_text(json.dumps({"headline": report.headline, **asdict(report)}, indent=2) + "\n", "utf-8")
+    judged = {"headline": report.headline, "figures_count": report.figures_count, "best": report.best}
+    path.write_text(json.dumps({**judged, **asdict(report)}, indent=2) + "\n", "utf-8")
     path.with_suffix(".md").write_text(markdown(report), "utf-8")
     return path
 
@@ -474,6 +678,9 @@ def write(report: Report, folder: Path) -> Path:
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.device_report", description=__doc__.split("\n")[0])
     parser.add_argument("--backend", help="default: the first accelerator's that is available")
+    parser.add_argument(
+        "--device", help="a torch device of that backend, such as cuda:1; default: the current"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--budget", type=float, default=450, help="seconds, all in all (default 450)")
     parser.add_argument("--gib", type=float, default=4, help="GiB of data for each timing (default 4)")
@@ -488,48 +695,76 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments(argv)
     clock = Clock(options.budget)
     status = choose(options.backend)
-    device = Device(_device_of(status.name))
+    if options.sweep and not isinstance(get_backend(status.name), TritonBackend):
+        raise SystemExit(f"device_report: --sweep: backend {status.name!r} has no tiles to configure")
+    device = Device(device_of(status.name, options.device))
     tests = (
         Verdict(note="the tests were not run")
         if options.no_tests
         else run_tests(status.name, clock.left() * TEST_SHARE)
     )
     report = Report(environment(status, device), tests)
+    write(report, options.out)
     if tests.green or options.no_tests:
         time_everything(report, options, device, status.name, clock)
+    report.finished = True
     path = write(report, options.out)
     print()
     print(markdown(report))
     print(f"written to {os.path.relpath(path)} and .md")
-    return 0 if report.tests.green else 1
+    return 0 if report.good else 1
 
 
 def time_everything(
     report: Report, options: argparse.Namespace, device: Device, backend: str, clock: Clock
 ) -> None:
+    """Fill the report, writing it after each step: what the machine's time cuts off is lost alone."""
     size = 1000 if options.quick else int(options.gib * (1 << 30))
+    free = device.free_memory()
+    if free is not None:
+        size = min(size, free // 3)  # two buffers, and room for digests and scratch
     report.bandwidth = bandwidth(device, size)
     buffers = [device.random(size) for _ in range(1 if options.quick else 2)]
-    turn = 0
     for layout in layouts(options.quick):
         for record in algorithms.all_algorithms():
             if layout.needs_tree and not record.parallel:
                 continue
+            done = Measurement(record.name, layout.name)
             if clock.left() < 20:
-                report.measurements.append(Measurement(record.name, layout.name, not_run="out of time"))
-                continue
-            turn += 1  # another buffer each time, so that no cache holds what is hashed next
-            data = buffers[turn % len(buffers)]
-            done = measure(record, layout, data, device, backend, report.bandwidth["read"])
+                done.not_run = "out of time"
+            else:
+                try:
+                    done = measure(record, layout, buffers, device, backend, report.bandwidth["read"])
+                except Exception as error:  # a failure is a result, and must not hide the others
+                    report.wrong_digests += isinstance(error, WrongDigest)
+                    done.failed = brief(error)
             report.measurements.append(done)
-            print(f"{record.name}, {layout.name}: {done.rate:.4g} GB/s", flush=True)
+            write(report, options.out)
+            rate = f"{done.rate:.4g} GB/s" if done.rate is not None else done.failed or done.not_run
+            print(f"{record.name}, {layout.name}: {rate}", flush=True)
     if options.sweep:
-        report.sweep = sweep(buffers[0], device, backend, clock)
+        for entry in sweep(buffers[0], device, backend, clock, quick=options.quick):
+            report.sweep.append(entry)
+            write(report, options.out)
 
 
-def _device_of(backend: str) -> torch.device:
+def device_of(backend: str, name: str | None) -> torch.device:
+    """The device asked for, made current; else the backend's current one."""
     instance = get_backend(backend)
-    return instance.device_for(None) if isinstance(instance, TritonBackend) else torch.device("cpu")
+    own = instance.device_for(None) if isinstance(instance, TritonBackend) else torch.device("cpu")
+    if name is None:
+        return own
+    try:
+        device = torch.device(name)
+        if device.type != own.type:
+            raise ValueError(f"backend {backend!r} runs on {own.type}")
+        if own.type == "cpu":
+            return own
+        device = torch.device(device.type, own.index if device.index is None else device.index)
+        torch.get_device_module(device).set_device(device)
+    except (RuntimeError, ValueError) as error:
+        raise SystemExit(f"device_report: device {name!r}: {brief(error)}") from None
+    return device
 
 
 if __name__ == "__main__":
