@@ -51,6 +51,15 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
+    if (  # what most batches are made of, at a fifth of the time
+        type(x) is torch.Tensor
+        and x.dtype is torch.uint8
+        and x.layout is torch.strided
+        and x.dim() == 1
+        and x.is_contiguous()
+        and not (x.is_nested or x.is_meta)
+    ):
+        return x
     if x.layout is not torch.strided or x.is_nested:
         raise TypeError(f"a tensor of layout {x.layout} has no dense bytes; hash its component tensors")
     if x.is_quantized:

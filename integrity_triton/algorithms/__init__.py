@@ -6,9 +6,14 @@ entry point loads to an :class:`Algorithm` or an iterable of them.
 
 from __future__ import annotations
 
+import ast
+import operator
 import threading
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from .record import (
@@ -29,12 +34,19 @@ __all__ = [
     "Security",
     "all_algorithms",
     "get",
+    "load_constant",
     "load_reference",
     "register",
 ]
 
 ENTRY_POINT_GROUP = "integrity_triton.algorithms"
 _BUILTIN_MODULES = ("sha2", "blake3")
+_OPERATORS: dict[type[ast.operator], Any] = {
+    ast.LShift: operator.lshift,
+    ast.BitOr: operator.or_,
+    ast.Mult: operator.mul,
+    ast.Add: operator.add,
+}
 
 _lock = threading.RLock()
 _records: dict[str, Algorithm] = {}
@@ -96,6 +108,38 @@ def load_reference(reference: str) -> Any:
     """The object that ``"package.module:name"`` names."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
+
+
+@cache
+def load_constant(reference: str) -> Any:
+    """The value of a device file's ``NAME = tl.constexpr(...)``, read from the source: the file itself
+    imports Triton, which a machine that only runs prebuilt kernels may lack.
+
+    Raises ValueError if there is no such constant of integers.
+    """
+    module, _, name = reference.partition(":")
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"{reference}: there is no source of {module}")
+    for node in ast.parse(Path(spec.origin).read_bytes()).body:
+        if (
+            isinstance(node, ast.Assign)
+            and [t.id for t in node.targets if isinstance(t, ast.Name)] == [name]
+            and isinstance(node.value, ast.Call)
+            and len(node.value.args) == 1
+        ):
+            return _value(node.value.args[0], reference)
+    raise ValueError(f"{reference} is not a constant")
+
+
+def _value(node: ast.expr, reference: str) -> Any:
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return node.value
+    if isinstance(node, ast.Tuple):
+        return tuple(_value(element, reference) for element in node.elts)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_value(node.left, reference), _value(node.right, reference))
+    raise ValueError(f"{reference} is not made of integers alone")
 
 
 for _module in _BUILTIN_MODULES:
