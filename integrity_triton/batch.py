@@ -99,7 +99,7 @@ def _run(
     size = record.check_length(length)
     if out is not None:
         _check_out(out, messages, size)
-    chosen = select(record, messages.device.type, one_message=False, backend=backend)
+    chosen = select(record, messages.device.type, messages=messages, backend=backend)
     digests = chosen.hash_batch(record, parameters, messages, size)
     return digests if out is None else out.copy_(digests)
 

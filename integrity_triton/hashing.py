@@ -33,7 +33,7 @@ class Hash:
             self._open("cpu", None)  # a request that cannot be met fails here, not at the first update
 
     def _open(self, device_type: str, device: Any) -> Stream:
-        backend = select(self._algorithm, device_type, one_message=True, backend=self._backend)
+        backend = select(self._algorithm, device_type, messages=None, backend=self._backend)
         self._stream = backend.stream(self._algorithm, self._parameters, device)
         return self._stream
 

@@ -44,6 +44,10 @@ def sha1(tmp_path, monkeypatch):
 
 def test_the_pages_example(sha1, backend):
     messages = [pattern(n) for n in (0, 1, 55, 56, 64, 119, 130)]
+    if backend == "opencl":  # compiles nothing itself, and says so
+        with pytest.raises(it.BackendUnavailable, match="no prebuilt kernel runs sha1_block"):
+            it.hash_batch(messages, "SHA-1", backend=backend)
+        return
     digests = it.hash_batch(messages, "SHA-1", backend=backend)
     assert rows_as_bytes(digests) == [hashlib.sha1(m).digest() for m in messages]
     hasher = it.new("sha1", messages[-1], backend=backend)

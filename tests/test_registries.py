@@ -11,6 +11,7 @@ import pytest
 
 import integrity_triton as it
 from integrity_triton import algorithms, backends
+from integrity_triton._data import batch_messages
 from integrity_triton.algorithms import Algorithm, IteratedHash, Parameter, Security
 from integrity_triton.backends import Backend, Probe
 
@@ -124,8 +125,8 @@ class FakeBackend(Backend):
     def unsupported(self, algorithm):
         return "only sha256" if algorithm.name != "sha256" else None
 
-    def is_default(self, algorithm, device_type, *, one_message):
-        return self.default and device_type == "cpu" and not one_message
+    def is_default(self, algorithm, device_type, *, messages):
+        return self.default and device_type == "cpu" and messages is not None
 
     def hash_batch(self, algorithm, parameters, messages, length):
         import torch
@@ -309,10 +310,10 @@ def test_data_of_a_gpu_goes_to_its_backend(monkeypatch):
     fake_gpu(monkeypatch, "cuda", cuda="13.0", hip=None)
     monkeypatch.setattr(backends, "_probes", {})
     sha256, blake3 = algorithms.get("sha256"), algorithms.get("blake3")
-    assert backends.select(sha256, "cuda", one_message=False).name == "cuda"
-    assert backends.select(blake3, "cuda", one_message=True).name == "cuda"
-    assert backends.select(sha256, "cuda", one_message=True).name == "native"
-    assert backends.select(sha256, "mps", one_message=False).name == "native"
+    assert backends.select(sha256, "cuda", messages=batch_messages([b"a", b"b"])).name == "cuda"
+    assert backends.select(blake3, "cuda", messages=None).name == "cuda"
+    assert backends.select(sha256, "cuda", messages=None).name == "native"
+    assert backends.select(sha256, "mps", messages=batch_messages([b"a", b"b"])).name == "native"
     monkeypatch.setattr(backends, "_probes", {})
     fake_gpu(monkeypatch, "cuda", cuda=None, hip="7.0")
-    assert backends.select(sha256, "cuda", one_message=False).name == "hip"
+    assert backends.select(sha256, "cuda", messages=batch_messages([b"a", b"b"])).name == "hip"

@@ -40,6 +40,7 @@ _BUILTIN = {
     "cuda": "cuda:CudaBackend",
     "hip": "hip:HipBackend",
     "xpu": "xpu:XpuBackend",
+    "opencl": "opencl:OpenClBackend",
     "interpreter": "interpreter:InterpreterBackend",
     "native": "native:NativeBackend",
 }
@@ -172,9 +173,10 @@ def _log_once(level: int, *message: str) -> None:
 
 
 def select(
-    algorithm: Algorithm, device_type: str, *, one_message: bool, backend: str | None = None
+    algorithm: Algorithm, device_type: str, *, messages: Messages | None, backend: str | None = None
 ) -> Backend:
-    """The backend for ``algorithm`` over data on ``device_type``.
+    """The backend for ``algorithm`` over data on ``device_type``: a batch, or with ``messages`` of None
+    one message that comes in pieces.
 
     An explicit request (see :func:`requested`) is honoured or fails with its reason; it never
     falls back. An automatic choice is logged once under ``integrity_triton``, with why.
@@ -189,9 +191,7 @@ def select(
     _load()
     fallback_reasons = []
     for candidate in _backends.values():
-        if candidate.name == "native" or not candidate.is_default(
-            algorithm, device_type, one_message=one_message
-        ):
+        if candidate.name == "native" or not candidate.is_default(algorithm, device_type, messages=messages):
             continue
         reason = candidate.unsupported(algorithm)
         if reason is None:
@@ -209,7 +209,11 @@ def select(
             f"({'; '.join(fallback_reasons)})",
         )
     elif device_type != "cpu":
-        why = "one sequential message has no parallelism for a device" if one_message else "no other takes it"
+        why = (
+            "one sequential message has no parallelism for a device"
+            if messages is None
+            else "no other takes it"
+        )
         _log_once(logging.INFO, f"{algorithm.name} on {device_type} data runs on native: {why}")
     return native
 

@@ -96,8 +96,9 @@ class Backend(abc.ABC):
         """Why this backend cannot run ``algorithm``, or None if it can."""
 
     @abc.abstractmethod
-    def is_default(self, algorithm: Algorithm, device_type: str, *, one_message: bool) -> bool:
-        """Whether automatic selection should take this backend, given that it can run."""
+    def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
+        """Whether automatic selection should take this backend, given that it can run: for a batch, or
+        with ``messages`` of None for one message that comes in pieces."""
 
     @abc.abstractmethod
     def hash_batch(

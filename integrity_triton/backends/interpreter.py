@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..algorithms import Algorithm, load_reference
-from .base import Probe
+from .base import Messages, Probe
 from .language import language_lock
 from .triton_host import Launch, TritonBackend
 
@@ -152,7 +152,7 @@ class InterpreterBackend(TritonBackend):
             return Probe(False, "TRITON_INTERPRET is set, which this backend does without; unset it")
         return Probe(True, f"Triton {triton.__version__}", ("cpu",))
 
-    def is_default(self, algorithm: Algorithm, device_type: str, *, one_message: bool) -> bool:
+    def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
         return False
 
     def options(self, launch: Launch) -> dict[str, int]:

@@ -80,7 +80,7 @@ class NativeBackend(Backend):
             return f"its CPU library cannot be loaded: {error}"
         return None
 
-    def is_default(self, algorithm: Algorithm, device_type: str, *, one_message: bool) -> bool:
+    def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
         return True
 
     def _executor(self) -> ThreadPoolExecutor:

@@ -13,10 +13,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import import_module, resources
+from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..algorithms import Algorithm, Blake3Tree, IteratedHash, load_reference
+from ..algorithms import Algorithm, Blake3Tree, IteratedHash, load_constant
 from .base import Backend, Messages, Ragged, Rows, Stream
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ class TritonBackend(Backend):
             return None
         return f"no driver for {type(construction).__name__}"
 
-    def is_default(self, algorithm: Algorithm, device_type: str, *, one_message: bool) -> bool:
-        return device_type in self.device_types and (algorithm.parallel or not one_message)
+    def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
+        return device_type in self.device_types and (algorithm.parallel or messages is not None)
 
     def _run(
         self,
@@ -242,7 +242,7 @@ class TritonBackend(Backend):
         return _Blake3Stream(self, parameters, device)
 
     def initial_state(self, construction: IteratedHash, device: torch.device) -> torch.Tensor:
-        return self.words(load_reference(construction.iv).value, device)
+        return self.words(load_constant(construction.iv), device)
 
     def iterate(
         self, algorithm: Algorithm, messages: Messages, state: torch.Tensor, *, prefix: int, final: bool
@@ -260,8 +260,10 @@ class TritonBackend(Backend):
 
         def table(addresses: Any, lengths: Any) -> tuple[Any, Any]:
             # Lanes of one program wait for the longest among them: neighbours in length go together.
+            table = np.empty((3, len(lengths)), np.int64)
             order = np.argsort(-lengths, kind="stable")
-            return np.stack([addresses[order], lengths[order], order]), lengths[order]
+            table[0], table[1], table[2] = addresses[order], lengths[order], order
+            return table, table[1]
 
         layout = self._layout(messages, table)
         # The digest is the first bytes of the final state; whole states are stored, so that SHA-224
@@ -295,18 +297,21 @@ class TritonBackend(Backend):
 
     def blake3_mode(self, parameters: Mapping[str, Any], device: torch.device) -> tuple[torch.Tensor, int]:
         """Key words and mode flags for BLAKE3's parameters (specification, section 2.3)."""
+
         import torch
 
-        flags = import_module(f"{_KERNELS}.blake3")
+        def constant(name: str) -> Any:
+            return load_constant(f"{_KERNELS}.blake3:{name}")
+
         if "key" in parameters:
-            return self.words(parameters["key"], device), flags.KEYED_HASH.value
-        iv = self.words(flags.BLAKE3_IV.value, device)
+            return self.words(parameters["key"], device), constant("KEYED_HASH")
+        iv = self.words(constant("BLAKE3_IV"), device)
         if "derive_key_context" not in parameters:
             return iv, 0
         context = self.bytes_view(parameters["derive_key_context"].encode(), device)
         message = Ragged([context], device)
-        derived = self.blake3_digests(message, iv, flags.DERIVE_KEY_CONTEXT.value, 32, seek=0)
-        return derived.view(torch.uint32).reshape(8), flags.DERIVE_KEY_MATERIAL.value
+        derived = self.blake3_digests(message, iv, constant("DERIVE_KEY_CONTEXT"), 32, seek=0)
+        return derived.view(torch.uint32).reshape(8), constant("DERIVE_KEY_MATERIAL")
 
     def blake3_digests(
         self, messages: Messages, key: torch.Tensor, flags: int, length: int, *, seek: int
@@ -341,7 +346,7 @@ class TritonBackend(Backend):
 
     @staticmethod
     def _node_words() -> int:
-        return int(load_reference(f"{_KERNELS}.blake3_tree:NODE_WORDS").value)
+        return int(load_constant(f"{_KERNELS}.blake3_tree:NODE_WORDS"))
 
     def blake3_subtree(self, view: torch.Tensor, key: torch.Tensor, flags: int, counter: int) -> torch.Tensor:
         """The chaining value, uint32 ``[8]``, of a part of a longer message that starts at chunk

@@ -1,0 +1,101 @@
+"""Measure what ``backends/cpu_choice.json`` holds: ``python -m bench.cpu_choice [--write]``.
+
+For each algorithm that the ``opencl`` backend runs: bytes a second and thread in a large batch, and
+the seconds that a call or a message takes beside that, for the kernels and for the native library.
+Prints then how the rule chooses over batches of many shapes, and how often the other would have won.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import integrity_triton as it
+from integrity_triton import algorithms
+from integrity_triton._data import batch_messages
+from integrity_triton.backends import cpu_choice, statuses
+from integrity_triton.backends import get as get_backend
+
+REPETITIONS = 5
+SHAPES = [(n, size) for n in (1, 4, 16, 64, 256, 1024, 8192) for size in (64, 1024, 16384, 262144)]
+MOST_BYTES = 1 << 28
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """The median of several, after one call that builds what is not built yet."""
+    call()
+    taken = []
+    for _ in range(REPETITIONS):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def figures(name: str, threads: int) -> dict[str, float]:
+    data = torch.randint(0, 256, (threads << 26,), dtype=torch.uint8)
+    # Each at its best: kernels with many lanes, a library with long messages.
+    large = {"opencl": data.view(-1, 8192), "native": data.view(-1, 1 << 20)}
+    small = torch.zeros((1, 1), dtype=torch.uint8)
+    many = torch.zeros((20000, 1), dtype=torch.uint8)
+    found = {}
+    for backend in ("opencl", "native"):
+        taken = seconds(lambda: it.hash_batch(large[backend], name, backend=backend))  # noqa: B023
+        found[f"{backend}_bytes_per_second"] = data.numel() / taken / threads
+    found["opencl_call"] = seconds(lambda: it.hash_batch(small, name, backend="opencl"))
+    found["native_message"] = seconds(lambda: it.hash_batch(many, name, backend="native")) / len(many)
+    return {key: float(f"{value:.3g}") for key, value in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.cpu_choice", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="replace the figures that the package ships")
+    options = parser.parse_args()
+    status = {s.name: s for s in statuses()}["opencl"]
+    if not status.available:
+        raise SystemExit(f"opencl is not available: {status.reason}")
+    threads = cpu_choice._threads()
+    print(f"{status.devices[0]}, {threads} threads, {status.reason}")
+    opencl = get_backend("opencl")
+    found: dict[str, Any] = {}
+    for record in algorithms.all_algorithms():
+        if opencl.unsupported(record) is None:
+            found[record.name] = figures(record.name, threads)
+            print(record.name, found[record.name], flush=True)
+    if options.write:
+        path = Path(cpu_choice.__file__).with_suffix(".json")
+        measured = {"device": status.devices[0], "threads": threads, "platform": platform.platform()}
+        path.write_text(json.dumps({"measured_on": measured, "algorithms": found}, indent=2) + "\n", "utf-8")
+    cpu_choice._figures = lambda: {"algorithms": found}  # type: ignore[assignment]
+    for name in found:
+        check(name)
+
+
+def check(name: str) -> None:
+    """Print every shape for which the rule chose the slower of the two."""
+    record = algorithms.get(name)
+    right, shapes = 0, [(n, size) for n, size in SHAPES if n * size <= MOST_BYTES]
+    for n, size in shapes:
+        data = torch.zeros((n, size), dtype=torch.uint8)
+        kernels, native = (
+            seconds(lambda: it.hash_batch(data, name, backend=backend))  # noqa: B023
+            for backend in ("opencl", "native")
+        )
+        chosen = cpu_choice.opencl_is_faster(record, batch_messages(data))
+        right += chosen == (kernels < native)
+        if chosen != (kernels < native):
+            chose = "opencl" if chosen else "native"
+            print(f"{name}: {n} x {size} bytes: chose {chose}; opencl {kernels:.3g} s, native {native:.3g} s")
+    print(f"{name}: the rule chose the faster in {right} of {len(shapes)} shapes", flush=True)
+
+
+if __name__ == "__main__":
+    main()

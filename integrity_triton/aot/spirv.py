@@ -1,0 +1,55 @@
+"""Just enough of SPIR-V's binary form to strip a module (SPIR-V 1.4, section 2.3)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+_MAGIC = 0x07230203
+_HEADER_WORDS = 5
+# Section 3.32: instructions that describe the source and not the program.
+_DEBUG = frozenset({2, 3, 4, 5, 6, 7, 8, 317, 330})
+_OP_EXTENSION, _OP_EXECUTION_MODE, _OP_CAPABILITY, _OP_EXECUTION_MODE_ID = 10, 16, 17, 331
+# SPV_INTEL_kernel_attributes: hints for FPGAs, which CPU runtimes refuse.
+_KERNEL_ATTRIBUTES_EXTENSION = b"SPV_INTEL_kernel_attributes"
+_KERNEL_ATTRIBUTES_CAPABILITIES = frozenset({5892})
+_KERNEL_ATTRIBUTES_MODES = frozenset({5893, 5894, 5895, 5896})
+
+
+def _instructions(words: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    position = _HEADER_WORDS
+    while position < len(words):
+        count = words[position] >> 16
+        if count == 0 or position + count > len(words):
+            raise ValueError("malformed SPIR-V: an instruction runs past the end")
+        yield words[position] & 0xFFFF, words[position : position + count]
+        position += count
+
+
+def strip(module: bytes) -> bytes:
+    """The module without debug information and without Intel's kernel attributes.
+
+    Raises ValueError for what is not a SPIR-V module.
+    """
+    if len(module) % 4 or len(module) < 4 * _HEADER_WORDS:
+        raise ValueError("malformed SPIR-V: not a whole number of words")
+    words = struct.unpack(f"<{len(module) // 4}I", module)
+    if words[0] != _MAGIC:
+        raise ValueError("not a SPIR-V module")
+    kept = list(words[:_HEADER_WORDS])
+    for opcode, instruction in _instructions(words):
+        if opcode in _DEBUG:
+            continue
+        if opcode == _OP_CAPABILITY and instruction[1] in _KERNEL_ATTRIBUTES_CAPABILITIES:
+            continue
+        if opcode == _OP_EXTENSION:
+            text = struct.pack(f"<{len(instruction) - 1}I", *instruction[1:]).rstrip(b"\0")
+            if text == _KERNEL_ATTRIBUTES_EXTENSION:
+                continue
+        if (
+            opcode in (_OP_EXECUTION_MODE, _OP_EXECUTION_MODE_ID)
+            and instruction[2] in _KERNEL_ATTRIBUTES_MODES
+        ):
+            continue
+        kept += instruction
+    return struct.pack(f"<{len(kept)}I", *kept)
