@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import algorithms
 from ._data import batch_messages, chunk_messages, is_tensor
-from .backends import Messages, select
+from .backends import Messages
+from .backends import hash_batch as run_batch
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +100,7 @@ def _run(
     size = record.check_length(length)
     if out is not None:
         _check_out(out, messages, size)
-    chosen = select(record, messages.device.type, messages=messages, backend=backend)
-    digests = chosen.hash_batch(record, parameters, messages, size)
+    digests = run_batch(record, parameters, messages, size, backend=backend)
     return digests if out is None else out.copy_(digests)
 
 

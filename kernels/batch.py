@@ -28,26 +28,35 @@ def load_block(
     at least one byte of the message; bytes of such a vector beyond the message are returned as read.
     """
     out = ()
-    for g in tl.static_range(BLOCK_WORDS // VECTOR):
+    PAIRS: tl.constexpr = VECTOR == 2 and ALIGN >= 8
+    # Pairs are worth it as 64-bit words alone.
+    WIDTH: tl.constexpr = 1 if VECTOR == 2 and not PAIRS else VECTOR
+    for g in tl.static_range(BLOCK_WORDS // WIDTH):
         # Positions in this block, in words.
-        if VECTOR == 1:
-            i = tl.full((), g, tl.int32)
+        if VECTOR <= 2:
+            i = tl.full((), g * WIDTH, tl.int32)
             base, end, mask = address, left, valid
         else:
             i = (g * VECTOR + tl.arange(0, VECTOR))[None, :]
             base, end, mask = address[:, None], left[:, None], valid[:, None]
-        if ALIGN >= 4:
+        if PAIRS:
+            # Where lanes' loads are gathered one element at a time, half as many elements are to gather.
+            pointer = base.to(tl.pointer_type(tl.uint64)) + (first_word // 2 + g)
+            pair = tl.load(pointer, mask=mask & (end > 8 * g), other=0)
+            out = out + ((pair & 0xFFFFFFFF).to(tl.uint32), (pair >> 32).to(tl.uint32))
+        elif ALIGN >= 4:
             # The compiler vectorises what it sees as a pointer of known alignment plus consecutive
             # elements; an address computed as an integer would hide that.
             pointer = base.to(tl.pointer_type(tl.uint32))
             if ALIGN >= 16:
-                pointer = tl.multiple_of(pointer, 16 if VECTOR == 1 else (16, 16))
+                pointer = tl.multiple_of(pointer, 16 if VECTOR <= 2 else (16, 16))
             # One mask for a whole vector: a mask that changes inside it would split the load.
             if ALIGN >= 4 * VECTOR:
                 mask = mask & (end > 4 * g * VECTOR)
             else:
                 mask = mask & (end > 4 * i)
             word = tl.load(pointer + (first_word + i), mask=mask, other=0)
+            out = out + columns(word, WIDTH)
         else:
             skew = (base & 3).to(tl.int32)
             pointer = (base - skew).to(tl.pointer_type(tl.uint32)) + (first_word + i)
@@ -56,7 +65,7 @@ def load_block(
             shift = (skew * 8).to(tl.uint32)
             # Shifted left in two steps, because with no skew a shift by 32 would be undefined.
             word = (low >> shift) | ((high << 1) << (31 - shift))
-        out = out + columns(word, VECTOR)
+            out = out + columns(word, WIDTH)
     return out
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import integrity_triton as it
-from integrity_triton import algorithms
+from integrity_triton import algorithms, backends
 from integrity_triton._data import batch_messages, chunk_messages
 from integrity_triton.backends import cpu_choice, opencl
 from integrity_triton.backends import get as get_backend
@@ -71,6 +71,7 @@ class FakeDevice(types.SimpleNamespace):
         ({"svm_capabilities": 1}, "fine-grain system SVM"),
         ({"il_version": "SPIR-V_1.2"}, "takes SPIR-V_1.2, not SPIR-V 1.4"),
         ({"il_version": ""}, "takes no SPIR-V"),
+        ({"sub_group_sizes_intel": [8, 32]}, "no sub-groups of 16"),
         ({"sub_group_sizes_intel": [8, 16]}, "no sub-groups of 32"),
         ({"max_work_group_size": 64}, "at most 64"),
     ],
@@ -212,6 +213,40 @@ def test_a_failing_launch_is_named(runtime, monkeypatch, kind, text):
     expected = MemoryError if kind == "MemoryError" else it.BackendUnavailable
     with pytest.raises(expected, match=text):
         it.hash_batch([b"abc"], "sha256", backend="opencl")
+
+
+@pytest.mark.parametrize("kind", ["MemoryError", "RuntimeError"])
+def test_a_failing_launch_that_nobody_asked_for_falls_back(runtime, monkeypatch, caplog, kind):
+    def failing(*arguments):
+        raise getattr(runtime.cl, kind)("clEnqueueNDRangeKernel failed: OUT_OF_RESOURCES")
+
+    monkeypatch.delenv("INTEGRITY_TRITON_BACKEND", raising=False)
+    monkeypatch.setattr(backends, "_logged", set())
+    monkeypatch.setattr(runtime.cl, "enqueue_nd_range_kernel", failing)
+    messages = torch.zeros((4096, 4096), dtype=torch.uint8)
+    with caplog.at_level("WARNING", "integrity_triton"):
+        for _ in range(2):
+            digests = it.hash_batch(messages, "sha256")
+            assert rows_as_bytes(digests[:1]) == [hashlib.sha256(bytes(4096)).digest()]
+    (record,) = caplog.records
+    assert "falls back to native" in record.getMessage()
+    assert "OUT_OF_RESOURCES" in record.getMessage()
+
+
+def test_a_kernel_that_does_not_build_is_named_and_not_tried_again(cache, runtime, monkeypatch):
+    backend = opencl.OpenClBackend()
+    assert backend.probe().available
+    builds = []
+
+    def failing(*arguments):
+        builds.append(arguments)
+        raise runtime.cl.RuntimeError("clBuildProgram failed: BUILD_PROGRAM_FAILURE")
+
+    monkeypatch.setattr(runtime.cl, "Program", failing)
+    for _ in range(2):
+        with pytest.raises(it.BackendUnavailable, match=r"does not build on .*BUILD_PROGRAM_FAILURE"):
+            backend.hash_batch(SHA256, {}, batch_messages([b"abc"]), 32)
+    assert len(builds) == 1
 
 
 def test_the_choice_follows_the_figures(monkeypatch):

@@ -15,16 +15,17 @@ import pytest
 
 import integrity_triton as it
 from integrity_triton import algorithms, backends
-from integrity_triton.aot import build, spirv
-from integrity_triton.backends import prebuilt
+from integrity_triton.aot import compiling, spirv
+from integrity_triton.backends import opencl, prebuilt
 
+XPU = compiling.Target.parse("xpu")
 # Where tests/run.sh puts it.
 COMPILER = Path(os.environ.get("INTEGRITY_TRITON_XPU_COMPILER") or Path(sys.prefix, "xpu-compiler"))
 
 
 @pytest.fixture(scope="module")
 def wanted():
-    return build.specializations()
+    return compiling.specializations()
 
 
 def test_every_launch_has_its_artifact_and_no_other_ships(wanted):
@@ -77,7 +78,11 @@ def test_sidecars_describe_their_kernels(wanted):
         assert sidecar["kernel"] == asked.kernel
         assert sidecar["constants"] == asked.constants
         assert [(a["name"], a["type"]) for a in sidecar["arguments"]] == list(asked.arguments)
-        assert sidecar["threads_per_program"] == 32 * asked.num_warps
+        assert sidecar["threads_per_program"] == asked.threads_per_warp * asked.num_warps
+        assert sidecar["threads_per_program"] <= opencl._LARGEST_WORK_GROUP
+        assert sidecar["threads_per_warp"] in opencl._SUB_GROUPS
+        parameters = len(sidecar["arguments"]) + len(sidecar["trailing_arguments"])
+        assert parameters == spirv.parameters(prebuilt.load(name).binary, sidecar["entry"])
         assert sidecar["entry"].encode() in prebuilt.load(name).binary
 
 
@@ -167,7 +172,7 @@ def test_a_stale_artifact_is_refused(copied):
 @pytest.fixture(scope="module")
 def compiler():
     if not (COMPILER / "triton" / "__init__.py").exists():
-        pytest.skip(f"absent: no {build.COMPILER} in {COMPILER}")
+        pytest.skip(f"absent: no {compiling.INTEL_COMPILER} in {COMPILER}")
     return COMPILER
 
 
@@ -179,11 +184,11 @@ def _one_of_each(wanted):
 @pytest.mark.parametrize("matrix", [False, True], ids=["generic", "matrix units"])
 def test_every_kernel_builds_for_xpu(compiler, wanted, tmp_path, matrix):
     chosen = _one_of_each(wanted)
-    outputs = [tmp_path / f"{asked.name}.spv" for asked in chosen]
-    results = build.compile_all(chosen, compiler, outputs, matrix=matrix)
+    outputs = [tmp_path / asked.name for asked in chosen]
+    results = compiling.compile_all(chosen, XPU, outputs, compiler=compiler, matrix=matrix)
     for asked, output, result in zip(chosen, outputs, results, strict=True):
-        assert result["compiler"] == build.COMPILER
-        binary = output.read_bytes()
+        assert result["compiler"] == compiling.INTEL_COMPILER
+        binary = Path(f"{output}.spv").read_bytes()
         assert len(binary) > 1000
         if not matrix:  # what ships can be made again, bit for bit
             assert binary == prebuilt.load(asked.name).binary
@@ -192,7 +197,7 @@ def test_every_kernel_builds_for_xpu(compiler, wanted, tmp_path, matrix):
 def test_a_kernel_that_does_not_compile_says_why(compiler, wanted, tmp_path):
     asked = next(iter(wanted.values()))
     broken = prebuilt.Specialization(
-        asked.kernel, {**asked.constants, "BLOCK_MSGS": 3}, asked.arguments, asked.num_warps
+        asked.kernel, {**asked.constants, "BLOCK_MSGS": 3}, asked.arguments, 4, 16
     )
-    with pytest.raises(RuntimeError, match="power of 2"):
-        build.compile_all([broken], compiler, [tmp_path / "out"])
+    with pytest.raises(compiling.CompileError, match="power of 2"):
+        compiling.compile_all([broken], XPU, [tmp_path / "out"], compiler=compiler)

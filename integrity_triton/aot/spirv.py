@@ -9,6 +9,7 @@ _MAGIC = 0x07230203
 _HEADER_WORDS = 5
 # Section 3.32: instructions that describe the source and not the program.
 _DEBUG = frozenset({2, 3, 4, 5, 6, 7, 8, 317, 330})
+_OP_ENTRY_POINT, _OP_FUNCTION, _OP_FUNCTION_PARAMETER = 15, 54, 55
 _OP_EXTENSION, _OP_EXECUTION_MODE, _OP_CAPABILITY, _OP_EXECUTION_MODE_ID = 10, 16, 17, 331
 # SPV_INTEL_kernel_attributes: hints for FPGAs, which CPU runtimes refuse.
 _KERNEL_ATTRIBUTES_EXTENSION = b"SPV_INTEL_kernel_attributes"
@@ -26,26 +27,51 @@ def _instructions(words: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]
         position += count
 
 
-def strip(module: bytes) -> bytes:
-    """The module without debug information and without Intel's kernel attributes.
-
-    Raises ValueError for what is not a SPIR-V module.
-    """
+def _words(module: bytes) -> tuple[int, ...]:
     if len(module) % 4 or len(module) < 4 * _HEADER_WORDS:
         raise ValueError("malformed SPIR-V: not a whole number of words")
     words = struct.unpack(f"<{len(module) // 4}I", module)
     if words[0] != _MAGIC:
         raise ValueError("not a SPIR-V module")
+    return words
+
+
+def _text(words: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<{len(words)}I", *words).partition(b"\0")[0]
+
+
+def parameters(module: bytes, entry: str) -> int:
+    """How many parameters the kernel called ``entry`` has.
+
+    Raises ValueError for what is not a SPIR-V module, or has no such kernel.
+    """
+    function, inside, count = None, False, 0
+    for opcode, instruction in _instructions(_words(module)):
+        if opcode == _OP_ENTRY_POINT and _text(instruction[3:]) == entry.encode():
+            function = instruction[2]
+        elif opcode == _OP_FUNCTION:
+            inside = instruction[2] == function
+        elif opcode == _OP_FUNCTION_PARAMETER and inside:
+            count += 1
+    if function is None:
+        raise ValueError(f"the SPIR-V module has no kernel {entry}")
+    return count
+
+
+def strip(module: bytes) -> bytes:
+    """The module without debug information and without Intel's kernel attributes.
+
+    Raises ValueError for what is not a SPIR-V module.
+    """
+    words = _words(module)
     kept = list(words[:_HEADER_WORDS])
     for opcode, instruction in _instructions(words):
         if opcode in _DEBUG:
             continue
         if opcode == _OP_CAPABILITY and instruction[1] in _KERNEL_ATTRIBUTES_CAPABILITIES:
             continue
-        if opcode == _OP_EXTENSION:
-            text = struct.pack(f"<{len(instruction) - 1}I", *instruction[1:]).rstrip(b"\0")
-            if text == _KERNEL_ATTRIBUTES_EXTENSION:
-                continue
+        if opcode == _OP_EXTENSION and _text(instruction[1:]) == _KERNEL_ATTRIBUTES_EXTENSION:
+            continue
         if (
             opcode in (_OP_EXECUTION_MODE, _OP_EXECUTION_MODE_ID)
             and instruction[2] in _KERNEL_ATTRIBUTES_MODES

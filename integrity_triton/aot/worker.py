@@ -1,21 +1,22 @@
-"""Compiles one kernel to SPIR-V. A program of its own: the Triton that does so bears the name of the
-installed one, and is found before it through PYTHONPATH.
+"""Compiles kernels. A program of its own: Triton's Intel backend comes in a Triton that bears the name
+of the installed one, and is found before it through PYTHONPATH.
 
-Reads a JSON job from standard input, a list ``[job, ...]`` of kernel, constants, argument types,
-num_warps, whether there are matrix units, and the file to write; prints one JSON result a line.
+Reads from standard input a JSON list of jobs, which ``compiling.compile_all`` writes; prints one JSON
+result a line.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 # What the compiler would ask a device's driver for. Nothing here is of one product: integer kernels
-# are the same for all that have sub-groups of 32.
-DEVICE = {
+# are the same for all that have sub-groups of 16 and 32.
+INTEL_DEVICE = {
     "name": "generic",
     "platform_name": None,
     "vendor": "Intel",
@@ -45,6 +46,15 @@ def _resolve(reference: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def _intel(job: dict[str, Any], architecture: Any) -> tuple[Any, dict[str, Any]]:
+    import triton
+
+    compiler = triton.backends.backends["intel"].compiler
+    compiler.__init__.__globals__["compile_module_from_src"] = lambda *_, **__: _NoDeviceParser
+    device = {**INTEL_DEVICE, "has_subgroup_matrix_multiply_accumulate": job["matrix"]}
+    return device, {"threads_per_warp": job["target"][2]}
+
+
 def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     import triton
     from triton.backends.compiler import GPUTarget
@@ -52,25 +62,62 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
 
     from integrity_triton.aot import spirv
 
-    compiler = triton.backends.backends["intel"].compiler
-    compiler.__init__.__globals__["compile_module_from_src"] = lambda *_, **__: _NoDeviceParser
+    backend, architecture, warp = job["target"]
+    intel = backend == "xpu"
+    if ("intel" if intel else {"cuda": "nvidia", "hip": "amd"}[backend]) not in triton.backends.backends:
+        raise SystemExit(f"Triton {triton.__version__} has no compiler for {backend}")
+    architecture, options = _intel(job, architecture) if intel else (architecture, {})
     kernel = _resolve(job["kernel"])
     types = dict(job["arguments"])
     constants = {k: _resolve(v) if isinstance(v, str) else v for k, v in job["constants"].items()}
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-    device = {**DEVICE, "has_subgroup_matrix_multiply_accumulate": job["matrix"]}
+    attributes = {}
+    if job["pointer_alignment"] % 16 == 0:
+        for i, name in enumerate(kernel.arg_names):
+            if signature[name].startswith("*"):
+                attributes[(i,)] = [["tt.divisibility", 16]]
     compiled = triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=constants),
-        target=GPUTarget("xpu", device, 32),
-        options={"num_warps": job["num_warps"], "threads_per_warp": 32},
+        ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes),
+        target=GPUTarget(backend, architecture, warp),
+        options={"num_warps": job["num_warps"], **options},
     )
-    Path(job["output"]).write_bytes(spirv.strip(compiled.asm["spv"]))
+    entry, shared = compiled.metadata.name, compiled.metadata.shared
+    if getattr(compiled.metadata, "global_scratch_size", 0):
+        raise SystemExit(f"{entry} needs scratch memory, which sidecars do not describe")
+    for kind, output in job["outputs"].items():
+        binary = compiled.asm[kind]
+        if kind == "spv":
+            binary = spirv.strip(binary)
+        Path(output).write_bytes(binary.encode() if isinstance(binary, str) else binary)
+    if intel:
+        parameters = spirv.parameters(Path(job["outputs"]["spv"]).read_bytes(), entry)
+        trailing = {"type": "local", "bytes": max(16, shared)}
+    else:
+        count = _ptx_parameters if backend == "cuda" else _amdgcn_parameters
+        parameters = count(compiled.asm["ptx" if backend == "cuda" else "amdgcn"], entry)
+        trailing = {"type": "null"}
     return {
-        "entry": compiled.metadata.name,
-        "shared": compiled.metadata.shared,
+        "entry": entry,
+        "shared": shared,
         "arguments": [[name, types[name]] for name in kernel.arg_names if name in types],
-        "compiler": f"triton-xpu {triton.__version__}",
+        "trailing_arguments": [trailing] * (parameters - len(types)),
+        "compiler": f"{'triton-xpu' if intel else 'triton'} {triton.__version__}",
     }
+
+
+def _ptx_parameters(text: str, entry: str) -> int:
+    found = re.search(rf"\.entry\s+{entry}\s*\((.*?)\)", text, re.DOTALL)
+    if found is None:
+        raise SystemExit(f"the PTX has no entry {entry}")
+    return len(re.findall(r"\.param\b", found[1]))
+
+
+def _amdgcn_parameters(text: str, entry: str) -> int:
+    """The kernel's own arguments in its metadata (LLVM's AMDGPU code object), hidden ones left out."""
+    found = re.search(r"\.amdgpu_metadata(.*?)\.end_amdgpu_metadata", text, re.DOTALL)
+    if found is None or f"{entry}" not in found[1]:
+        raise SystemExit(f"the assembly has no metadata of {entry}")
+    return len(re.findall(r"\.value_kind:\s*(?!hidden_)\w+", found[1]))
 
 
 def main() -> None:

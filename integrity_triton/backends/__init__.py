@@ -11,13 +11,18 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm
 from ..errors import BackendUnavailable
 from .base import Backend, Messages, Probe, Ragged, Rows, Stream
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "Backend",
@@ -28,6 +33,7 @@ __all__ = [
     "Rows",
     "Stream",
     "get",
+    "hash_batch",
     "register",
     "select",
     "statuses",
@@ -216,6 +222,33 @@ def select(
         )
         _log_once(logging.INFO, f"{algorithm.name} on {device_type} data runs on native: {why}")
     return native
+
+
+def hash_batch(
+    algorithm: Algorithm,
+    parameters: Mapping[str, Any],
+    messages: Messages,
+    length: int,
+    *,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Digests of all messages on the backend that :func:`select` gives: uint8 ``[n, length]``.
+
+    Where a backend that was chosen automatically turns out not to run, or to lack memory, the native
+    one takes its place, logged once; one that was asked for raises.
+    """
+    chosen = select(algorithm, messages.device.type, messages=messages, backend=backend)
+    try:
+        return chosen.hash_batch(algorithm, parameters, messages, length)
+    except (BackendUnavailable, MemoryError) as error:
+        if requested(backend) is not None or chosen.name == "native":
+            raise
+        _log_once(
+            logging.WARNING,
+            f"{algorithm.name} on {messages.device.type} data falls back to native",
+            f"({chosen.name}: {error})",
+        )
+        return get("native").hash_batch(algorithm, parameters, messages, length)
 
 
 class _CallableModule(ModuleType):

@@ -15,8 +15,8 @@ from typing import Any
 
 from ..algorithms import Algorithm, Blake3Tree
 from .base import Messages, Rows
+from .triton_host import BLAKE3_CHUNKS, HASH_MESSAGES, tuning
 
-_LANES = 128  # of one program
 _WORTH_THREADS = 1 << 20
 
 
@@ -25,6 +25,13 @@ def _figures() -> dict[str, Any]:
     text = resources.files(__package__).joinpath("cpu_choice.json").read_text("utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
+
+
+@cache
+def _lanes(kernel: str) -> int:
+    """Of one program."""
+    tuned = tuning()["opencl"]
+    return {**tuned["default"], **tuned.get(kernel, {})}["BLOCK_MSGS"]
 
 
 @cache
@@ -38,7 +45,9 @@ def estimates(algorithm: Algorithm, messages: Messages) -> tuple[float, float] |
     if figures is None:
         return None
     threads = _threads()
-    count, total, longest, computed = _work(messages)
+    tree = isinstance(algorithm.construction, Blake3Tree)
+    lanes = _lanes((BLAKE3_CHUNKS if tree else HASH_MESSAGES).partition(":")[2])
+    count, total, longest, computed = _work(messages, lanes)
     calls = 1
     if isinstance(algorithm.construction, Blake3Tree):
         # One lane a chunk, whatever the messages' lengths, and one launch a level of the tree.
@@ -50,7 +59,7 @@ def estimates(algorithm: Algorithm, messages: Messages) -> tuple[float, float] |
         alone = longest
     kernels = (
         calls * figures["opencl_call"]
-        + max(computed / threads, _LANES * longest) / figures["opencl_bytes_per_second"]
+        + max(computed / threads, lanes * longest) / figures["opencl_bytes_per_second"]
     )
     # The library's threads are not worth waking for little (see native.py).
     spread = threads if total >= _WORTH_THREADS else 1
@@ -60,21 +69,21 @@ def estimates(algorithm: Algorithm, messages: Messages) -> tuple[float, float] |
     return kernels, native
 
 
-def _work(messages: Messages) -> tuple[int, int, int, int]:
+def _work(messages: Messages, lanes: int) -> tuple[int, int, int, int]:
     """Messages, their bytes, the longest's, and the bytes that lanes of programs spend their time on."""
     import numpy as np
 
     if isinstance(messages, Rows):
         longest = max(0, min(messages.length, messages.total))
-        lanes = -(-messages.count // _LANES) * _LANES
-        return messages.count, min(messages.total, messages.count * longest), longest, lanes * longest
+        used = -(-messages.count // lanes) * lanes
+        return messages.count, min(messages.total, messages.count * longest), longest, used * longest
     lengths = np.sort(np.fromiter((v.numel() for v in messages.views), np.int64, messages.count))[::-1]
     # Programs take the messages in order of length, and each runs as long as its longest.
     return (
         messages.count,
         int(lengths.sum()),
         int(lengths[:1].sum()),
-        int(lengths[::_LANES].sum()) * _LANES,
+        int(lengths[::lanes].sum()) * lanes,
     )
 
 

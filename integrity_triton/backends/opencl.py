@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 INSTALL = 'pip install "integrity-triton[cpu]"'
 _LIBRARY = "libintelocl.so"
 _SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
-_SUB_GROUP = prebuilt.THREADS_PER_WARP
+_SUB_GROUPS = (16, 32)
+_LARGEST_WORK_GROUP = 128
 
 _logger = logging.getLogger("integrity_triton")
 
@@ -75,9 +76,11 @@ def _unfit(cl: Any, device: Any) -> str | None:
         return "its driver is older than OpenCL 2.1"
     if not any(f"SPIR-V_1.{minor}" in versions for minor in range(4, 10)):
         return f"it takes {versions or 'no SPIR-V'}, not SPIR-V 1.4"
-    if _SUB_GROUP not in getattr(device, "sub_group_sizes_intel", [_SUB_GROUP]):
-        return f"it has no sub-groups of {_SUB_GROUP}"
-    if device.max_work_group_size < 4 * _SUB_GROUP:
+    sizes = getattr(device, "sub_group_sizes_intel", _SUB_GROUPS)
+    for size in _SUB_GROUPS:
+        if size not in sizes:
+            return f"it has no sub-groups of {size}"
+    if device.max_work_group_size < _LARGEST_WORK_GROUP:
         return f"its work-groups hold at most {device.max_work_group_size} items"
     return None
 
@@ -88,7 +91,9 @@ class _Ready:
 
     kernel: Any
     lock: threading.Lock
-    local: tuple[Any, ...]
+    trailing: tuple[Any, ...]
+    lanes: int
+    threads: int
 
 
 class _Runtime:
@@ -122,14 +127,23 @@ class _Runtime:
         self.queue = cl.CommandQueue(self.context)
         self.pid = os.getpid()
         self._lock = threading.Lock()
-        self._ready: dict[str, _Ready] = {}
+        self._ready: dict[tuple[Any, ...], _Ready | BackendUnavailable] = {}
 
-    def ready(self, name: str) -> _Ready:
-        ready = self._ready.get(name)
+    def ready(self, launch: Launch, options: Mapping[str, int]) -> _Ready:
+        # A kernel's arguments are always of the same types.
+        key = (launch.kernel, *launch.constants.values(), *options.values())
+        ready = self._ready.get(key)
         if ready is None:
             with self._lock:
-                ready = self._ready.get(name) or self._build(name)
-                self._ready[name] = ready
+                ready = self._ready.get(key)
+                if ready is None:
+                    try:
+                        ready = self._build(prebuilt.Specialization.of(launch, options).name)
+                    except BackendUnavailable as error:
+                        ready = error  # building is slow, and gets no better a second time
+                    self._ready[key] = ready
+        if isinstance(ready, BackendUnavailable):
+            raise ready
         return ready
 
     def _build(self, name: str) -> _Ready:
@@ -141,13 +155,17 @@ class _Runtime:
             warnings.simplefilter("ignore", self.cl.CompilerWarning)  # its successes
             program = self._program(artifact)
         kernel = getattr(program, sidecar["entry"])
-        # The compiler adds one argument, for local memory, to kernels that use any.
-        extra = kernel.num_args - len(sidecar["arguments"])
+        trailing = tuple(self.cl.LocalMemory(a["bytes"]) for a in sidecar["trailing_arguments"])
         # Told what is an integer, pyopencl sets all arguments in the time that one takes it otherwise.
         integers = [np.int64 if a["type"] == "i64" else None for a in sidecar["arguments"]]
-        kernel.set_scalar_arg_dtypes(integers + [None] * extra)
-        local = (self.cl.LocalMemory(max(16, sidecar["shared_bytes"])),) * extra
-        return _Ready(kernel, threading.Lock(), local)
+        kernel.set_scalar_arg_dtypes(integers + [None] * len(trailing))
+        return _Ready(
+            kernel,
+            threading.Lock(),
+            trailing,
+            sidecar["lanes_per_program"],
+            sidecar["threads_per_program"],
+        )
 
     def _program(self, artifact: prebuilt.Prebuilt) -> Any:
         cl = self.cl
@@ -232,12 +250,8 @@ class OpenClBackend(TritonBackend):
             return Probe(False, f"no OpenCL runtime works here ({error}); {INSTALL}")
         return Probe(True, f"pyopencl {self._runtime.cl.VERSION_TEXT}", (self._runtime.label,))
 
-    def cannot_run(self, algorithm: Algorithm) -> str | None:
-        """Why no kernel could run ``algorithm``, prebuilt or not."""
-        return super().unsupported(algorithm)
-
     def unsupported(self, algorithm: Algorithm) -> str | None:
-        reason = self.cannot_run(algorithm)
+        reason = super().unsupported(algorithm)
         if reason is not None:
             return reason
         if self._runtime is not None and self._runtime.pid != os.getpid():
@@ -262,16 +276,14 @@ class OpenClBackend(TritonBackend):
                 "backend 'opencl' is not set up in this process; start processes with spawn, not fork"
             )
         cl = runtime.cl
-        wanted = prebuilt.Specialization.of(launch, options)
-        ready = runtime.ready(_name_of(wanted))
-        programs = -(-launch.lanes // options["BLOCK_MSGS"])
-        threads = options["num_warps"] * _SUB_GROUP
+        ready = runtime.ready(launch, options)
+        programs = -(-launch.lanes // ready.lanes)
         arguments = [_argument(cl, value) for value in launch.arguments.values()]
         try:
             with ready.lock:
-                ready.kernel.set_args(*arguments, *ready.local)
+                ready.kernel.set_args(*arguments, *ready.trailing)
                 done = cl.enqueue_nd_range_kernel(
-                    runtime.queue, ready.kernel, (programs * threads,), (threads,)
+                    runtime.queue, ready.kernel, (programs * ready.threads,), (ready.threads,)
                 )
             done.wait()
         except cl.MemoryError as error:
@@ -280,20 +292,7 @@ class OpenClBackend(TritonBackend):
             raise BackendUnavailable(f"{launch.kernel} failed on {runtime.label}: {error}") from error
 
 
-_names: dict[tuple[Any, ...], str] = {}
-
-
-def _name_of(wanted: prebuilt.Specialization) -> str:
-    key = (wanted.kernel, tuple(wanted.constants.items()), wanted.arguments, wanted.num_warps)
-    name = _names.get(key)
-    if name is None:
-        name = _names[key] = wanted.name
-    return name
-
-
 def _argument(cl: Any, value: int | torch.Tensor) -> Any:
-    import torch
-
     if isinstance(value, int):
         return value
-    return cl.SVM(value.view(torch.uint8).numpy())
+    return cl.SVM(value.numpy())

@@ -25,7 +25,6 @@ from .triton_host import Launch
 
 FORMAT = 1
 LOCK = "lock.json"
-THREADS_PER_WARP = 32
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,22 @@ class Specialization:
     arguments: tuple[tuple[str, str], ...]
     """The arguments' names and types, in order: ``i64``, or a pointer such as ``*u32``."""
     num_warps: int
+    threads_per_warp: int | None
+    """None where the target leaves no choice."""
 
     @classmethod
     def of(cls, launch: Launch, options: Mapping[str, int]) -> Specialization:
-        constants = {**launch.constants, **{k: v for k, v in options.items() if k != "num_warps"}}
-        if constants["VECTOR"] == 1 and "ALIGN" in constants:
-            # Single words gain nothing from more than their own alignment.
-            constants["ALIGN"] = min(constants["ALIGN"], 4)
+        constants = {
+            **launch.constants,
+            **{k: v for k, v in options.items() if k not in ("num_warps", "threads_per_warp")},
+        }
         types = tuple((name, _type_of(value)) for name, value in launch.arguments.items())
-        return cls(launch.kernel, constants, types, options["num_warps"])
+        return cls(launch.kernel, constants, types, options["num_warps"], options.get("threads_per_warp"))
 
     @property
     def name(self) -> str:
         """The artifact's name: the function's, and a digest of all the rest."""
-        asked = [self.kernel, dict(self.constants), self.arguments, self.num_warps]
+        asked = [self.kernel, dict(self.constants), self.arguments, self.num_warps, self.threads_per_warp]
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         return f"{self.kernel.partition(':')[2]}-{digest[:16]}"
 

@@ -64,17 +64,24 @@ class _Layout:
 
 
 @cache
-def _tuning() -> dict[str, dict[str, dict[str, int]]]:
+def tuning() -> dict[str, dict[str, dict[str, int]]]:
     data: dict[str, dict[str, dict[str, int]]] = json.loads(
         resources.files(__package__).joinpath("tuning.json").read_text("utf-8")
     )
     return data
 
 
+@cache
+def _host_words(reference: str) -> torch.Tensor:
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.array(load_constant(reference), dtype=np.uint32))
+
+
 def _alignment(bits: int) -> int:
-    """The largest of the alignments that kernels are built for dividing every address in ``bits``,
-    the bitwise or of them."""
-    return 16 if bits % 16 == 0 else 4 if bits % 4 == 0 else 1
+    """The largest power of two up to 16 that divides every address in ``bits``, the bitwise or of them."""
+    return (bits | 16) & -(bits | 16)
 
 
 def _signed(address: int) -> int:
@@ -93,7 +100,7 @@ class TritonBackend(Backend):
 
     def options(self, launch: Launch) -> dict[str, int]:
         """The tuned configuration for a launch."""
-        tuned = _tuning()[self.name]
+        tuned = tuning()[self.name]
         return {**tuned["default"], **tuned.get(launch.kernel.partition(":")[2], {})}
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -124,7 +131,13 @@ class TritonBackend(Backend):
             if type(value) is not int and not hasattr(value, "data_ptr"):
                 raise TypeError(f"{kernel}: argument {name} is a {type(value).__name__}")
         launch = Launch(kernel, lanes, arguments, constants, device)
-        self.launch(launch, self.options(launch))
+        options = self.options(launch)
+        if "ALIGN" in constants:
+            # Of the alignments that hold, what the kernel makes use of: a vector's, or a word's.
+            align, vector = constants["ALIGN"], 4 * options["VECTOR"]
+            used = vector if align >= vector else 4 if align >= 4 else 1
+            launch = replace(launch, constants={**constants, "ALIGN": used})
+        self.launch(launch, options)
 
     # Data
 
@@ -161,6 +174,13 @@ class TritonBackend(Backend):
             else np.array(data, dtype=np.uint32)
         )
         return self.upload(array, device)
+
+    def constant_words(self, reference: str, device: torch.device) -> torch.Tensor:
+        """A constant of a device file, as uint32 words that nothing writes to."""
+        if device.type == "cpu":
+            return _host_words(reference)
+        # Kept on a device, it could be read on another stream than the one that it is copied on.
+        return self.words(load_constant(reference), device)
 
     def bytes_view(self, data: Any, device: torch.device) -> torch.Tensor:
         """A stream's input as a flat uint8 tensor on ``device``."""
@@ -242,7 +262,7 @@ class TritonBackend(Backend):
         return _Blake3Stream(self, parameters, device)
 
     def initial_state(self, construction: IteratedHash, device: torch.device) -> torch.Tensor:
-        return self.words(load_constant(construction.iv), device)
+        return self.constant_words(construction.iv, device)
 
     def iterate(
         self, algorithm: Algorithm, messages: Messages, state: torch.Tensor, *, prefix: int, final: bool
@@ -305,7 +325,7 @@ class TritonBackend(Backend):
 
         if "key" in parameters:
             return self.words(parameters["key"], device), constant("KEYED_HASH")
-        iv = self.words(constant("BLAKE3_IV"), device)
+        iv = self.constant_words(f"{_KERNELS}.blake3:BLAKE3_IV", device)
         if "derive_key_context" not in parameters:
             return iv, 0
         context = self.bytes_view(parameters["derive_key_context"].encode(), device)

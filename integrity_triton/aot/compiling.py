@@ -1,0 +1,194 @@
+"""Compiling kernels for a target that need not be here: which ones, with what, and what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import algorithms
+from .._data import batch_messages
+from ..algorithms import Algorithm
+from ..backends import Probe, Rows
+from ..backends.prebuilt import FORMAT, Specialization
+from ..backends.triton_host import Launch, TritonBackend
+from ..errors import IntegrityTritonError
+
+INTEL_COMPILER = "triton-xpu 3.3.0b1"
+
+
+class CompileError(IntegrityTritonError, RuntimeError):
+    """A kernel did not compile, or there is no compiler for its target; the message says why."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to compile for: ``cuda:90``, ``hip:gfx942`` or ``xpu``."""
+
+    name: str
+    backend: str
+    """Triton's name of the vendor."""
+    architecture: int | str | None
+    threads_per_warp: int | None
+    """None where the tuning data say it."""
+    tuning: str
+    """The backend whose tile sizes are taken."""
+    binaries: tuple[str, ...]
+    """The kinds of file that come out; the first is what a driver loads."""
+    pointer_alignment: int
+    """Bytes that divide every pointer argument: what a kernel for this target is promised."""
+
+    @classmethod
+    def parse(cls, name: str) -> Target:
+        """Raises ValueError for what is no target."""
+        if name == "xpu":
+            return cls(name, "xpu", None, None, "opencl", ("spv",), 4)
+        if found := re.fullmatch(r"cuda:(\d{2,3})", name):
+            return cls(name, "cuda", int(found[1]), 32, "cuda", ("cubin", "ptx"), 16)
+        if found := re.fullmatch(r"hip:(gfx[0-9a-f]{3,4})", name):
+            # The CDNA family has wavefronts of 64, RDNA of 32.
+            warp = 64 if found[1].startswith("gfx9") else 32
+            return cls(name, "hip", found[1], warp, "hip", ("hsaco",), 16)
+        raise ValueError(
+            f"unknown target {name!r}; a target is cuda:90 (any compute capability), "
+            "hip:gfx942 (any architecture) or xpu"
+        )
+
+
+class _Recorder(TritonBackend):
+    """Lays out and launches as a backend does, but only writes down what it would run."""
+
+    summary = "records launches"
+    device_types = ("cpu",)
+    torch_device_type = "cpu"
+
+    def __init__(self, tuning: str) -> None:
+        self.name = tuning  # type: ignore[misc]
+        self.recorded: dict[str, Specialization] = {}
+
+    def probe(self) -> Probe:
+        return Probe(False, "runs nothing")
+
+    def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
+        wanted = Specialization.of(launch, options)
+        self.recorded[wanted.name] = wanted
+
+
+def specializations(
+    records: Iterable[Algorithm] | None = None, target: Target | None = None
+) -> dict[str, Specialization]:
+    """Every kernel, by its artifact's name, that is launched for ``records`` (by default all built in)
+    on a target (by default ``xpu``)."""
+    import torch
+
+    recorder = _Recorder((target or Target.parse("xpu")).tuning)
+    memory = torch.zeros(8192, dtype=torch.uint8)
+    memory = memory[-memory.data_ptr() % 16 :]
+    for record in algorithms.all_algorithms() if records is None else records:
+        if recorder.unsupported(record):
+            continue
+        for start in (0, 4, 1):
+            data = memory[start : start + 5120]
+            one_row = Rows(data, data.data_ptr(), 1, 5120, 5120, 5120)
+            rows = Rows(data, data.data_ptr(), 2, 2560, 2560, 5120)
+            for messages in (one_row, rows, batch_messages([data[:2000], data[2000:4000]])):
+                for length in (
+                    (record.digest_size, 2 * record.digest_size) if record.xof else (record.digest_size,)
+                ):
+                    recorder.hash_batch(record, {}, messages, length)
+            stream = recorder.stream(record, {})
+            # Streams copy what does not fill a block; whole blocks are read where they are.
+            stream.update(data)
+            stream.digest(record.digest_size, 0)
+    return recorder.recorded
+
+
+def compile_all(
+    wanted: Sequence[Specialization],
+    target: Target,
+    outputs: Sequence[Path],
+    *,
+    compiler: Path | None = None,
+    matrix: bool = False,
+) -> list[dict[str, Any]]:
+    """Compile for ``target`` in other processes, with the Triton in the folder ``compiler``, or without
+    one with the Triton that is installed.
+
+    Writes for each output its path with each of the target's kinds appended as a suffix, and returns
+    for each what the sidecar needs. ``matrix``: the Intel device has matrix units.
+
+    Raises CompileError with the compiler's own words if it fails.
+    """
+    jobs = [
+        {
+            "kernel": w.kernel,
+            "constants": dict(w.constants),
+            "arguments": w.arguments,
+            "num_warps": w.num_warps,
+            "target": [target.backend, target.architecture, _warp(w, target)],
+            "pointer_alignment": target.pointer_alignment,
+            "matrix": matrix,
+            "outputs": {kind: f"{output}.{kind}" for kind in target.binaries},
+        }
+        for w, output in zip(wanted, outputs, strict=True)
+    ]
+    workers = max(1, min(len(jobs), os.cpu_count() or 1))
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(workers) as pool:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([*([str(compiler)] if compiler else []), *sys.path]),
+            "TRITON_DISABLE_LINE_INFO": "1",
+            "TRITON_CACHE_DIR": cache,
+        }
+        environment.pop("TRITON_INTERPRET", None)
+
+        def run(share: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            done = subprocess.run(
+                [sys.executable, "-m", "integrity_triton.aot.worker"],
+                input=json.dumps(share),
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise CompileError(f"compiling for {target.name} failed:\n{done.stderr[-4000:].strip()}")
+            return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+        shares = [jobs[i::workers] for i in range(workers)]
+        results = list(pool.map(run, shares))
+    return [results[i % workers][i // workers] for i in range(len(jobs))]
+
+
+def _warp(wanted: Specialization, target: Target) -> int:
+    threads = target.threads_per_warp or wanted.threads_per_warp
+    assert threads is not None
+    return threads
+
+
+def sidecar(wanted: Specialization, target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a program in any language needs to launch the kernel; docs/aot.md describes it."""
+    return {
+        "format": FORMAT,
+        "target": target.name,
+        "binary": target.binaries[0],
+        "entry": result["entry"],
+        "kernel": wanted.kernel,
+        "constants": dict(wanted.constants),
+        "arguments": [{"name": name, "type": kind} for name, kind in result["arguments"]],
+        "trailing_arguments": result["trailing_arguments"],
+        "pointer_alignment": target.pointer_alignment,
+        "lanes_per_program": wanted.constants["BLOCK_MSGS"],
+        "threads_per_program": wanted.num_warps * _warp(wanted, target),
+        "threads_per_warp": _warp(wanted, target),
+        "shared_bytes": result["shared"],
+        "compiler": result["compiler"],
+    }
