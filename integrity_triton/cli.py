@@ -544,6 +544,67 @@ def _folder_size(folder: str) -> int:
     return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
 
+@_commands.command("aot")
+@click.argument("algorithm")
+@click.argument("target")
+@click.option("-o", "--output", "folder", metavar="FOLDER", default=".", help="Write here, not to '.'.")
+@click.option("--kernel", metavar="NAME", help="Only the kernel of this name.")
+@click.option(
+    "--where",
+    "conditions",
+    metavar="CONSTANT=VALUE",
+    multiple=True,
+    help="Only kernels compiled with this value; repeatable.",
+)
+@click.option("--compiler", metavar="FOLDER", help="Compile with the Triton in this folder.")
+@click.option("--list", "listing", is_flag=True, help="List the kernels and compile nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def aot_command(
+    algorithm: str,
+    target: str,
+    folder: str,
+    kernel: str | None,
+    conditions: tuple[str, ...],
+    compiler: str | None,
+    listing: bool,
+    as_json: bool,
+) -> int:
+    """Export ALGORITHM's kernels for TARGET: binaries, each with a JSON sidecar that says how to launch it.
+
+    TARGET is cuda:90, hip:gfx942 (any compute capability or architecture), or xpu.
+    """
+    from . import algorithms as registry
+    from .aot.compiling import Target
+    from .aot.export import describe, export, variants
+
+    where = {}
+    for condition in conditions:
+        constant, equals, value = condition.partition("=")
+        if not equals:
+            raise click.UsageError(
+                f"--where takes CONSTANT=VALUE, not {condition!r}", click.get_current_context()
+            )
+        where[constant] = value
+    parsed = Target.parse(target)
+    if compiler is not None and not Path(compiler, "triton", "__init__.py").exists():
+        raise ValueError(f"{compiler} holds no Triton")
+    found = variants(registry.get(algorithm), parsed, kernel=kernel, where=where)
+    output = Output(as_json=as_json)
+    fields: dict[str, dict[str, Any]] = {name: {"name": name} for name in found}
+    if listing:
+        for name, asked in found.items():
+            output.line(f"{name}  {describe(asked)}")
+            fields[name]["constants"] = dict(asked.constants)
+    else:
+        exported = export(found, parsed, Path(folder), compiler=None if compiler is None else Path(compiler))
+        for one in exported:
+            fields[one.name]["files"] = [str(path) for path in one.files]
+            for path in one.files:
+                output.line(f"{path}: {path.stat().st_size} bytes")
+    output.document(ok=True, target=parsed.name, kernels=list(fields.values()))
+    return OK
+
+
 def _password(path: str | None) -> str | None:
     return None if path is None else _read_secret(path).decode("utf-8").rstrip("\r\n")
 

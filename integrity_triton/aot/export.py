@@ -1,0 +1,96 @@
+"""Handing kernels to programs that have neither Python nor Triton."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..algorithms import Algorithm
+from ..backends import prebuilt
+from ..backends.prebuilt import Specialization
+from .compiling import Target, compile_all, sidecar, specializations
+
+
+@dataclass(frozen=True)
+class Exported:
+    name: str
+    files: tuple[Path, ...]
+    """The sidecar last."""
+    sidecar: Mapping[str, Any]
+
+
+def variants(
+    algorithm: Algorithm, target: Target, *, kernel: str | None = None, where: Mapping[str, str] | None = None
+) -> dict[str, Specialization]:
+    """The kernels, by name, that are launched for ``algorithm`` on ``target``.
+
+    ``kernel`` keeps those of one name, ``where`` those whose compile-time constants have the values
+    given, as text. Raises ValueError if none is left, or if no kernel runs the algorithm.
+    """
+    found = specializations([algorithm], target)
+    if not found:
+        raise ValueError(f"no kernel runs {algorithm.name}")
+    kernels = {_short(asked.kernel) for asked in found.values()}
+    if kernel is not None and kernel not in kernels:
+        raise ValueError(f"{algorithm.name} has no kernel {kernel!r} (it has {', '.join(sorted(kernels))})")
+    found = {n: a for n, a in found.items() if kernel in (None, _short(a.kernel))}
+    constants = {constant for asked in found.values() for constant in asked.constants}
+    for constant, text in (where or {}).items():
+        if constant not in constants:
+            raise ValueError(f"no constant {constant!r} (there are {', '.join(sorted(constants))})")
+        found = {n: a for n, a in found.items() if _text(a.constants.get(constant)) == text.lower()}
+    if not found:
+        wanted = ", ".join(f"{constant}={text}" for constant, text in (where or {}).items())
+        raise ValueError(f"no kernel of {algorithm.name} for {target.name} has {wanted}")
+    return found
+
+
+def describe(asked: Specialization) -> str:
+    """A kernel's name and constants on one line."""
+    constants = " ".join(f"{k}={_text(v)}" for k, v in asked.constants.items())
+    return f"{_short(asked.kernel)} {constants} num_warps={asked.num_warps}"
+
+
+def export(
+    wanted: Mapping[str, Specialization], target: Target, out: Path, *, compiler: Path | None = None
+) -> list[Exported]:
+    """Write each kernel's binaries and its JSON sidecar to the folder ``out``.
+
+    For ``xpu`` these are the prebuilt ones, unless ``compiler`` is a folder that holds Triton's Intel
+    backend. Raises CompileError if a kernel does not compile, BackendUnavailable if a prebuilt one is
+    not in order.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    stems = [out / f"{name}.{target.name.replace(':', '-')}" for name in wanted]
+    if target.backend == "xpu" and compiler is None:
+        sidecars = []
+        for name, stem in zip(wanted, stems, strict=True):
+            artifact = prebuilt.load(name)
+            _path(stem, "spv").write_bytes(artifact.binary)
+            sidecars.append(dict(artifact.sidecar))
+    else:
+        results = compile_all(list(wanted.values()), target, stems, compiler=compiler)
+        sidecars = [
+            sidecar(asked, target, result) for asked, result in zip(wanted.values(), results, strict=True)
+        ]
+    exported = []
+    for name, stem, described in zip(wanted, stems, sidecars, strict=True):
+        _path(stem, "json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
+        files = tuple(_path(stem, kind) for kind in (*target.binaries, "json"))
+        exported.append(Exported(name, files, described))
+    return exported
+
+
+def _path(stem: Path, kind: str) -> Path:
+    return Path(f"{stem}.{kind}")
+
+
+def _short(reference: str) -> str:
+    return reference.partition(":")[2]
+
+
+def _text(value: Any) -> str:
+    return (_short(value) if isinstance(value, str) else str(value)).lower()
