@@ -286,3 +286,36 @@ def test_an_automatic_batch_runs_on_opencl_and_one_message_on_native(runtime, mo
     assert select(SHA256, "cpu", messages=many).name == "opencl"
     assert select(SHA256, "cpu", messages=one).name == "native"
     assert select(SHA256, "cpu", messages=None).name == "native"
+
+
+GUARDED = """if True:
+    import ctypes, hashlib, mmap, sys
+    import torch
+    import integrity_triton as it
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 2 * page)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    memory[:page] = bytes(i % 251 for i in range(page))
+    # No access to the second page from here on.
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(base + page), page, 0) == 0
+    beyond = int(sys.argv[1])
+    for name in ("sha256", "blake3"):
+        for size in [*range(1, 140), 1023, 1024, 1025, 2048, 3001]:
+            message = torch.frombuffer(memory, dtype=torch.uint8, offset=page - size, count=size + beyond)
+            digest = it.hash_batch([message], name, backend="opencl").numpy().tobytes()
+            assert digest == it.new(name, memory[page - size : page], backend="native").digest(), (name, size)
+    print("read no byte beyond")"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not applicable: mprotect is called as on Linux")
+def test_nothing_is_read_beyond_a_message(runtime):
+    """A message that ends where a page without access starts, at every alignment."""
+
+    def run(beyond: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", GUARDED, str(beyond)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    good = run(0)
+    assert good.returncode == 0, good.stderr
+    assert "read no byte beyond" in good.stdout
+    assert run(1).returncode < 0  # killed: the page is guarded indeed
