@@ -11,7 +11,7 @@ from .backends import Messages, Ragged, Rows
 if TYPE_CHECKING:
     import torch
 
-_SMALL = 4096
+_SMALL = 4096  # bytes, so few that copying them costs less than wrapping them
 
 BytesLike = Any  # anything with the buffer protocol; collections.abc.Buffer is Python 3.12
 
@@ -153,11 +153,12 @@ def batch_messages(messages: Any) -> Messages:
     if not views:
         return Ragged((), torch.device("cpu"))
     device = views[0].device
-    if any(view.device != device for view in views):
-        i, other = next((i, view.device) for i, view in enumerate(views) if view.device != device)
-        raise ValueError(
-            f"the messages of a batch must be on one device: message 0 is on {device}, message {i} on {other}"
-        )
+    for i, view in enumerate(views):
+        if view.device != device:
+            raise ValueError(
+                f"the messages of a batch must be on one device: message 0 is on {device}, "
+                f"message {i} on {view.device}"
+            )
     return Ragged(views, device)
 
 

@@ -586,8 +586,6 @@ def aot_command(
             )
         where[constant] = value
     parsed = Target.parse(target)
-    if compiler is not None and not Path(compiler, "triton", "__init__.py").exists():
-        raise ValueError(f"{compiler} holds no Triton")
     found = variants(registry.get(algorithm), parsed, kernel=kernel, where=where)
     output = Output(as_json=as_json)
     fields: dict[str, dict[str, Any]] = {name: {"name": name} for name in found}

@@ -100,7 +100,7 @@ def test_bad_use(capfd, arguments, message):
 
 
 def test_a_compiler_that_fails_is_quoted(capfd, tmp_path):
-    """The Triton here has no Intel backend, or one without what this job asks for."""
+    """A Triton that cannot be imported stands for any failure of the worker."""
     folder = tmp_path / "triton"
     folder.mkdir()
     (folder / "__init__.py").write_text("raise ImportError('this Triton is broken')\n")

@@ -3,7 +3,8 @@
      integrity-triton aot sha256 xpu -o kernels --kernel hash_messages \
          --where TABLE=false --where FINAL=true --where ALIGN=1
      cc -O2 -o sha256_chunks sha256_chunks.c -lOpenCL
-     ./sha256_chunks kernels/hash_messages-*.xpu FILE CHUNK_SIZE
+     sidecar=$(echo kernels/hash_messages-*.json)
+     ./sha256_chunks "${sidecar%.json}" FILE CHUNK_SIZE
 
    where the first argument is the sidecar's path without .json. All that the program knows of the
    kernel beside its arguments' names is read from the sidecar. The device must read host memory in

@@ -14,17 +14,12 @@ def main() -> None:
     parser.add_argument("--compiler", type=Path, required=True, help=f"folder that holds {INTEL_COMPILER}")
     parser.add_argument("--out", type=Path, help="folder to write instead of the package's own")
     options = parser.parse_args()
-    if not (options.compiler / "triton" / "__init__.py").exists():
-        name, version = INTEL_COMPILER.split()
-        raise SystemExit(
-            f"{options.compiler} holds no Triton; "
-            f"pip install --no-deps --target {options.compiler} {name}=={version}"
-        )
     try:
         for line in build(options.compiler, options.out):
             print(line, flush=True)
     except CompileError as error:
-        raise SystemExit(str(error)) from None
+        command = f"pip install --no-deps --target {options.compiler} {INTEL_COMPILER.replace(' ', '==')}"
+        raise SystemExit(f"{error}\n{INTEL_COMPILER} is installed by: {command}") from None
 
 
 if __name__ == "__main__":

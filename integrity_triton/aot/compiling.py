@@ -127,6 +127,8 @@ def compile_all(
 
     Raises CompileError with the compiler's own words if it fails.
     """
+    if compiler is not None and not (compiler / "triton" / "__init__.py").exists():
+        raise CompileError(f"{compiler} holds no Triton")
     jobs = [
         {
             "kernel": w.kernel,

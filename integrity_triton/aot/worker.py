@@ -46,7 +46,7 @@ def _resolve(reference: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _intel(job: dict[str, Any], architecture: Any) -> tuple[Any, dict[str, Any]]:
+def _intel(job: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     import triton
 
     compiler = triton.backends.backends["intel"].compiler
@@ -66,7 +66,7 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     intel = backend == "xpu"
     if ("intel" if intel else {"cuda": "nvidia", "hip": "amd"}[backend]) not in triton.backends.backends:
         raise SystemExit(f"Triton {triton.__version__} has no compiler for {backend}")
-    architecture, options = _intel(job, architecture) if intel else (architecture, {})
+    architecture, options = _intel(job) if intel else (architecture, {})
     kernel = _resolve(job["kernel"])
     types = dict(job["arguments"])
     constants = {k: _resolve(v) if isinstance(v, str) else v for k, v in job["constants"].items()}
@@ -115,7 +115,7 @@ def _ptx_parameters(text: str, entry: str) -> int:
 def _amdgcn_parameters(text: str, entry: str) -> int:
     """The kernel's own arguments in its metadata (LLVM's AMDGPU code object), hidden ones left out."""
     found = re.search(r"\.amdgpu_metadata(.*?)\.end_amdgpu_metadata", text, re.DOTALL)
-    if found is None or f"{entry}" not in found[1]:
+    if found is None or entry not in found[1]:
         raise SystemExit(f"the assembly has no metadata of {entry}")
     return len(re.findall(r"\.value_kind:\s*(?!hidden_)\w+", found[1]))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..algorithms import Algorithm, Blake3Tree
 from .base import Messages, Rows
-from .triton_host import BLAKE3_CHUNKS, HASH_MESSAGES, tuning
+from .triton_host import BLAKE3_CHUNKS, HASH_MESSAGES, tuned
 
 _WORTH_THREADS = 1 << 20
 
@@ -25,13 +25,6 @@ def _figures() -> dict[str, Any]:
     text = resources.files(__package__).joinpath("cpu_choice.json").read_text("utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
-
-
-@cache
-def _lanes(kernel: str) -> int:
-    """Of one program."""
-    tuned = tuning()["opencl"]
-    return {**tuned["default"], **tuned.get(kernel, {})}["BLOCK_MSGS"]
 
 
 @cache
@@ -46,7 +39,7 @@ def estimates(algorithm: Algorithm, messages: Messages) -> tuple[float, float] |
         return None
     threads = _threads()
     tree = isinstance(algorithm.construction, Blake3Tree)
-    lanes = _lanes((BLAKE3_CHUNKS if tree else HASH_MESSAGES).partition(":")[2])
+    lanes = tuned("opencl", BLAKE3_CHUNKS if tree else HASH_MESSAGES)["BLOCK_MSGS"]
     count, total, longest, computed = _work(messages, lanes)
     calls = 1
     if isinstance(algorithm.construction, Blake3Tree):

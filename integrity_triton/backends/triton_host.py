@@ -64,11 +64,17 @@ class _Layout:
 
 
 @cache
-def tuning() -> dict[str, dict[str, dict[str, int]]]:
+def _tuning() -> dict[str, dict[str, dict[str, int]]]:
     data: dict[str, dict[str, dict[str, int]]] = json.loads(
         resources.files(__package__).joinpath("tuning.json").read_text("utf-8")
     )
     return data
+
+
+def tuned(backend: str, kernel: str) -> dict[str, int]:
+    """A backend's configuration for a kernel, named as in a :class:`Launch`."""
+    data = _tuning()[backend]
+    return {**data["default"], **data.get(kernel.partition(":")[2], {})}
 
 
 @cache
@@ -100,8 +106,7 @@ class TritonBackend(Backend):
 
     def options(self, launch: Launch) -> dict[str, int]:
         """The tuned configuration for a launch."""
-        tuned = tuning()[self.name]
-        return {**tuned["default"], **tuned.get(launch.kernel.partition(":")[2], {})}
+        return tuned(self.name, launch.kernel)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Uninitialised memory for outputs and scratch; tests put poison and canaries here."""
