@@ -23,6 +23,7 @@ from integrity_triton import algorithms
 from integrity_triton._data import batch_messages
 from integrity_triton.backends import cpu_choice, statuses
 from integrity_triton.backends import get as get_backend
+from integrity_triton.backends.triton_host import TritonBackend
 
 REPETITIONS = 5
 SHAPES = [(n, size) for n in (1, 4, 16, 64, 256, 1024, 8192) for size in (64, 1024, 16384, 262144)]
@@ -65,6 +66,7 @@ def main() -> None:
     threads = cpu_choice._threads()
     print(f"{status.devices[0]}, {threads} threads, {status.reason}")
     opencl = get_backend("opencl")
+    assert isinstance(opencl, TritonBackend)
     found: dict[str, Any] = {}
     for record in algorithms.all_algorithms():
         if opencl.unsupported(record) is None:
@@ -76,10 +78,10 @@ def main() -> None:
         path.write_text(json.dumps({"measured_on": measured, "algorithms": found}, indent=2) + "\n", "utf-8")
     cpu_choice._figures = lambda: {"algorithms": found}  # type: ignore[assignment]
     for name in found:
-        check(name)
+        check(opencl, name)
 
 
-def check(name: str) -> None:
+def check(opencl: TritonBackend, name: str) -> None:
     """Print every shape for which the rule chose the slower of the two."""
     record = algorithms.get(name)
     right, shapes = 0, [(n, size) for n, size in SHAPES if n * size <= MOST_BYTES]
@@ -89,7 +91,7 @@ def check(name: str) -> None:
             seconds(lambda: it.hash_batch(data, name, backend=backend))  # noqa: B023
             for backend in ("opencl", "native")
         )
-        chosen = cpu_choice.opencl_is_faster(record, batch_messages(data))
+        chosen = cpu_choice.kernels_are_faster(opencl, record, batch_messages(data))
         right += chosen == (kernels < native)
         if chosen != (kernels < native):
             chose = "opencl" if chosen else "native"

@@ -97,7 +97,7 @@ def _run(
 ) -> torch.Tensor:
     params.pop("usedforsecurity", None)
     parameters = record.check_parameters({"key": key, **params})
-    size = record.check_length(length)
+    size = record.check_length(length, parameters)
     if out is not None:
         _check_out(out, messages, size)
     digests = run_batch(record, parameters, messages, size, backend=backend)

@@ -303,7 +303,7 @@ def hash_command(
     )
     record = registry.get(algorithm)
     key = None if key_file is None else _read_secret(key_file)
-    hasher = _FileHasher(record, key, record.check_length(length), backend)
+    hasher = _FileHasher(record, key, record.check_length(length, {}), backend)
     new(record.name, key=key, backend=backend)  # a bad key or backend is no fault of any one file
     output = Output(as_json=as_json)
     names = files or ("-",)

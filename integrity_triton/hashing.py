@@ -44,7 +44,7 @@ class Hash:
     @property
     def digest_size(self) -> int:
         """Bytes in the digest; for an extendable output, the default length."""
-        return self._algorithm.digest_size
+        return self._algorithm.size(self._parameters)
 
     @property
     def block_size(self) -> int:
@@ -66,14 +66,17 @@ class Hash:
     def digest(self, length: int | None = None, *, seek: int = 0) -> bytes:
         """The digest of the message so far, which may go on growing.
 
-        ``length`` (bytes) and ``seek`` (byte offset into the output) are for extendable outputs
-        only. Raises ValueError for a negative or impossible value, TypeError for one not an int.
+        ``length`` (bytes) is for extendable outputs only, ``seek`` (byte offset into the output) for
+        those that are seekable. Raises ValueError for a negative or impossible value, TypeError for one
+        not an int, or where the algorithm has no default length.
         """
         if not self._algorithm.xof and (length is not None or seek != 0):
             raise TypeError(f"{self.name} has a fixed digest; digest() takes no length or seek")
-        length = self._algorithm.check_length(length)
+        length = self._algorithm.check_length(length, self._parameters)
         if isinstance(seek, bool) or not isinstance(seek, int):
             raise TypeError(f"seek must be int, not {type(seek).__name__}")
+        if seek and not self._algorithm.seekable:
+            raise TypeError(f"{self.name} gives its output in order; digest() takes no seek")
         if seek < 0 or seek + length > 1 << 64:
             raise ValueError(f"seek must be between 0 and 2**64 - length, got {seek}")
         return (self._stream or self._open("cpu", None)).digest(length, seek)

@@ -30,7 +30,7 @@ def _key(key: Tensor | None) -> bytes | None:
 
 
 def _digests(like: Tensor | None, count: Any, algorithm: str, length: int | None) -> Tensor:
-    size = algorithms.get(algorithm).check_length(length)
+    size = algorithms.get(algorithm).check_length(length, {})
     device = torch.device("cpu") if like is None else like.device
     return torch.empty((count, size), dtype=torch.uint8, device=device)
 

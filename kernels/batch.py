@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .bits import bswap32, columns, load_words, select, store_words
+from .bits import columns, load_words, native_words, select, store_words, swap_words
 
 
 @triton.jit
@@ -70,10 +70,10 @@ def load_block(
 
 
 @triton.jit
-def end_block(words, left, total, last, PAD: tl.constexpr, BLOCK_WORDS: tl.constexpr):
+def end_block(words, left, total, last, padding, PAD: tl.constexpr, BLOCK_WORDS: tl.constexpr):
     """Clear what ``load_block`` read beyond each message's end, and pad.
 
-    left: as for ``load_block``. total, last and PAD: as in ``padding.py``.
+    left: as for ``load_block``. total, last, padding and PAD: as in ``padding.py``.
     """
     out = ()
     for i in tl.static_range(BLOCK_WORDS):
@@ -81,23 +81,27 @@ def end_block(words, left, total, last, PAD: tl.constexpr, BLOCK_WORDS: tl.const
         kept_bits = (tl.minimum(tl.maximum(remaining, 0), 3) * 8).to(tl.uint32)
         kept = (tl.full((), 1, tl.uint32) << kept_bits) - 1
         word = tl.where(remaining >= 4, words[i], words[i] & kept)
-        out = out + (PAD(word, i, remaining, total, last, BLOCK_WORDS),)
+        out = out + (PAD(word, i, remaining, total, last, padding, BLOCK_WORDS),)
     return out
 
 
-@triton.jit
-def swap_words(words, WORDS: tl.constexpr):
-    """Reverse the bytes of each word."""
-    out = ()
-    for i in tl.static_range(WORDS):
-        out = out + (bswap32(words[i]),)
-    return out
-
-
-@triton.jit(do_not_specialize=["address", "count", "stride", "length", "total", "prefix"])
+@triton.jit(
+    do_not_specialize=[
+        "address",
+        "count",
+        "stride",
+        "length",
+        "total",
+        "prefix",
+        "step",
+        "padding",
+        "flags",
+    ]
+)
 def hash_messages(
     table_ptr,
     state_ptr,
+    constants_ptr,
     out_ptr,
     address: tl.int64,
     count: tl.int64,
@@ -105,9 +109,14 @@ def hash_messages(
     length: tl.int64,
     total: tl.int64,
     prefix: tl.int64,
+    step: tl.int64,
+    padding: tl.int64,
+    flags: tl.int64,
     BLOCK: tl.constexpr,
     PAD: tl.constexpr,
-    BLOCK_WORDS: tl.constexpr,
+    BLOCK_BYTES: tl.constexpr,
+    VARIABLE_BLOCK: tl.constexpr,
+    WORD_BITS: tl.constexpr,
     STATE_WORDS: tl.constexpr,
     MINIMUM_PADDING: tl.constexpr,
     BIG_ENDIAN: tl.constexpr,
@@ -118,26 +127,32 @@ def hash_messages(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """Hash ``count`` messages, one a lane.
+    """Hash ``count`` messages, one a lane, with a hash of words of WORD_BITS, 32 or 64.
 
     With TABLE, ``table_ptr`` is int64 ``[3, count]``: each message's address, its length in bytes
     and the row of its result, sorted by descending length so that the lanes of a program run
     together. Otherwise message i starts at ``address + i * stride`` and is ``length`` bytes long,
-    or as many as are left of ``total``.
+    or as many as are left of ``total``. A message's blocks lie ``step`` bytes apart: a block's size where
+    it is contiguous, more where several are interleaved. Blocks are of BLOCK_BYTES, or with VARIABLE_BLOCK
+    of ``step`` bytes, at most BLOCK_BYTES; the block function sees the rest as zeros.
 
-    ``state_ptr``, uint32 ``[STATE_WORDS]``, is the initial state of every message; with OWN_STATE
+    ``state_ptr``, words ``[STATE_WORDS]``, is the initial state of every message; with OWN_STATE
     it is ``[count, STATE_WORDS]``, one a result row. ``prefix`` bytes were absorbed into it already.
 
     STATE_WORDS words a row are stored at ``out_ptr``. With FINAL each message is padded, and they are
     its final state in the algorithm's byte order, which starts with the digest. Otherwise the whole
     blocks alone are absorbed, and they are the state in native order.
 
-    BLOCK is the block function ``(state, words, absorbed, last) -> state``: ``words`` in native
-    order, ``absorbed`` the int64 ``[lanes]`` count of message bytes up to and with this block,
-    ``last`` whether it is the message's last. PAD is a padding function of ``padding.py`` and
-    MINIMUM_PADDING the fewest bytes it adds.
+    BLOCK is the block function ``(state, words, absorbed, last, flags, constants_ptr) -> state``:
+    ``words`` in native order, ``absorbed`` the int64 ``[lanes]`` count of message bytes up to and with
+    this block, ``last`` whether it is the message's last, ``flags`` whatever the algorithm defines, and
+    ``constants_ptr`` the words of its table of constants. PAD is a padding function of ``padding.py``,
+    ``padding`` its parameter, and MINIMUM_PADDING the fewest bytes it adds.
     """
-    BLOCK_BYTES: tl.constexpr = BLOCK_WORDS * 4
+    RAW_WORDS: tl.constexpr = BLOCK_BYTES // 4
+    block = step if VARIABLE_BLOCK else BLOCK_BYTES
+    # As a product with VECTOR where loads are to be vectors, since the compiler must see the alignment.
+    step_words = step // (4 * VECTOR) * VECTOR if ALIGN >= 4 * VECTOR else step // 4
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
     lane = first + tl.arange(0, BLOCK_MSGS)
     valid = lane < count
@@ -154,36 +169,37 @@ def hash_messages(
         row = lane
         longest = tl.minimum(length, total - first * stride)
         shortest = tl.minimum(length, total - final_lane * stride)
-    whole_blocks = shortest // BLOCK_BYTES
+    whole_blocks = shortest // block
     if FINAL:
-        blocks = (size + (MINIMUM_PADDING + BLOCK_BYTES - 1)) // BLOCK_BYTES
-        most_blocks = (longest + (MINIMUM_PADDING + BLOCK_BYTES - 1)) // BLOCK_BYTES
+        blocks = (size + (MINIMUM_PADDING + block - 1)) // block
+        most_blocks = (longest + (MINIMUM_PADDING + block - 1)) // block
         if MINIMUM_PADDING == 0:  # an empty message is one block of zeros
             blocks = tl.maximum(blocks, 1)
             most_blocks = tl.maximum(most_blocks, 1)
     else:
-        blocks = size // BLOCK_BYTES
-        most_blocks = longest // BLOCK_BYTES
+        blocks = size // block
+        most_blocks = longest // block
 
     if OWN_STATE:
         state = load_words(state_ptr + row * STATE_WORDS, valid, STATE_WORDS)
     else:
         state = ()
         for i in tl.static_range(STATE_WORDS):
-            state = state + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(state_ptr + i),)
+            word = tl.load(state_ptr + i)
+            state = state + (tl.full((BLOCK_MSGS,), 0, word.dtype) | word,)
     for n in range(most_blocks):
-        word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS
-        # -1 in a block that holds nothing but padding, to tell it from one that starts with it.
-        left = tl.minimum(tl.maximum(size - word * 4, -1), BLOCK_BYTES).to(tl.int32)
+        number = tl.full((), 0, tl.int64) + n
+        # Far below 0 in a block that holds nothing but padding, to tell it from one that starts with it.
+        left = tl.minimum(tl.maximum(size - number * block, -8), block).to(tl.int32)
         last = n + 1 >= blocks
-        words = load_block(message, word, left, valid, BLOCK_WORDS, ALIGN, VECTOR)
+        raw = load_block(message, number * step_words, left, valid, RAW_WORDS, ALIGN, VECTOR)
         if n >= whole_blocks:
-            words = end_block(words, left, prefix + size, last, PAD, BLOCK_WORDS)
-        if BIG_ENDIAN:
-            words = swap_words(words, BLOCK_WORDS)
-        absorbed = prefix + tl.minimum(size, word * 4 + BLOCK_BYTES)
-        state = select(n < blocks, BLOCK(state, words, absorbed, last), state, STATE_WORDS)
+            raw = end_block(raw, left, prefix + size, last, padding, PAD, RAW_WORDS)
+        words = native_words(raw, count, RAW_WORDS, WORD_BITS, BIG_ENDIAN)
+        absorbed = prefix + tl.minimum(size, (number + 1) * block)
+        new = BLOCK(state, words, absorbed, last, flags, constants_ptr)
+        state = select(n < blocks, new, state, STATE_WORDS)
 
     if FINAL and BIG_ENDIAN:
-        state = swap_words(state, STATE_WORDS)
+        state = swap_words(state, STATE_WORDS, WORD_BITS)
     store_words(out_ptr + row * STATE_WORDS, state, valid, STATE_WORDS, VECTOR)

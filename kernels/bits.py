@@ -28,9 +28,78 @@ def rotr32(x, n: tl.constexpr):
 
 
 @triton.jit
+def rotl32(x, n: tl.constexpr):
+    """Rotate each uint32 left by ``n`` bits, 0 < n < 32."""
+    return (x << n) | (x >> (32 - n))
+
+
+@triton.jit
+def rotr64(x, n: tl.constexpr):
+    """Rotate each uint64 right by ``n`` bits, 0 < n < 64."""
+    return (x >> n) | (x << (64 - n))
+
+
+@triton.jit
+def rotl64(x, n: tl.constexpr):
+    """Rotate each uint64 left by ``n`` bits, 0 < n < 64."""
+    return (x << n) | (x >> (64 - n))
+
+
+@triton.jit
 def bswap32(x):
     """Reverse the bytes of each uint32."""
     return ((x & 0xFF) << 24) | ((x & 0xFF00) << 8) | ((x >> 8) & 0xFF00) | (x >> 24)
+
+
+@triton.jit
+def bswap32_apart(x, size):
+    """As ``bswap32``, in a form that LLVM does not know for one, given an int64 that is not negative.
+
+    Several swaps side by side would become one of a vector, which LLVM (of Triton 3.9) cannot select
+    for sm_100.
+    """
+    mask = (size >> 63).to(tl.uint32) | 0x00FF00FF
+    return (rotl32(x, 8) & mask) | (rotr32(x, 8) & (mask ^ 0xFFFFFFFF))
+
+
+@triton.jit
+def join64(low, high):
+    """uint64 tiles from the uint32 tiles of their halves."""
+    return low.to(tl.uint64) | (high.to(tl.uint64) << 32)
+
+
+@triton.jit
+def bswap64(x):
+    """Reverse the bytes of each uint64."""
+    return join64(bswap32((x >> 32).to(tl.uint32)), bswap32((x & 0xFFFFFFFF).to(tl.uint32)))
+
+
+@triton.jit
+def native_words(words, size, WORDS: tl.constexpr, WORD_BITS: tl.constexpr, BIG_ENDIAN: tl.constexpr):
+    """A block's words in native order, from its ``WORDS`` raw little-endian uint32 words.
+
+    size: an int64 scalar that is not negative.
+    """
+    out = ()
+    for i in tl.static_range(WORDS * 32 // WORD_BITS):
+        if WORD_BITS == 64 and BIG_ENDIAN:
+            out = out + (join64(bswap32(words[2 * i + 1]), bswap32(words[2 * i])),)
+        elif WORD_BITS == 64:
+            out = out + (join64(words[2 * i], words[2 * i + 1]),)
+        elif BIG_ENDIAN:
+            out = out + (bswap32_apart(words[i], size),)
+        else:
+            out = out + (words[i],)
+    return out
+
+
+@triton.jit
+def swap_words(words, WORDS: tl.constexpr, WORD_BITS: tl.constexpr):
+    """Reverse the bytes of each word."""
+    out = ()
+    for i in tl.static_range(WORDS):
+        out = out + ((bswap64(words[i]) if WORD_BITS == 64 else bswap32(words[i])),)
+    return out
 
 
 @triton.jit

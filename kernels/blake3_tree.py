@@ -159,7 +159,7 @@ def blake3_chunks(
         m = load_block(start + chunk * CHUNK_BYTES, word, left, valid, BLOCK_WORDS, ALIGN, VECTOR)
         last = n + 1 == blocks
         if not all_whole:
-            m = end_block(m, left, left, last, pad_zeros, BLOCK_WORDS)
+            m = end_block(m, left, left, last, 0, pad_zeros, BLOCK_WORDS)
         block_flags = (chunk_size * 0 + flags).to(tl.uint32)
         block_flags = tl.where(n == 0, block_flags | CHUNK_START, block_flags)
         block_flags = tl.where(last, block_flags | CHUNK_END, block_flags)

@@ -1,37 +1,83 @@
 """What the batch driver puts after a message.
 
-A padding function has the signature ``pad(word, i, remaining, total, last, BLOCK_WORDS)`` and
+A padding function has the signature ``pad(word, i, remaining, total, last, padding, WORDS)`` and
 returns the padded word. It sees raw little-endian 32-bit words, so that one function serves every
-byte order:
+byte order and word size:
 
 - ``word``: uint32, the bytes of the message, zero beyond its end
-- ``i``: the word's index in its block, a constexpr
+- ``i``: the word's index in its block of ``WORDS`` such words, a constexpr
 - ``remaining``: int32, message bytes from this word's first byte on; zero or negative past the end
 - ``total``: int64, length in bytes of the whole message, bytes absorbed earlier included
 - ``last``: bool, whether this is the last block of the padded message
+- ``padding``: int64 scalar, whatever the padding function defines
 """
 
 import triton
 import triton.language as tl
 
-from .bits import bswap32
+from .bits import bswap32, bswap32_apart
 
 
 @triton.jit
-def pad_zeros(word, i, remaining, total, last, BLOCK_WORDS: tl.constexpr):
+def pad_zeros(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     """No padding but zeros."""
     return word
 
 
 @triton.jit
-def pad_length_be64(word, i, remaining, total, last, BLOCK_WORDS: tl.constexpr):
-    """A one bit, zeros, and the length in bits as 64 bits, big-endian (FIPS 180-4, section 5.1.1)."""
+def _pad_one_bit(word, remaining):
+    """The byte 0x80 behind the message."""
     ends_here = (remaining >= 0) & (remaining < 4)
     marker = tl.full((), 0x80, tl.uint32) << (tl.where(ends_here, remaining, 0) * 8).to(tl.uint32)
-    word = tl.where(ends_here, word | marker, word)
+    return tl.where(ends_here, word | marker, word)
+
+
+@triton.jit
+def pad_length_be64(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
+    """A one bit, zeros, and the length in bits as 64 bits, big-endian (FIPS 180-4, section 5.1.1)."""
+    word = _pad_one_bit(word, remaining)
     bits = total.to(tl.uint64) << 3
-    if i == BLOCK_WORDS - 2:
-        word = tl.where(last, bswap32((bits >> 32).to(tl.uint32)), word)
-    if i == BLOCK_WORDS - 1:
+    if i == WORDS - 2:
+        word = tl.where(last, bswap32_apart((bits >> 32).to(tl.uint32), total), word)
+    if i == WORDS - 1:
         word = tl.where(last, bswap32((bits & 0xFFFFFFFF).to(tl.uint32)), word)
     return word
+
+
+@triton.jit
+def pad_length_le64(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
+    """A one bit, zeros, and the length in bits as 64 bits, little-endian (RFC 1321, sections 3.1 and 3.2)."""
+    word = _pad_one_bit(word, remaining)
+    bits = total.to(tl.uint64) << 3
+    if i == WORDS - 2:
+        word = tl.where(last, (bits & 0xFFFFFFFF).to(tl.uint32), word)
+    if i == WORDS - 1:
+        word = tl.where(last, (bits >> 32).to(tl.uint32), word)
+    return word
+
+
+@triton.jit
+def pad_length_be128(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
+    """A one bit, zeros, and the length in bits as 128 bits, big-endian (FIPS 180-4, section 5.1.2)."""
+    word = pad_length_be64(word, i, remaining, total, last, padding, WORDS)
+    if i == WORDS - 3:  # of a count of bytes in 64 bits, three reach here as bits
+        word = tl.where(last, bswap32_apart((total.to(tl.uint64) >> 61).to(tl.uint32), total), word)
+    return word
+
+
+@triton.jit
+def pad_sponge(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
+    """A domain's bits and pad10*1 (FIPS 202, section 5.1 and appendix B.2).
+
+    The low 32 bits of ``padding`` are the one to three bytes right behind the message, little-endian, of
+    which the last is not zero: the domain's bits and the first 1. The high 32 bits are the rate in bytes,
+    at whose end is the final 1. MINIMUM_PADDING is the number of those bytes.
+    """
+    suffix = (padding & 0xFFFFFFFF).to(tl.uint32)
+    starts = (remaining >= 0) & (remaining < 4)
+    ends = (remaining < 0) & (remaining > -4)
+    up = (tl.where(starts, remaining, 0) * 8).to(tl.uint32)
+    down = (tl.where(ends, -remaining, 0) * 8).to(tl.uint32)
+    word = tl.where(starts, word | (suffix << up), word)
+    word = tl.where(ends, word | (suffix >> down), word)
+    return tl.where(last & ((padding >> 32) == 4 * (i + 1)), word ^ 0x80000000, word)

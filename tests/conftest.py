@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from integrity_triton import algorithms, backends
+from support import kernel_family
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("dev", deadline=None)
@@ -58,6 +59,15 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
+# In the interpreter, where a block takes a quarter of a second, the others run once a kernel.
+EVERY_ALGORITHM = {
+    "test_edge_lengths_in_one_ragged_batch",
+    "test_extendable_output",
+    "test_modes_in_a_batch",
+    "test_modes_of_a_stream",
+}
+
+
 @pytest.fixture(autouse=True)
 def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
     callspec = getattr(request.node, "callspec", None)
@@ -65,6 +75,15 @@ def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
         record_property("backend", callspec.params["backend"])
         record = callspec.params.get("algorithm")
         record_property("algorithm", "(other)" if record is None else record.name)
+        if (
+            record is not None
+            and callspec.params["backend"] == "interpreter"
+            and request.node.originalname not in EVERY_ALGORITHM
+        ):
+            family = kernel_family(record)
+            first = next(r for r in algorithms.all_algorithms() if kernel_family(r) == family)
+            if first is not record:
+                pytest.skip(f"not applicable: runs the kernels of {first.name}, which are tested")
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

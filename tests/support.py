@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from integrity_triton import backends
+import integrity_triton as it
+from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import Algorithm, Blake3Tree, IteratedHash, load_reference
 from integrity_triton.backends.triton_host import TritonBackend
 
@@ -29,13 +30,62 @@ def oracle(
 ) -> bytes:
     try:
         make = load_reference(record.oracle)
-    except ImportError:
+    except (ImportError, AttributeError):
         make = load_reference(PLAIN_ORACLES[record.name])
     hasher = make(data, **params)
     if not record.xof:
         return hasher.digest()
-    length = record.digest_size if length is None else length
+    length = size_of(record) if length is None else length
     return hasher.digest(length, seek=seek) if seek else hasher.digest(length)
+
+
+def size_of(record: Algorithm) -> int:
+    """Bytes in a digest of the default length, or for an algorithm without one of some length."""
+    return record.digest_size or 32
+
+
+def _sized(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    record = algorithms.get(name)
+    return kwargs if record.digest_size else {"length": size_of(record), **kwargs}
+
+
+def hash_batch(messages: Any, name: str, **kwargs: Any) -> torch.Tensor:
+    """As the package's, with a length where it insists on one."""
+    return it.hash_batch(messages, name, **_sized(name, kwargs))
+
+
+def hash_chunks(data: Any, name: str, **kwargs: Any) -> torch.Tensor:
+    return it.hash_chunks(data, name, **_sized(name, kwargs))
+
+
+class new:
+    """As the package's, with a length where ``digest`` insists on one."""
+
+    def __init__(self, name: str, *args: Any, **kwargs: Any) -> None:
+        self._hasher = it.new(name, *args, **kwargs)
+        self._lengths = () if algorithms.get(name).digest_size else (size_of(algorithms.get(name)),)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._hasher, name)
+
+    def digest(self, *args: Any, **kwargs: Any) -> bytes:
+        return self._hasher.digest(*(args or self._lengths), **kwargs)
+
+    def hexdigest(self) -> str:
+        return self._hasher.hexdigest(*self._lengths)
+
+    def copy(self) -> new:
+        twin = object.__new__(new)
+        twin._hasher, twin._lengths = self._hasher.copy(), self._lengths
+        return twin
+
+
+def kernel_family(record: Algorithm) -> Any:
+    """The same for algorithms that run the same kernels and differ in constants and truncation."""
+    construction = record.construction
+    if isinstance(construction, IteratedHash):
+        return construction.block, construction.pad
+    return record.name
 
 
 def variants(record: Algorithm) -> list[dict[str, Any]]:
@@ -46,6 +96,10 @@ def variants(record: Algorithm) -> list[dict[str, Any]]:
             found.append({parameter.name: pattern(parameter.max_size or 16)})
         elif parameter.type is str:
             found.append({parameter.name: "integrity_triton 2026-11-23 tests"})
+        elif parameter.type is bool:
+            found.append({parameter.name: True})
+        elif parameter.type is int:
+            found += [{parameter.name: n} for n in (parameter.minimum, parameter.maximum) if n is not None]
     return found
 
 

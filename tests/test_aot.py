@@ -48,7 +48,12 @@ def test_a_kernel_for_a_gpu(capfd, tmp_path, name, kinds, threads):
     sidecar = json.loads(paths[-1].read_text())
     assert sidecar["target"] == name
     assert sidecar["entry"].encode() in paths[0].read_bytes()
-    assert [a["name"] for a in sidecar["arguments"]][:4] == ["table_ptr", "state_ptr", "out_ptr", "address"]
+    assert [a["name"] for a in sidecar["arguments"]][:4] == [
+        "table_ptr",
+        "state_ptr",
+        "constants_ptr",
+        "out_ptr",
+    ]
     assert {a["type"] for a in sidecar["arguments"]} == {"*i64", "*u32", "i64"}
     assert all(a == {"type": "null"} for a in sidecar["trailing_arguments"])
     assert sidecar["threads_per_program"] == threads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ import torch
 import integrity_triton as it
 from integrity_triton import algorithms, backends
 from integrity_triton.backends import Ragged
+from integrity_triton.backends.drivers.blake3_tree import Blake3TreeDriver
+from integrity_triton.backends.drivers.iterated import IteratedDriver
 from integrity_triton.backends.triton_host import TritonBackend
 from oracles import blake3_plain, sha256_plain
-from support import device_of, on_device, oracle, pattern, rows_as_bytes
+from support import device_of, hash_batch, on_device, oracle, pattern, rows_as_bytes
 
 # Where lengths in bits or bytes have overflowed 32 bits, signed or not.
 BOUNDARIES = [1 << 28, 1 << 29, 1 << 31, 1 << 32, 1 << 35, (1 << 61) - 128]
@@ -44,12 +47,15 @@ def test_lengths_of_resumed_messages(kernels):
     """The length field takes all 64 bits: a message resumed just before and after each boundary."""
     record = algorithms.get("sha256")
     device = kernels.device_for(None)
-    state = kernels.initial_state(record.construction, device)
+    driver = kernels.driver(record)
+    assert isinstance(driver, IteratedDriver)
+    start = driver.start({}, device)
     for boundary in BOUNDARIES:
         for absorbed in (boundary - 64, boundary):
             tails = [b"", pattern(1), pattern(63), pattern(65)]
             messages = Ragged([on_device(t, kernels.name) for t in tails], device)
-            digests = kernels.iterate(record, messages, state, prefix=absorbed, final=True)
+            states = driver.iterate(messages, replace(start, prefix=absorbed), final=True)
+            digests = driver.output(states, 32, 0)
             expected = [sha256_plain.finish(sha256_plain.IV, absorbed, t) for t in tails]
             assert rows_as_bytes(digests) == expected, absorbed
 
@@ -57,9 +63,11 @@ def test_lengths_of_resumed_messages(kernels):
 @pytest.mark.parametrize("counter", [0, 1, (1 << 32) - 2, 1 << 32, (1 << 53) + 4])
 def test_chunk_counters(kernels, counter):
     device = kernels.device_for(None)
-    key, flags = kernels.blake3_mode({}, device)
+    driver = kernels.driver(algorithms.get("blake3"))
+    assert isinstance(driver, Blake3TreeDriver)
+    key, flags = driver.mode({}, device)
     data = pattern(2048)
-    value = kernels.blake3_subtree(on_device(data, kernels.name), key, flags, counter)
+    value = driver.subtree(on_device(data, kernels.name), key, flags, counter)
     node = blake3_plain._node(blake3_plain.IV, data, counter, 0)
     expected = struct.pack("<8I", *blake3_plain._compress(*node)[:8])
     assert value.view(torch.uint8).cpu().numpy().tobytes() == expected
@@ -72,10 +80,10 @@ def test_offsets_past_two_and_four_gib(algorithm, backend):
     rows = data.as_strided((3, 100), (stride, 1))
     for i in range(3):
         rows[i] = on_device(pattern(100 + i)[i:], backend)
-    digests = it.hash_batch(rows, algorithm.name, backend=backend)
+    digests = hash_batch(rows, algorithm.name, backend=backend)
     assert rows_as_bytes(digests) == [oracle(algorithm, pattern(100 + i)[i:]) for i in range(3)]
     views = [data[2 * stride : 2 * stride + 100], data[stride : stride + 100]]
-    digests = it.hash_batch(views, algorithm.name, backend=backend)
+    digests = hash_batch(views, algorithm.name, backend=backend)
     assert rows_as_bytes(digests) == [
         oracle(algorithm, pattern(102)[2:]),
         oracle(algorithm, pattern(101)[1:]),
@@ -104,7 +112,7 @@ def test_addresses_of_the_upper_half(misalignment, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "data_ptr", lambda self: address)
     view = torch.empty(100, dtype=torch.uint8)
     for messages in (Ragged([view], view.device), Ragged([view, view], view.device)):
-        layout = kernels._layout(messages, lambda a, n: (a, n))
+        layout = kernels.layout(messages, lambda a, n: (a, n))
         found = layout.table[0].item() if layout.has_table else layout.arguments["address"]
         assert found == address - (1 << 64)
         assert layout.align == (1 if misalignment else 16)

@@ -263,7 +263,7 @@ def test_the_choice_follows_the_figures(monkeypatch):
     data = torch.zeros(1 << 22, dtype=torch.uint8)
 
     def faster(messages, name="sha256"):
-        return cpu_choice.opencl_is_faster(algorithms.get(name), messages)
+        return cpu_choice.kernels_are_faster(backends.get("opencl"), algorithms.get(name), messages)
 
     assert faster(chunk_messages(data, 4096))  # many messages
     assert not faster(chunk_messages(data, data.numel()))  # one long one
@@ -273,7 +273,9 @@ def test_the_choice_follows_the_figures(monkeypatch):
     large = torch.zeros(1 << 26, dtype=torch.uint8)
     assert faster(chunk_messages(large, large.numel()), "blake3")  # a tree has many lanes
     assert not faster(chunk_messages(data, data.numel()), "blake3")  # and a launch a level
-    assert not cpu_choice.opencl_is_faster(algorithms.get("sha224"), chunk_messages(data, 64))  # no figures
+    assert not cpu_choice.kernels_are_faster(
+        backends.get("opencl"), algorithms.get("sha224"), chunk_messages(data, 64)
+    )  # no figures
     assert not faster(batch_messages([]))
 
 

@@ -20,6 +20,7 @@ from integrity_triton.backends import opencl, prebuilt
 
 XPU = compiling.Target.parse("xpu")
 # Where tests/run.sh puts it.
+SHA256 = "integrity_triton.kernels.sha2:sha256_block"
 COMPILER = Path(os.environ.get("INTEGRITY_TRITON_XPU_COMPILER") or Path(sys.prefix, "xpu-compiler"))
 
 
@@ -46,7 +47,7 @@ def test_no_artifact_is_older_than_its_source():
 def test_a_source_digest_covers_what_the_device_file_imports(monkeypatch):
     kernel = "integrity_triton.kernels.batch:hash_messages"
     before = prebuilt.source_digest([kernel])
-    assert prebuilt.source_digest([kernel, "integrity_triton.kernels.sha2:sha256_block"]) != before
+    assert prebuilt.source_digest([kernel, SHA256]) != before
     real = prebuilt._source
 
     def edited(module):
@@ -110,7 +111,9 @@ def copied(tmp_path, monkeypatch):
 
 
 def _first(folder: Path, end: str) -> Path:
-    return sorted(folder.glob(f"hash_messages*{end}"))[0]
+    artifacts = json.loads((prebuilt.folder() / prebuilt.LOCK).read_text())["artifacts"]
+    name = next(name for name, entry in sorted(artifacts.items()) if SHA256 in entry["references"])
+    return folder / f"{name}{end}"
 
 
 def _flip(path: Path) -> None:
@@ -120,9 +123,9 @@ def _flip(path: Path) -> None:
 
 
 DAMAGE = {
-    "binary": (lambda folder: _flip(_first(folder, ".xz")), "its binary is not the one"),
-    "sidecar": (lambda folder: _flip(_first(folder, "[0-9a-f].json")), "its sidecar is not the one"),
-    "missing": (lambda folder: _first(folder, ".xz").unlink(), "cannot be read"),
+    "binary": (lambda folder: _flip(_first(folder, ".spv.xz")), "its binary is not the one"),
+    "sidecar": (lambda folder: _flip(_first(folder, ".json")), "its sidecar is not the one"),
+    "missing": (lambda folder: _first(folder, ".spv.xz").unlink(), "cannot be read"),
     "no lock": (lambda folder: (folder / "lock.json").unlink(), "cannot be read"),
     "lock no JSON": (lambda folder: (folder / "lock.json").write_text("{"), "cannot be read"),
     "lock of another format": (
@@ -140,7 +143,7 @@ DAMAGE = {
 def test_a_damaged_artifact_is_refused(copied, damage):
     act, message = DAMAGE[damage]
     act(copied)
-    assert message in prebuilt.missing("integrity_triton.kernels.sha2:sha256_block")
+    assert message in prebuilt.missing(SHA256)
     instance = backends.opencl.OpenClBackend()
     assert message in instance.unsupported(algorithms.get("sha256"))
 
@@ -148,7 +151,7 @@ def test_a_damaged_artifact_is_refused(copied, damage):
 def test_damage_sends_a_batch_to_the_native_backend_unless_opencl_was_asked_for(copied, monkeypatch, caplog):
     if not {s.name: s for s in it.backends()}["opencl"].available:
         pytest.skip("absent: opencl")
-    _flip(_first(copied, ".xz"))
+    _flip(_first(copied, ".spv.xz"))
     monkeypatch.setattr(backends, "_logged", set())
     messages = [bytes(4096)] * 4096
     with caplog.at_level("WARNING", "integrity_triton"):
@@ -166,7 +169,7 @@ def test_a_stale_artifact_is_refused(copied):
     for entry in lock["artifacts"].values():
         entry["sources"] = "0" * 64
     (copied / "lock.json").write_text(json.dumps(lock))
-    assert "older than its source" in prebuilt.missing("integrity_triton.kernels.sha2:sha256_block")
+    assert "older than its source" in prebuilt.missing(SHA256)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WORDS = 8, MOST_DEVICES = 16 };
+enum { WORDS = 8, BLOCK = 64, MOST_DEVICES = 16 };
 
 static void fail(const char *format, ...) {
     va_list values;
@@ -72,8 +72,9 @@ static void expect(const char *sidecar, const char *name, const char *value) {
 
 /* The arguments in the order in which the kernel is documented to take them. */
 static void expect_arguments(const char *sidecar) {
-    static const char *const names[] = {"table_ptr", "state_ptr", "out_ptr", "address", "count",
-                                        "stride",    "length",    "total",   "prefix"};
+    static const char *const names[] = {"table_ptr", "state_ptr", "constants_ptr", "out_ptr", "address",
+                                        "count",     "stride",    "length",        "total",   "prefix",
+                                        "step",      "padding",   "flags"};
     const char *at = member(sidecar, "arguments");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         at = member(at, "name");
@@ -150,15 +151,27 @@ static void hash_chunks(Hasher *hasher, const char *data, size_t size, size_t ch
     /* FIPS 180-4, section 5.3.3 */
     static const uint32_t initial[WORDS] = {0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A,
                                             0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19};
+    /* Section 4.2.2 */
+    static const uint32_t constants[64] = {
+        0x428A2F98, 0x71374491, 0xB5C0FBCF, 0xE9B5DBA5, 0x3956C25B, 0x59F111F1, 0x923F82A4, 0xAB1C5ED5,
+        0xD807AA98, 0x12835B01, 0x243185BE, 0x550C7DC3, 0x72BE5D74, 0x80DEB1FE, 0x9BDC06A7, 0xC19BF174,
+        0xE49B69C1, 0xEFBE4786, 0x0FC19DC6, 0x240CA1CC, 0x2DE92C6F, 0x4A7484AA, 0x5CB0A9DC, 0x76F988DA,
+        0x983E5152, 0xA831C66D, 0xB00327C8, 0xBF597FC7, 0xC6E00BF3, 0xD5A79147, 0x06CA6351, 0x14292967,
+        0x27B70A85, 0x2E1B2138, 0x4D2C6DFC, 0x53380D13, 0x650A7354, 0x766A0ABB, 0x81C2C92E, 0x92722C85,
+        0xA2BFE8A1, 0xA81A664B, 0xC24B8B70, 0xC76C51A3, 0xD192E819, 0xD6990624, 0xF40E3585, 0x106AA070,
+        0x19A4C116, 0x1E376C08, 0x2748774C, 0x34B0BCB5, 0x391C0CB3, 0x4ED8AA4A, 0x5B9CCA4F, 0x682E6FF3,
+        0x748F82EE, 0x78A5636F, 0x84C87814, 0x8CC70208, 0x90BEFFFA, 0xA4506CEB, 0xBEF9A3F7, 0xC67178F2};
     static const int64_t no_table = 0;
     uint32_t state[WORDS];
     memcpy(state, initial, sizeof state);
     int64_t count = (int64_t)((size + chunk - 1) / chunk);
-    int64_t integers[] = {(int64_t)(intptr_t)data, count, (int64_t)chunk, (int64_t)chunk, (int64_t)size, 0};
+    int64_t integers[] = {(int64_t)(intptr_t)data, count, (int64_t)chunk, (int64_t)chunk, (int64_t)size,
+                          0, BLOCK, 0, 0};
 
     cl_uint i = 0;
     check(clSetKernelArgSVMPointer(hasher->kernel, i++, &no_table), "setting table_ptr");
     check(clSetKernelArgSVMPointer(hasher->kernel, i++, state), "setting state_ptr");
+    check(clSetKernelArgSVMPointer(hasher->kernel, i++, constants), "setting constants_ptr");
     check(clSetKernelArgSVMPointer(hasher->kernel, i++, out), "setting out_ptr");
     for (size_t k = 0; k < sizeof integers / sizeof *integers; k++)
         check(clSetKernelArg(hasher->kernel, i++, sizeof integers[k], &integers[k]), "setting an integer");

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "integrity_triton.algorithms"
-_BUILTIN_MODULES = ("sha2", "blake3")
+_BUILTIN_MODULES = ("sha2", "blake3", "sha1", "md5", "sm3", "ripemd160")
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,
     ast.BitOr: operator.or_,

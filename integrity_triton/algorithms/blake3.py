@@ -14,6 +14,7 @@ RECORDS = (
         security_note="128-bit security in every mode, whatever the output length",
         collision_bits=128,
         xof=True,
+        seekable=True,
         parallel=True,
         keyed="optional",
         parameters=(

@@ -36,25 +36,36 @@ class IteratedHash:
     """A chaining state and a block function, applied block by block (Merkle-Damgard and kin).
 
     The device module supplies ``block``, a ``@triton.jit`` function
-    ``block(state, words, absorbed, last) -> state`` over tuples of tiles, and ``pad``, which turns
-    the raw words of a message's last block or blocks into padded ones; ``kernels/batch.py``
-    specifies both. ``iv`` is a ``tl.constexpr`` tuple of ``state_words`` integers.
+    ``block(state, words, absorbed, last, flags, constants_ptr) -> state`` over tuples of tiles, and
+    ``pad``, which turns the raw words of a message's last block or blocks into padded ones;
+    ``kernels/batch.py`` and ``kernels/padding.py`` specify them. ``iv`` is a ``tl.constexpr`` tuple of
+    ``state_words`` integers.
     """
 
     block: str
     pad: str
     iv: str
+    constants: str | None = None
+    """A ``tl.constexpr`` tuple of words that the block function is to find at ``constants_ptr``."""
+    word_bits: Literal[32, 64] = 32
+    """Of the chaining state's words, and of a message block's."""
     state_words: int
-    """Words of 32 bits in the chaining state; message blocks are of such words too."""
     byteorder: Literal["big", "little"]
     minimum_padding: int
     """Bytes that padding adds at the least: 1 + the length field for Merkle-Damgard."""
+    padding: int = 0
+    """What the padding function takes under that name."""
+    largest_block: int | None = None
+    """Bytes of the largest block that the block function takes, if the algorithm's may be smaller."""
 
     def __post_init__(self) -> None:
-        for name in ("block", "pad", "iv"):
-            _check_reference("IteratedHash", name, getattr(self, name))
+        for name in ("block", "pad", "iv", "constants"):
+            if name != "constants" or self.constants is not None:
+                _check_reference("IteratedHash", name, getattr(self, name))
         if self.state_words < 1 or self.minimum_padding < 0:
             raise ValueError("IteratedHash: state_words must be positive, minimum_padding not negative")
+        if self.word_bits not in (32, 64):
+            raise ValueError(f"IteratedHash: words are of 32 or 64 bits, not {self.word_bits}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +89,9 @@ class Parameter:
     min_size: int | None = None
     """For ``bytes``: fewest bytes allowed."""
     max_size: int | None = None
+    minimum: int | None = None
+    """For ``int``: the range allowed, both ends included."""
+    maximum: int | None = None
     choices: tuple[Any, ...] | None = None
     excludes: tuple[str, ...] = ()
     """Parameters that may not be given together with this one."""
@@ -102,7 +116,15 @@ class Parameter:
             raise TypeError(f"{label} must be {self.type.__name__}, not {type(value).__name__}")
         if self.choices is not None and value not in self.choices:
             raise ValueError(f"{label} must be one of {', '.join(map(repr, self.choices))}, not {value!r}")
+        below = self.minimum is not None and value < self.minimum
+        if below or (self.maximum is not None and value > self.maximum):
+            raise ValueError(f"{label} must be {self._range()}, not {value}")
         return value
+
+    def _range(self) -> str:
+        if self.minimum is None or self.maximum is None:
+            return f"at least {self.minimum}" if self.maximum is None else f"at most {self.maximum}"
+        return f"between {self.minimum} and {self.maximum}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +143,17 @@ class Algorithm:
     collision_bits: int
     """log2 of the work of the best known collision search; 0 for broken and checksums."""
     xof: bool = False
-    """Output of any length; ``digest_size`` is then the default length."""
+    """Output of any length; ``digest_size`` is then the default length, or 0 if there is none."""
+    seekable: bool = False
+    """Any part of the output can be had without the parts before it."""
     parallel: bool = False
     """One long message spreads over a device's lanes (a tree); a sequential hash has one lane."""
     keyed: Literal["no", "optional", "required"] = "no"
     parameters: tuple[Parameter, ...] = ()
     construction: Construction
-    native: str
-    """Constructor of a hashlib-like object in a CPU library, ``"module:callable"``."""
+    native: str | None = None
+    """Constructor of a hashlib-like object in a CPU library, ``"module:callable"``; the library may be
+    absent. None if there is none."""
     native_one_message: Mapping[str, Any] = field(default_factory=dict)
     """Keywords with which the CPU library spreads a single long message over all cores."""
     oracle: str
@@ -142,14 +167,17 @@ class Algorithm:
         for alias in self.aliases:
             if alias != alias.lower() or not alias:
                 raise ValueError(f"{label}: alias {alias!r} must be lower case (look-ups ignore case)")
-        if self.digest_size < 1 or self.block_size < 1:
+        if self.digest_size < (0 if self.xof else 1) or self.block_size < 1:
             raise ValueError(f"{label}: digest_size and block_size must be positive")
+        if self.seekable and not self.xof:
+            raise ValueError(f"{label}: only extendable output can be seekable")
         if isinstance(self.construction, IteratedHash):
             if self.block_size % 4:
                 raise ValueError(f"{label}: block_size must be a multiple of 4 bytes")
-            if self.digest_size > self.construction.state_words * 4:
+            if self.digest_size > self.construction.state_words * self.construction.word_bits // 8:
                 raise ValueError(f"{label}: digest_size is larger than the state")
-        _check_reference(label, "native", self.native)
+        if self.native is not None:
+            _check_reference(label, "native", self.native)
         _check_reference(label, "oracle", self.oracle)
         object.__setattr__(self, "native_one_message", MappingProxyType(dict(self.native_one_message)))
         by_name = {p.name: p for p in self.parameters}
@@ -184,14 +212,24 @@ class Algorithm:
             raise ValueError(f"{self.name} needs a key")
         return checked
 
-    def check_length(self, length: int | None) -> int:
-        """Digest length in bytes for a requested ``length``; None means the default."""
+    def size(self, parameters: Mapping[str, Any]) -> int:
+        """Bytes in the digest under ``parameters``, by default where the output is extendable."""
+        return int(parameters.get("digest_size", self.digest_size))
+
+    def check_length(self, length: int | None, parameters: Mapping[str, Any]) -> int:
+        """Digest length in bytes for a requested ``length``; None means the default.
+
+        Raises TypeError or ValueError for a length that cannot be, or where one is needed.
+        """
+        size = self.size(parameters)
         if length is None:
-            return self.digest_size
+            if size == 0:
+                raise TypeError(f"{self.name} has no default length: give length=, in bytes")
+            return size
         if isinstance(length, bool) or not isinstance(length, int):
             raise TypeError(f"length must be int, not {type(length).__name__}")
         if length < 0:
             raise ValueError(f"length must not be negative, got {length}")
-        if not self.xof and length != self.digest_size:
-            raise ValueError(f"{self.name} has a fixed digest of {self.digest_size} bytes, not {length}")
+        if not self.xof and length != size:
+            raise ValueError(f"{self.name} has a fixed digest of {size} bytes, not {length}")
         return length

@@ -208,6 +208,9 @@ def select(
             reason = probe.reason
         fallback_reasons.append(f"{candidate.name}: {reason}")
     native = get("native")
+    reason = native.unsupported(algorithm)
+    if reason is not None:
+        return _without_library(algorithm, device_type, f"native: {reason}")
     if fallback_reasons:
         _log_once(
             logging.WARNING,
@@ -222,6 +225,24 @@ def select(
         )
         _log_once(logging.INFO, f"{algorithm.name} on {device_type} data runs on native: {why}")
     return native
+
+
+def _without_library(algorithm: Algorithm, device_type: str, reason: str) -> Backend:
+    """Any backend that runs the kernels, but the interpreter: in place if one can, else on a copy."""
+    _load()
+    reasons = [reason]
+    candidates = [b for b in _backends.values() if b.name not in ("native", "interpreter")]
+    for candidate in sorted(candidates, key=lambda b: device_type not in b.device_types):
+        found = candidate.unsupported(algorithm)
+        probe = _probe(candidate)
+        if found is None and probe.available:
+            _log_once(logging.INFO, f"{algorithm.name} runs on {candidate.name} ({reason})")
+            return candidate
+        reasons.append(f"{candidate.name}: {probe.reason if not probe.available else found}")
+    raise BackendUnavailable(
+        f'nothing here can run {algorithm.name}; pip install "integrity-triton[cpu]" brings kernels for the '
+        f"CPU ({'; '.join(reasons)})"
+    )
 
 
 def hash_batch(
@@ -241,14 +262,15 @@ def hash_batch(
     try:
         return chosen.hash_batch(algorithm, parameters, messages, length)
     except (BackendUnavailable, MemoryError) as error:
-        if requested(backend) is not None or chosen.name == "native":
+        native = get("native")
+        if requested(backend) is not None or chosen is native or native.unsupported(algorithm):
             raise
         _log_once(
             logging.WARNING,
             f"{algorithm.name} on {messages.device.type} data falls back to native",
             f"({chosen.name}: {error})",
         )
-        return get("native").hash_batch(algorithm, parameters, messages, length)
+        return native.hash_batch(algorithm, parameters, messages, length)
 
 
 class _CallableModule(ModuleType):

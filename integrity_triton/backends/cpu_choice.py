@@ -15,7 +15,7 @@ from typing import Any
 
 from ..algorithms import Algorithm, Blake3Tree
 from .base import Messages, Rows
-from .triton_host import BLAKE3_CHUNKS, HASH_MESSAGES, tuned
+from .triton_host import TritonBackend, tuned
 
 _WORTH_THREADS = 1 << 20
 
@@ -32,14 +32,13 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def estimates(algorithm: Algorithm, messages: Messages) -> tuple[float, float] | None:
+def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> tuple[float, float] | None:
     """Seconds that the kernels and the native library would take; None without figures."""
     figures = _figures()["algorithms"].get(algorithm.name)
     if figures is None:
         return None
     threads = _threads()
-    tree = isinstance(algorithm.construction, Blake3Tree)
-    lanes = tuned("opencl", BLAKE3_CHUNKS if tree else HASH_MESSAGES)["BLOCK_MSGS"]
+    lanes = tuned(backend.name, *backend.driver(algorithm).main_kernel())["BLOCK_MSGS"]
     count, total, longest, computed = _work(messages, lanes)
     calls = 1
     if isinstance(algorithm.construction, Blake3Tree):
@@ -80,6 +79,6 @@ def _work(messages: Messages, lanes: int) -> tuple[int, int, int, int]:
     )
 
 
-def opencl_is_faster(algorithm: Algorithm, messages: Messages) -> bool:
-    found = estimates(algorithm, messages)
+def kernels_are_faster(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> bool:
+    found = estimates(backend, algorithm, messages)
     return found is not None and found[0] < found[1]

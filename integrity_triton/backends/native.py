@@ -74,6 +74,8 @@ class NativeBackend(Backend):
         return Probe(True, f"{self._threads} CPU threads", ("cpu",))
 
     def unsupported(self, algorithm: Algorithm) -> str | None:
+        if algorithm.native is None:
+            return "no CPU library has it"
         try:
             load_reference(algorithm.native)
         except (ImportError, AttributeError) as error:
@@ -92,6 +94,7 @@ class NativeBackend(Backend):
 
     def _new(self, algorithm: Algorithm, parameters: Mapping[str, Any], *, one_message: bool) -> Any:
         extra = algorithm.native_one_message if one_message else {}
+        assert algorithm.native is not None
         return load_reference(algorithm.native)(**parameters, **extra)
 
     def stream(

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..algorithms import Algorithm, Blake3Tree, IteratedHash
+from ..algorithms import Algorithm
 from ..errors import BackendUnavailable
 from . import prebuilt
 from .base import Messages, Probe
-from .cpu_choice import opencl_is_faster
-from .triton_host import BLAKE3_CHUNKS, Launch, TritonBackend
+from .cpu_choice import kernels_are_faster
+from .triton_host import Launch, TritonBackend
 
 if TYPE_CHECKING:
     import torch
@@ -256,17 +256,17 @@ class OpenClBackend(TritonBackend):
             return reason
         if self._runtime is not None and self._runtime.pid != os.getpid():
             return "the OpenCL runtime does not survive a fork; start processes with spawn"
-        construction = algorithm.construction
-        if isinstance(construction, IteratedHash):
-            return prebuilt.missing(construction.block)
-        assert isinstance(construction, Blake3Tree)
-        return prebuilt.missing(BLAKE3_CHUNKS)
+        for reference in self.driver(algorithm).references():
+            reason = prebuilt.missing(reference)
+            if reason is not None:
+                return reason
+        return None
 
     def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
         return (
             device_type in self.device_types
             and messages is not None
-            and opencl_is_faster(algorithm, messages)
+            and kernels_are_faster(self, algorithm, messages)
         )
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:

@@ -65,7 +65,9 @@ class Specialization:
 def _type_of(value: Any) -> str:
     if isinstance(value, int):
         return "i64"
-    return {"torch.int64": "*i64", "torch.uint32": "*u32", "torch.uint8": "*u8"}[str(value.dtype)]
+    return {"torch.int64": "*i64", "torch.uint32": "*u32", "torch.uint64": "*u64", "torch.uint8": "*u8"}[
+        str(value.dtype)
+    ]
 
 
 @dataclass(frozen=True)

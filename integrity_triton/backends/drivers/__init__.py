@@ -1,0 +1,27 @@
+"""What the host does for each kind of construction: which kernels, over what, in which order.
+
+A driver is made for one algorithm and one backend. It asks the backend for memory, layout and
+launches, and knows nothing of where they happen.
+"""
+
+from __future__ import annotations
+
+from ...algorithms import Algorithm, Blake3Tree, IteratedHash
+from .base import Driver
+from .blake3_tree import Blake3TreeDriver
+from .iterated import IteratedDriver
+
+__all__ = ["Driver", "driver_class"]
+
+_DRIVERS: dict[type, type[Driver]] = {
+    IteratedHash: IteratedDriver,
+    Blake3Tree: Blake3TreeDriver,
+}
+
+
+def driver_class(algorithm: Algorithm) -> type[Driver]:
+    """The driver for an algorithm's construction. Raises TypeError if there is none."""
+    for kind in type(algorithm.construction).__mro__:
+        if kind in _DRIVERS:
+            return _DRIVERS[kind]
+    raise TypeError(f"no driver for {type(algorithm.construction).__name__}")

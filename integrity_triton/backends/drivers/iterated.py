@@ -1,0 +1,163 @@
+"""A block function applied block by block, one message a lane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...algorithms import Algorithm, IteratedHash
+from ..base import Messages, Ragged, Stream
+from .base import Driver, PendingBytes, copy_stream
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..triton_host import TritonBackend
+
+HASH_MESSAGES = "integrity_triton.kernels.batch:hash_messages"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the hashing of a message begins."""
+
+    state: torch.Tensor
+    """Words ``[state_words]``, or ``[n, state_words]`` with one a message."""
+    prefix: int = 0
+    """Bytes that were absorbed into it."""
+    padding: int = 0
+    flags: int = 0
+
+
+class IteratedDriver(Driver):
+    """A subclass may begin elsewhere (``start``) and make more of the final state (``output``)."""
+
+    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+        super().__init__(host, algorithm)
+        assert isinstance(algorithm.construction, IteratedHash)
+        self.construction = algorithm.construction
+
+    def references(self) -> tuple[str, ...]:
+        return (self.construction.block,)
+
+    def main_kernel(self) -> tuple[str, str | None]:
+        return HASH_MESSAGES, self.construction.block
+
+    def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        return Start(self._tables(device)[0], padding=self.construction.padding)
+
+    def output(self, states: torch.Tensor, length: int, seek: int) -> torch.Tensor:
+        """``length`` bytes from byte ``seek`` on, uint8 ``[n, length]``, of final states."""
+        import torch
+
+        return states.view(torch.uint8)[:, seek : seek + length].contiguous()
+
+    def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
+        states = self.iterate(messages, self.start(parameters, messages.device), final=True)
+        return self.output(states, length, 0)
+
+    def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
+        return IteratedStream(self, self.start(parameters, device), device)
+
+    def _tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """The initial state and the block function's constants."""
+        construction = self.construction
+        references = (construction.iv, *([construction.constants] if construction.constants else []))
+        found = self.host.constants(references, construction.word_bits, device)
+        return found[0], found[-1]
+
+    def iterate(
+        self, messages: Messages, start: Start, *, final: bool, step: int | None = None
+    ) -> torch.Tensor:
+        """The states of messages begun at ``start``, words ``[n, state_words]``: with ``final`` after
+        their padding and in the algorithm's byte order, otherwise after whole blocks.
+
+        ``step`` is the distance in bytes between a message's blocks, if they do not touch.
+        """
+        import numpy as np
+        import torch
+
+        algorithm, construction = self.algorithm, self.construction
+        block = algorithm.block_size
+
+        def table(addresses: Any, lengths: Any) -> tuple[Any, Any]:
+            # Lanes of one program wait for the longest among them: neighbours in length go together.
+            table = np.empty((3, len(lengths)), np.int64)
+            order = np.argsort(-lengths, kind="stable")
+            table[0], table[1], table[2] = addresses[order], lengths[order], order
+            return table, table[1]
+
+        layout = self.host.layout(messages, table)
+        # Whole states are stored, so that hashes that differ in truncation alone share a kernel.
+        dtype = torch.uint64 if construction.word_bits == 64 else torch.uint32
+        out = self.host.empty((messages.count, construction.state_words), dtype, messages.device)
+        self.host.run(
+            HASH_MESSAGES,
+            messages.count,
+            messages.device,
+            {
+                "table_ptr": layout.table,
+                "state_ptr": start.state,
+                "constants_ptr": self._tables(messages.device)[1],
+                "out_ptr": out,
+                **layout.arguments,
+                "prefix": start.prefix,
+                "step": step or block,
+                "padding": start.padding,
+                "flags": start.flags,
+            },
+            {
+                "BLOCK": construction.block,
+                "PAD": construction.pad,
+                "BLOCK_BYTES": construction.largest_block or block,
+                "VARIABLE_BLOCK": construction.largest_block is not None,
+                "WORD_BITS": construction.word_bits,
+                "STATE_WORDS": construction.state_words,
+                "MINIMUM_PADDING": construction.minimum_padding,
+                "BIG_ENDIAN": construction.byteorder == "big",
+                "TABLE": layout.has_table,
+                "OWN_STATE": start.state.dim() == 2,
+                "FINAL": final,
+                # A block's place in its message, too, has to be aligned.
+                "ALIGN": min(layout.align, (step or block) & -(step or block)),
+            },
+        )
+        return out
+
+
+class IteratedStream(Stream):
+    def __init__(self, driver: IteratedDriver, start: Start, device: torch.device) -> None:
+        self._driver, self._device = driver, device
+        self._at = start
+        self._pending = PendingBytes(device)
+
+    def _absorb(self, view: torch.Tensor) -> None:
+        if view.numel():
+            at = self._at
+            states = self._driver.iterate(Ragged([view], self._device), at, final=False)
+            self._at = Start(states[0], at.prefix + view.numel(), at.padding, at.flags)
+
+    def update(self, data: Any) -> None:
+        view = self._driver.host.bytes_view(data, self._device)
+        size = self._driver.algorithm.block_size
+        # A last block that padding does not follow must not be absorbed before the end is known.
+        held_back = 1 if self._driver.construction.minimum_padding == 0 else 0
+        if self._pending.data.numel():
+            view = self._pending.take(view, size)
+            if self._pending.data.numel() < size or view.numel() < held_back:
+                return
+            self._absorb(self._pending.data)
+            self._pending = PendingBytes(self._device)
+        whole = (view.numel() - held_back) // size * size if view.numel() else 0
+        self._absorb(view[:whole])
+        self._pending.take(view[whole:], size)
+
+    def digest(self, length: int, seek: int) -> bytes:
+        if length == 0:
+            return b""
+        states = self._driver.iterate(Ragged([self._pending.data], self._device), self._at, final=True)
+        return self._driver.output(states, length, seek).cpu().numpy().tobytes()
+
+    def copy(self) -> Stream:
+        return copy_stream(self)
