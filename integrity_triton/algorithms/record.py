@@ -116,10 +116,14 @@ class Parameter:
             raise TypeError(f"{label} must be {self.type.__name__}, not {type(value).__name__}")
         if self.choices is not None and value not in self.choices:
             raise ValueError(f"{label} must be one of {', '.join(map(repr, self.choices))}, not {value!r}")
+        if self.type is int:
+            self._check_range(label, int(value))
+        return value
+
+    def _check_range(self, label: str, value: int) -> None:
         below = self.minimum is not None and value < self.minimum
         if below or (self.maximum is not None and value > self.maximum):
             raise ValueError(f"{label} must be {self._range()}, not {value}")
-        return value
 
     def _range(self) -> str:
         if self.minimum is None or self.maximum is None:
