@@ -31,20 +31,24 @@ def load_block(
     PAIRS: tl.constexpr = VECTOR == 2 and ALIGN >= 8
     # Pairs are worth it as 64-bit words alone.
     WIDTH: tl.constexpr = 1 if VECTOR == 2 and not PAIRS else VECTOR
-    for g in tl.static_range(BLOCK_WORDS // WIDTH):
+    # Where messages start within a word, the words around them are read, one more than the block has.
+    WORDS: tl.constexpr = BLOCK_WORDS if ALIGN >= 4 else BLOCK_WORDS + 1
+    skew = (address & 3).to(tl.int32)
+    start = address if ALIGN >= 4 else address - skew
+    for g in tl.static_range((WORDS + WIDTH - 1) // WIDTH):
         # Positions in this block, in words.
         if VECTOR <= 2:
             i = tl.full((), g * WIDTH, tl.int32)
-            base, end, mask = address, left, valid
+            base, end, off, mask = start, left, skew, valid
         else:
             i = (g * VECTOR + tl.arange(0, VECTOR))[None, :]
-            base, end, mask = address[:, None], left[:, None], valid[:, None]
+            base, end, off, mask = start[:, None], left[:, None], skew[:, None], valid[:, None]
         if PAIRS:
             # Where lanes' loads are gathered one element at a time, half as many elements are to gather.
             pointer = base.to(tl.pointer_type(tl.uint64)) + (first_word // 2 + g)
             pair = tl.load(pointer, mask=mask & (end > 8 * g), other=0)
             out = out + ((pair & 0xFFFFFFFF).to(tl.uint32), (pair >> 32).to(tl.uint32))
-        elif ALIGN >= 4:
+        else:
             # The compiler vectorises what it sees as a pointer of known alignment plus consecutive
             # elements; an address computed as an integer would hide that.
             pointer = base.to(tl.pointer_type(tl.uint32))
@@ -53,20 +57,19 @@ def load_block(
             # One mask for a whole vector: a mask that changes inside it would split the load.
             if ALIGN >= 4 * VECTOR:
                 mask = mask & (end > 4 * g * VECTOR)
-            else:
+            elif ALIGN >= 4:
                 mask = mask & (end > 4 * i)
-            word = tl.load(pointer + (first_word + i), mask=mask, other=0)
-            out = out + columns(word, WIDTH)
-        else:
-            skew = (base & 3).to(tl.int32)
-            pointer = (base - skew).to(tl.pointer_type(tl.uint32)) + (first_word + i)
-            low = tl.load(pointer, mask=mask & (end > 4 * i), other=0)
-            high = tl.load(pointer + 1, mask=mask & (skew > 0) & (end + skew > 4 * i + 4), other=0)
-            shift = (skew * 8).to(tl.uint32)
+            else:
+                mask = mask & (end > 0) & (end + off > 4 * i)
+            out = out + columns(tl.load(pointer + (first_word + i), mask=mask, other=0), WIDTH)
+    if ALIGN < 4:
+        shift = (skew * 8).to(tl.uint32)
+        words = ()
+        for k in tl.static_range(BLOCK_WORDS):
             # Shifted left in two steps, because with no skew a shift by 32 would be undefined.
-            word = (low >> shift) | ((high << 1) << (31 - shift))
-            out = out + columns(word, WIDTH)
-    return out
+            words = words + ((out[k] >> shift) | ((out[k + 1] << 1) << (31 - shift)),)
+        out = words
+    return out[:BLOCK_WORDS]
 
 
 @triton.jit

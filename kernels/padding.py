@@ -74,10 +74,12 @@ def pad_sponge(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     at whose end is the final 1. MINIMUM_PADDING is the number of those bytes.
     """
     suffix = (padding & 0xFFFFFFFF).to(tl.uint32)
-    starts = (remaining >= 0) & (remaining < 4)
-    ends = (remaining < 0) & (remaining > -4)
+    rate = padding >> 32
+    within = rate > 4 * i  # a whole block of less than WORDS has its end among them
+    starts = within & (remaining >= 0) & (remaining < 4)
+    ends = within & (remaining < 0) & (remaining > -4)
     up = (tl.where(starts, remaining, 0) * 8).to(tl.uint32)
     down = (tl.where(ends, -remaining, 0) * 8).to(tl.uint32)
     word = tl.where(starts, word | (suffix << up), word)
     word = tl.where(ends, word | (suffix >> down), word)
-    return tl.where(last & ((padding >> 32) == 4 * (i + 1)), word ^ 0x80000000, word)
+    return tl.where(last & (rate == 4 * (i + 1)), word ^ 0x80000000, word)

@@ -57,7 +57,7 @@ class FakeDevice(types.SimpleNamespace):
             "compiler_available": True,
             "svm_capabilities": real.svm_capabilities,
             "il_version": "SPIR-V_1.2 SPIR-V_1.4 ",
-            "sub_group_sizes_intel": [16, 32],
+            "sub_group_sizes_intel": [8, 16, 32],
             "max_work_group_size": 8192,
         }
         super().__init__(**{**facts, **changes})

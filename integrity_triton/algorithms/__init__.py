@@ -23,6 +23,7 @@ from .record import (
     IteratedHash,
     Parameter,
     Security,
+    Sponge,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "IteratedHash",
     "Parameter",
     "Security",
+    "Sponge",
     "all_algorithms",
     "get",
     "load_constant",
@@ -40,7 +42,7 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "integrity_triton.algorithms"
-_BUILTIN_MODULES = ("sha2", "blake3", "sha1", "md5", "sm3", "ripemd160")
+_BUILTIN_MODULES = ("sha2", "blake3", "sha1", "md5", "sm3", "ripemd160", "keccak")
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,
     ast.BitOr: operator.or_,

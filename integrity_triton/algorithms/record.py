@@ -69,6 +69,30 @@ class IteratedHash:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sponge(IteratedHash):
+    """A sponge over Keccak-p[1600]; ``kernels/keccak.py`` has the permutation."""
+
+    block: str = "integrity_triton.kernels.keccak:keccak_block"
+    pad: str = "integrity_triton.kernels.padding:pad_sponge"
+    iv: str = "integrity_triton.kernels.keccak:KECCAK_IV"
+    constants: str | None = "integrity_triton.kernels.keccak:KECCAK_RC"
+    word_bits: Literal[32, 64] = 64
+    state_words: int = 25
+    byteorder: Literal["big", "little"] = "little"
+    minimum_padding: int = 1
+    largest_block: int | None = 168
+    rate: int
+    """Bytes; the algorithm's block size."""
+    suffix: int
+    """The byte behind the message: the domain's bits and the first bit of the padding."""
+    rounds: int = 24
+    function_name: bytes = b""
+    """cSHAKE's N (SP 800-185, section 3), where the algorithm fixes it."""
+    customizable: bool = False
+    """Whether the message follows cSHAKE's N and S, where these are not both empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blake3Tree:
     """BLAKE3's chunk tree; its kernels are in ``kernels/blake3_tree.py``."""
 
@@ -116,8 +140,8 @@ class Parameter:
             raise TypeError(f"{label} must be {self.type.__name__}, not {type(value).__name__}")
         if self.choices is not None and value not in self.choices:
             raise ValueError(f"{label} must be one of {', '.join(map(repr, self.choices))}, not {value!r}")
-        if self.type is int:
-            self._check_range(label, int(value))
+        if isinstance(value, int):
+            self._check_range(label, value)
         return value
 
     def _check_range(self, label: str, value: int) -> None:

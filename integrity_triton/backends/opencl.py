@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 INSTALL = 'pip install "integrity-triton[cpu]"'
 _LIBRARY = "libintelocl.so"
 _SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
-_SUB_GROUPS = (16, 32)
+_SUB_GROUPS = (8, 16, 32)
 _LARGEST_WORK_GROUP = 128
 
 _logger = logging.getLogger("integrity_triton")

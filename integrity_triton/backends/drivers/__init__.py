@@ -6,15 +6,17 @@ launches, and knows nothing of where they happen.
 
 from __future__ import annotations
 
-from ...algorithms import Algorithm, Blake3Tree, IteratedHash
+from ...algorithms import Algorithm, Blake3Tree, IteratedHash, Sponge
 from .base import Driver
 from .blake3_tree import Blake3TreeDriver
 from .iterated import IteratedDriver
+from .sponge import SpongeDriver
 
 __all__ = ["Driver", "driver_class"]
 
 _DRIVERS: dict[type, type[Driver]] = {
     IteratedHash: IteratedDriver,
+    Sponge: SpongeDriver,
     Blake3Tree: Blake3TreeDriver,
 }
 

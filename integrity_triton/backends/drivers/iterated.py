@@ -33,10 +33,14 @@ class Start:
 class IteratedDriver(Driver):
     """A subclass may begin elsewhere (``start``) and make more of the final state (``output``)."""
 
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(
+        self, host: TritonBackend, algorithm: Algorithm, construction: IteratedHash | None = None
+    ) -> None:
         super().__init__(host, algorithm)
-        assert isinstance(algorithm.construction, IteratedHash)
-        self.construction = algorithm.construction
+        construction = construction or algorithm.construction  # type: ignore[assignment]
+        assert isinstance(construction, IteratedHash)
+        self.construction = construction
+        self.block_size = algorithm.block_size
 
     def references(self) -> tuple[str, ...]:
         return (self.construction.block,)
@@ -45,7 +49,7 @@ class IteratedDriver(Driver):
         return HASH_MESSAGES, self.construction.block
 
     def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
-        return Start(self._tables(device)[0], padding=self.construction.padding)
+        return Start(self.tables(device)[0], padding=self.construction.padding)
 
     def output(self, states: torch.Tensor, length: int, seek: int) -> torch.Tensor:
         """``length`` bytes from byte ``seek`` on, uint8 ``[n, length]``, of final states."""
@@ -60,7 +64,7 @@ class IteratedDriver(Driver):
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
         return IteratedStream(self, self.start(parameters, device), device)
 
-    def _tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """The initial state and the block function's constants."""
         construction = self.construction
         references = (construction.iv, *([construction.constants] if construction.constants else []))
@@ -78,8 +82,7 @@ class IteratedDriver(Driver):
         import numpy as np
         import torch
 
-        algorithm, construction = self.algorithm, self.construction
-        block = algorithm.block_size
+        construction, block = self.construction, self.block_size
 
         def table(addresses: Any, lengths: Any) -> tuple[Any, Any]:
             # Lanes of one program wait for the longest among them: neighbours in length go together.
@@ -99,7 +102,7 @@ class IteratedDriver(Driver):
             {
                 "table_ptr": layout.table,
                 "state_ptr": start.state,
-                "constants_ptr": self._tables(messages.device)[1],
+                "constants_ptr": self.tables(messages.device)[1],
                 "out_ptr": out,
                 **layout.arguments,
                 "prefix": start.prefix,
@@ -140,7 +143,7 @@ class IteratedStream(Stream):
 
     def update(self, data: Any) -> None:
         view = self._driver.host.bytes_view(data, self._device)
-        size = self._driver.algorithm.block_size
+        size = self._driver.block_size
         # A last block that padding does not follow must not be absorbed before the end is known.
         held_back = 1 if self._driver.construction.minimum_padding == 0 else 0
         if self._pending.data.numel():

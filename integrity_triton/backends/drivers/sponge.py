@@ -1,0 +1,103 @@
+"""Keccak's modes: where a sponge starts, what follows the message, and output of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ...algorithms import Algorithm, Sponge
+from ..base import Ragged
+from .iterated import IteratedDriver, Start
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..triton_host import TritonBackend
+
+KECCAK_SQUEEZE = "integrity_triton.kernels.keccak:keccak_squeeze"
+_ROUNDS = 24
+_CSHAKE_SUFFIX = 0x04
+
+
+def left_encode(n: int) -> bytes:
+    """SP 800-185, section 2.3.1."""
+    size = max(1, (n.bit_length() + 7) // 8)
+    return bytes([size]) + n.to_bytes(size, "big")
+
+
+def right_encode(n: int) -> bytes:
+    """SP 800-185, section 2.3.1."""
+    size = max(1, (n.bit_length() + 7) // 8)
+    return n.to_bytes(size, "big") + bytes([size])
+
+
+def encode_string(data: bytes) -> bytes:
+    """SP 800-185, section 2.3.2."""
+    return left_encode(8 * len(data)) + data
+
+
+def bytepad(data: bytes, width: int) -> bytes:
+    """SP 800-185, section 2.3.3."""
+    padded = left_encode(width) + data
+    return padded + bytes(-len(padded) % width)
+
+
+class SpongeDriver(IteratedDriver):
+    """``construction`` need not be the algorithm's own: tree modes run several sponges."""
+
+    construction: Sponge
+
+    def __init__(self, host: TritonBackend, algorithm: Algorithm, construction: Sponge | None = None) -> None:
+        super().__init__(host, algorithm, construction)
+        self.block_size = self.construction.rate
+
+    def references(self) -> tuple[str, ...]:
+        return (self.construction.block, KECCAK_SQUEEZE)
+
+    def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        construction = self.construction
+        suffix = parameters.get("domain", construction.suffix)
+        begin = replace(
+            super().start(parameters, device),
+            padding=suffix | construction.rate << 32,
+            flags=_ROUNDS - construction.rounds,
+        )
+        name = parameters.get("function_name", construction.function_name)
+        customization = parameters.get("customization", b"")
+        if not construction.customizable or not (name or customization):
+            return begin
+        prefix = bytepad(encode_string(name) + encode_string(customization), construction.rate)
+        message = Ragged([self.host.bytes_view(prefix, device)], device)
+        states = self.iterate(message, begin, final=False)
+        return replace(
+            begin,
+            state=states[0],
+            prefix=len(prefix),
+            padding=_CSHAKE_SUFFIX | construction.rate << 32,
+        )
+
+    def output(self, states: torch.Tensor, length: int, seek: int) -> torch.Tensor:
+        import torch
+
+        rate = self.construction.rate
+        if seek + length <= rate:
+            return super().output(states, length, seek)
+        blocks = -(-(seek + length) // rate)
+        out = self.host.empty((states.shape[0], blocks * rate // 8), torch.uint64, states.device)
+        self.host.run(
+            KECCAK_SQUEEZE,
+            states.shape[0],
+            states.device,
+            {
+                "state_ptr": states,
+                "constants_ptr": self.tables(states.device)[1],
+                "out_ptr": out,
+                "count": states.shape[0],
+                "blocks": blocks,
+                "rate": rate // 8,
+                "first_round": _ROUNDS - self.construction.rounds,
+            },
+            {},
+        )
+        return out.view(torch.uint8)[:, seek : seek + length].contiguous()

@@ -1,0 +1,119 @@
+"""Keccak: FIPS 202, and the sponge on top of it.
+
+The permutation stands apart from the modes: SHA-3, SHAKE, cSHAKE, TurboSHAKE and the original Keccak
+differ in the rate, the number of rounds and the bits behind the message alone.
+"""
+
+import triton
+import triton.language as tl
+
+from .bits import load_words, rotl64
+
+# FIPS 202, algorithm 5 and section 3.2.5: the words that iota adds, round by round.
+KECCAK_RC = tl.constexpr(
+    (
+        0x0000000000000001, 0x0000000000008082, 0x800000000000808A, 0x8000000080008000,
+        0x000000000000808B, 0x0000000080000001, 0x8000000080008081, 0x8000000000008009,
+        0x000000000000008A, 0x0000000000000088, 0x0000000080008009, 0x000000008000000A,
+        0x000000008000808B, 0x800000000000008B, 0x8000000000008089, 0x8000000000008003,
+        0x8000000000008002, 0x8000000000000080, 0x000000000000800A, 0x800000008000000A,
+        0x8000000080008081, 0x8000000000008080, 0x0000000080000001, 0x8000000080008008,
+    )
+)  # fmt: skip
+# The initial state of every sponge.
+KECCAK_IV = tl.constexpr((0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+# Section 3.2.2, table 2: rotations of the lanes A[x, y], at x + 5 * y.
+KECCAK_RHO = tl.constexpr(
+    (
+        0, 1, 62, 28, 27,
+        36, 44, 6, 55, 20,
+        3, 10, 43, 25, 39,
+        41, 45, 15, 21, 8,
+        18, 2, 61, 56, 14,
+    )
+)  # fmt: skip
+# Section 3.2.3: where pi takes the lane at x + 5 * y from.
+KECCAK_PI = tl.constexpr(
+    (
+        0, 6, 12, 18, 24,
+        3, 9, 10, 16, 22,
+        1, 7, 13, 19, 20,
+        4, 5, 11, 17, 23,
+        2, 8, 14, 15, 21,
+    )
+)  # fmt: skip
+KECCAK_ROUNDS = tl.constexpr(24)
+
+
+@triton.jit
+def keccak_round(a, rc):
+    """One round of Keccak-p[1600] (FIPS 202, section 3.3) on 25 uint64 tiles, A[x, y] at x + 5 * y."""
+    c = ()
+    for x in tl.static_range(5):
+        c = c + (a[x] ^ a[x + 5] ^ a[x + 10] ^ a[x + 15] ^ a[x + 20],)
+    d = ()
+    for x in tl.static_range(5):
+        d = d + (c[(x + 4) % 5] ^ rotl64(c[(x + 1) % 5], 1),)
+    b = (a[0] ^ d[0],)
+    for i in tl.static_range(1, 25):
+        b = b + (rotl64(a[KECCAK_PI[i]] ^ d[KECCAK_PI[i] % 5], KECCAK_RHO[KECCAK_PI[i]]),)
+    out = ()
+    for i in tl.static_range(25):
+        inverted = b[i // 5 * 5 + (i + 1) % 5] ^ 0xFFFFFFFFFFFFFFFF
+        chi = b[i] ^ (inverted & b[i // 5 * 5 + (i + 2) % 5])
+        out = out + ((chi ^ rc if i == 0 else chi),)
+    return out
+
+
+@triton.jit
+def keccak_p(state, first_round, rc_ptr):
+    """The permutation Keccak-p[1600] without its first ``first_round`` rounds: 0 gives Keccak-f[1600] (FIPS
+    202, section 3.4), 12 the permutation of TurboSHAKE (RFC 9861, section 2.2).
+
+    state: 25 uint64 tiles, A[x, y] at x + 5 * y. rc_ptr: the words of ``KECCAK_RC`` in memory.
+    """
+    for i in range(first_round, KECCAK_ROUNDS):
+        state = keccak_round(state, tl.load(rc_ptr + i))
+    return state
+
+
+@triton.jit
+def keccak_block(state, words, absorbed, last, flags, constants_ptr):
+    """The block function of the batch driver: the sponge takes a block in (FIPS 202, algorithm 8).
+
+    words: 21 uint64 tiles, zeros beyond the rate. flags: the rounds to leave out.
+    """
+    mixed = ()
+    for i in tl.static_range(25):
+        mixed = mixed + ((state[i] ^ words[i] if i < 21 else state[i]),)
+    return keccak_p(mixed, flags, constants_ptr)
+
+
+@triton.jit(do_not_specialize=["count", "blocks", "rate", "first_round"])
+def keccak_squeeze(
+    state_ptr,
+    constants_ptr,
+    out_ptr,
+    count: tl.int64,
+    blocks: tl.int64,
+    rate: tl.int64,
+    first_round: tl.int64,
+    VECTOR: tl.constexpr,
+    BLOCK_MSGS: tl.constexpr,
+):
+    """The output of ``count`` sponges, one a lane (FIPS 202, algorithm 8, steps 7 to 10).
+
+    ``state_ptr`` holds uint64 ``[count, 25]``, the states after the last block. ``blocks`` blocks of
+    ``rate`` words each are stored at ``out_ptr``, uint64 ``[count, blocks * rate]``.
+    """
+    lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
+    valid = lane < count
+    words = lane * 0 + rate
+    state = load_words(state_ptr + lane * 25, valid, 25)
+    for n in range(blocks):
+        number = tl.full((), 0, tl.int64) + n
+        if n > 0:
+            state = keccak_p(state, first_round, constants_ptr)
+        pointer = out_ptr + (lane * blocks + number) * rate
+        for i in tl.static_range(21):
+            tl.store(pointer + i, state[i], mask=valid & (words > i))
