@@ -39,7 +39,9 @@ def test_shake(name):
 
 def test_an_update_appends():
     hasher = keccak_plain.sha3_256(b"ab")
+    twin = hasher.copy()
     hasher.update(b"c")
+    assert twin.digest() == hashlib.sha3_256(b"ab").digest()
     assert hasher.hexdigest() == hashlib.sha3_256(b"abc").hexdigest()
     strings = keccak_plain.tuplehash_128((b"a", b"b"))
     strings.update((b"c",))

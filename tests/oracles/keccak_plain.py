@@ -8,6 +8,7 @@ The round constants and rotations are computed from their definitions.
 
 from __future__ import annotations
 
+import copy
 import struct
 from functools import lru_cache
 
@@ -103,7 +104,10 @@ class _Function:
         self._data = bytes(data)
 
     def update(self, data: bytes) -> None:
-        self._data += data
+        self._data += bytes(data)
+
+    def copy(self) -> _Function:
+        return copy.copy(self)
 
     def hexdigest(self, *length: int) -> str:
         return self.digest(*length).hex()
