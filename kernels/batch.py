@@ -15,6 +15,7 @@ def load_block(
     BLOCK_WORDS: tl.constexpr,
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
+    SHORT: tl.constexpr = False,
 ):
     """One block of each lane's message as ``BLOCK_WORDS`` raw little-endian uint32 tiles.
 
@@ -25,7 +26,8 @@ def load_block(
     instruction.
 
     Reads only aligned vectors (of VECTOR words if ALIGN allows that, else single words) that hold
-    at least one byte of the message; bytes of such a vector beyond the message are returned as read.
+    at least one byte of the message; bytes of such a vector beyond the message are returned as read. With
+    SHORT, words after ``left`` are zeros: then it may end before the block's words do and the message goes on.
     """
     out = ()
     PAIRS: tl.constexpr = VECTOR == 2 and ALIGN >= 8
@@ -67,7 +69,10 @@ def load_block(
         words = ()
         for k in tl.static_range(BLOCK_WORDS):
             # Shifted left in two steps, because with no skew a shift by 32 would be undefined.
-            words = words + ((out[k] >> shift) | ((out[k + 1] << 1) << (31 - shift)),)
+            word = (out[k] >> shift) | ((out[k + 1] << 1) << (31 - shift))
+            if SHORT:
+                word = tl.where(left > 4 * k, word, 0)
+            words = words + (word,)
         out = words
     return out[:BLOCK_WORDS]
 
@@ -98,6 +103,7 @@ def end_block(words, left, total, last, padding, PAD: tl.constexpr, BLOCK_WORDS:
         "prefix",
         "step",
         "padding",
+        "minimum_padding",
         "flags",
     ]
 )
@@ -114,6 +120,7 @@ def hash_messages(
     prefix: tl.int64,
     step: tl.int64,
     padding: tl.int64,
+    minimum_padding: tl.int64,
     flags: tl.int64,
     BLOCK: tl.constexpr,
     PAD: tl.constexpr,
@@ -121,7 +128,6 @@ def hash_messages(
     VARIABLE_BLOCK: tl.constexpr,
     WORD_BITS: tl.constexpr,
     STATE_WORDS: tl.constexpr,
-    MINIMUM_PADDING: tl.constexpr,
     BIG_ENDIAN: tl.constexpr,
     TABLE: tl.constexpr,
     OWN_STATE: tl.constexpr,
@@ -150,7 +156,8 @@ def hash_messages(
     ``words`` in native order, ``absorbed`` the int64 ``[lanes]`` count of message bytes up to and with
     this block, ``last`` whether it is the message's last, ``flags`` whatever the algorithm defines, and
     ``constants_ptr`` the words of its table of constants. PAD is a padding function of ``padding.py``,
-    ``padding`` its parameter, and MINIMUM_PADDING the fewest bytes it adds.
+    ``padding`` its parameter, and ``minimum_padding`` the fewest bytes it adds; a message without any is
+    one block of zeros.
     """
     RAW_WORDS: tl.constexpr = BLOCK_BYTES // 4
     block = step if VARIABLE_BLOCK else BLOCK_BYTES
@@ -174,11 +181,8 @@ def hash_messages(
         shortest = tl.minimum(length, total - final_lane * stride)
     whole_blocks = shortest // block
     if FINAL:
-        blocks = (size + (MINIMUM_PADDING + block - 1)) // block
-        most_blocks = (longest + (MINIMUM_PADDING + block - 1)) // block
-        if MINIMUM_PADDING == 0:  # an empty message is one block of zeros
-            blocks = tl.maximum(blocks, 1)
-            most_blocks = tl.maximum(most_blocks, 1)
+        blocks = tl.maximum((size + (minimum_padding + block - 1)) // block, 1)
+        most_blocks = tl.maximum((longest + (minimum_padding + block - 1)) // block, 1)
     else:
         blocks = size // block
         most_blocks = longest // block
@@ -195,7 +199,7 @@ def hash_messages(
         # Far below 0 in a block that holds nothing but padding, to tell it from one that starts with it.
         left = tl.minimum(tl.maximum(size - number * block, -8), block).to(tl.int32)
         last = n + 1 >= blocks
-        raw = load_block(message, number * step_words, left, valid, RAW_WORDS, ALIGN, VECTOR)
+        raw = load_block(message, number * step_words, left, valid, RAW_WORDS, ALIGN, VECTOR, VARIABLE_BLOCK)
         if n >= whole_blocks:
             raw = end_block(raw, left, prefix + size, last, padding, PAD, RAW_WORDS)
         words = native_words(raw, count, RAW_WORDS, WORD_BITS, BIG_ENDIAN)

@@ -67,19 +67,19 @@ def pad_length_be128(word, i, remaining, total, last, padding, WORDS: tl.constex
 
 @triton.jit
 def pad_sponge(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
-    """A domain's bits and pad10*1 (FIPS 202, section 5.1 and appendix B.2).
+    """A suffix and pad10*1 (FIPS 202, section 5.1 and appendix B.2).
 
-    The low 32 bits of ``padding`` are the one to three bytes right behind the message, little-endian, of
-    which the last is not zero: the domain's bits and the first 1. The high 32 bits are the rate in bytes,
-    at whose end is the final 1. MINIMUM_PADDING is the number of those bytes.
+    The low 48 bits of ``padding`` are the one to six bytes right behind the message, little-endian, the last
+    of which holds the domain's bits and the first 1; their number is the minimum padding. The bits above
+    are the rate in bytes, at whose end is the final 1.
     """
-    suffix = (padding & 0xFFFFFFFF).to(tl.uint32)
-    rate = padding >> 32
+    rate = padding >> 48
+    suffix = (padding & 0xFFFFFFFFFFFF).to(tl.uint64)
     within = rate > 4 * i  # a whole block of less than WORDS has its end among them
     starts = within & (remaining >= 0) & (remaining < 4)
-    ends = within & (remaining < 0) & (remaining > -4)
-    up = (tl.where(starts, remaining, 0) * 8).to(tl.uint32)
-    down = (tl.where(ends, -remaining, 0) * 8).to(tl.uint32)
-    word = tl.where(starts, word | (suffix << up), word)
-    word = tl.where(ends, word | (suffix >> down), word)
+    goes_on = within & (remaining < 0) & (remaining > -6)
+    up = (tl.where(starts, remaining, 0) * 8).to(tl.uint64)
+    down = (tl.where(goes_on, -remaining, 0) * 8).to(tl.uint64)
+    word = tl.where(starts, word | ((suffix << up) & 0xFFFFFFFF).to(tl.uint32), word)
+    word = tl.where(goes_on, word | ((suffix >> down) & 0xFFFFFFFF).to(tl.uint32), word)
     return tl.where(last & (rate == 4 * (i + 1)), word ^ 0x80000000, word)

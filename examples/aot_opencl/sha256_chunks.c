@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WORDS = 8, BLOCK = 64, MOST_DEVICES = 16 };
+enum { WORDS = 8, BLOCK = 64, MINIMUM_PADDING = 9, MOST_DEVICES = 16 };
 
 static void fail(const char *format, ...) {
     va_list values;
@@ -74,7 +74,7 @@ static void expect(const char *sidecar, const char *name, const char *value) {
 static void expect_arguments(const char *sidecar) {
     static const char *const names[] = {"table_ptr", "state_ptr", "constants_ptr", "out_ptr", "address",
                                         "count",     "stride",    "length",        "total",   "prefix",
-                                        "step",      "padding",   "flags"};
+                                        "step",      "padding",   "minimum_padding", "flags"};
     const char *at = member(sidecar, "arguments");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         at = member(at, "name");
@@ -166,7 +166,7 @@ static void hash_chunks(Hasher *hasher, const char *data, size_t size, size_t ch
     memcpy(state, initial, sizeof state);
     int64_t count = (int64_t)((size + chunk - 1) / chunk);
     int64_t integers[] = {(int64_t)(intptr_t)data, count, (int64_t)chunk, (int64_t)chunk, (int64_t)size,
-                          0, BLOCK, 0, 0};
+                          0, BLOCK, 0, MINIMUM_PADDING, 0};
 
     cl_uint i = 0;
     check(clSetKernelArgSVMPointer(hasher->kernel, i++, &no_table), "setting table_ptr");

@@ -21,9 +21,12 @@ from .record import (
     Blake3Tree,
     Construction,
     IteratedHash,
+    KangarooTree,
     Parameter,
     Security,
     Sponge,
+    SpongeTree,
+    TupleSponge,
 )
 
 __all__ = [
@@ -31,9 +34,12 @@ __all__ = [
     "Blake3Tree",
     "Construction",
     "IteratedHash",
+    "KangarooTree",
     "Parameter",
     "Security",
     "Sponge",
+    "SpongeTree",
+    "TupleSponge",
     "all_algorithms",
     "get",
     "load_constant",

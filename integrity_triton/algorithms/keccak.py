@@ -1,13 +1,17 @@
-"""Keccak: SHA-3 and SHAKE (FIPS 202), cSHAKE (SP 800-185), TurboSHAKE (RFC 9861), and the original
-submission's padding."""
+"""Keccak: SHA-3 and SHAKE (FIPS 202), cSHAKE, TupleHash and ParallelHash (SP 800-185), TurboSHAKE and
+KangarooTwelve (RFC 9861), and the original submission's padding."""
 
 from __future__ import annotations
 
-from .record import Algorithm, Parameter, Security, Sponge
+from .record import Algorithm, KangarooTree, Parameter, Security, Sponge, SpongeTree, TupleSponge
 
 _CUSTOMIZATION = Parameter(
     name="customization", type=bytes, doc="a string S that sets this use of the function apart from others"
 )
+
+
+# Output bits are told in 32 bits behind the message.
+_MOST_BYTES = ((1 << 32) - 1) // 8
 
 
 def _sha3(bits: int) -> Algorithm:
@@ -112,10 +116,116 @@ def _turboshake(bits: int) -> Algorithm:
     )
 
 
+def _kangaroo(bits: int) -> Algorithm:
+    rate = 200 - bits // 4
+
+    def sponge(suffix: int) -> Sponge:
+        return Sponge(rate=rate, suffix=suffix, rounds=12)
+
+    return Algorithm(
+        name=f"kt{bits}",
+        aliases=("kangarootwelve", "k12") if bits == 128 else (),
+        standard="RFC 9861, section 3",
+        digest_size=bits // 4,
+        block_size=rate,
+        security=Security.SECURE,
+        security_note=f"{bits}-bit security of 12 rounds; a tree, parallel within one message",
+        collision_bits=bits,
+        xof=True,
+        parallel=True,
+        parameters=(_CUSTOMIZATION,),
+        construction=KangarooTree(
+            leaf=sponge(0x0B),
+            root=sponge(0x06),
+            single=sponge(0x07),
+            chaining_size=bits // 4,
+            chunk_size=8192,
+        ),
+        oracle=f"oracles.keccak_plain:kt{bits}",
+    )
+
+
+def _digest_size(default: int) -> Parameter:
+    return Parameter(
+        name="digest_size",
+        type=int,
+        minimum=1,
+        maximum=_MOST_BYTES,
+        doc=f"bytes in the digest, on which all of it depends; {default} if not given",
+    )
+
+
+def _parallelhash(bits: int, xof: bool) -> Algorithm:
+    rate, name = 200 - bits // 4, "parallelhashxof" if xof else "parallelhash"
+    return Algorithm(
+        name=f"{name}_{bits}",
+        aliases=(f"{name}-{bits}", f"{name}{bits}"),
+        standard=f"NIST SP 800-185, section 6{'.3.1' if xof else ''}",
+        digest_size=bits // 4,
+        block_size=rate,
+        security=Security.SECURE,
+        security_note=f"{bits}-bit security; a tree of one level, parallel within one message",
+        collision_bits=bits,
+        xof=xof,
+        parallel=True,
+        parameters=(
+            _CUSTOMIZATION,
+            Parameter(
+                name="block_size",
+                type=int,
+                minimum=1,
+                maximum=1 << 40,
+                doc="bytes that a leaf hashes, on which the digest depends; 8192 if not given",
+            ),
+            *(() if xof else (_digest_size(bits // 4),)),
+        ),
+        construction=SpongeTree(
+            leaf=Sponge(rate=rate, suffix=0x1F),
+            root=Sponge(
+                rate=rate,
+                suffix=0x1F,
+                customizable=True,
+                function_name=b"ParallelHash",
+                tells="zero" if xof else "length",
+            ),
+            chaining_size=bits // 4,
+            chunk_size=8192,
+        ),
+        oracle=f"oracles.keccak_plain:{name}_{bits}",
+    )
+
+
+def _tuplehash(bits: int, xof: bool) -> Algorithm:
+    rate, name = 200 - bits // 4, "tuplehashxof" if xof else "tuplehash"
+    return Algorithm(
+        name=f"{name}_{bits}",
+        aliases=(f"{name}-{bits}", f"{name}{bits}"),
+        standard=f"NIST SP 800-185, section 5{'.3.1' if xof else ''}",
+        digest_size=bits // 4,
+        block_size=rate,
+        security=Security.SECURE,
+        security_note=f"{bits}-bit security; where one string of the tuple ends and the next begins counts",
+        collision_bits=bits,
+        xof=xof,
+        parameters=(_CUSTOMIZATION, *(() if xof else (_digest_size(bits // 4),))),
+        construction=TupleSponge(
+            rate=rate,
+            suffix=0x1F,
+            customizable=True,
+            function_name=b"TupleHash",
+            tells="zero" if xof else "length",
+        ),
+        oracle=f"oracles.keccak_plain:{name}_{bits}",
+    )
+
+
 RECORDS = (
     *map(_sha3, (224, 256, 384, 512)),
     *map(_shake, (128, 256)),
     *map(_keccak, (256, 512)),
     *map(_cshake, (128, 256)),
     *map(_turboshake, (128, 256)),
+    *map(_kangaroo, (128, 256)),
+    *(_parallelhash(bits, xof) for xof in (False, True) for bits in (128, 256)),
+    *(_tuplehash(bits, xof) for xof in (False, True) for bits in (128, 256)),
 )

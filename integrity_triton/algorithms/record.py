@@ -90,6 +90,34 @@ class Sponge(IteratedHash):
     """cSHAKE's N (SP 800-185, section 3), where the algorithm fixes it."""
     customizable: bool = False
     """Whether the message follows cSHAKE's N and S, where these are not both empty."""
+    tells: Literal["nothing", "length", "zero"] = "nothing"
+    """What ``right_encode`` puts behind the message: the digest's bits, or 0 for "any number" (SP 800-185)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TupleSponge(Sponge):
+    """A sponge over a sequence of byte strings (TupleHash): a message is a tuple, not a string."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpongeTree:
+    """Two levels of sponges: chunks give chaining values, which one root takes in."""
+
+    leaf: Sponge
+    root: Sponge
+    chaining_size: int
+    """Bytes of a chunk's chaining value."""
+    chunk_size: int
+    """Bytes; what an algorithm has by default whose parameter ``block_size`` sets it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KangarooTree(SpongeTree):
+    """KangarooTwelve (RFC 9861, section 3): the root takes the first chunk itself, and a message of one
+    chunk has no tree."""
+
+    single: Sponge
+    """For a message, with all that follows it, of one chunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +127,7 @@ class Blake3Tree:
     chunk_size: int = 1024
 
 
-Construction = IteratedHash | Blake3Tree
+Construction = IteratedHash | Blake3Tree | SpongeTree
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..algorithms import Algorithm
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-__all__ = ["Backend", "Messages", "Probe", "Ragged", "Rows", "Stream"]
+__all__ = [
+    "Addressed",
+    "AnyMessages",
+    "Backend",
+    "Messages",
+    "Probe",
+    "Ragged",
+    "Rows",
+    "Stream",
+    "locate",
+    "signed",
+]
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,45 @@ class Ragged:
         return len(self.views)
 
 
+@dataclass(frozen=True)
+class Addressed:
+    """Messages anywhere in a device's memory: what drivers make of parts of messages, without a view each."""
+
+    addresses: np.ndarray[Any, Any]
+    """int64 ``[n]``."""
+    lengths: np.ndarray[Any, Any]
+    """int64 ``[n]``, in bytes."""
+    device: torch.device
+    keep: Any
+    """Whatever owns the memory."""
+
+    @property
+    def count(self) -> int:
+        return len(self.addresses)
+
+
 Messages = Rows | Ragged
+AnyMessages = Messages | Addressed
+
+
+def locate(messages: AnyMessages) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Each message's address and length in bytes, int64 ``[n]``."""
+    import numpy as np
+
+    if isinstance(messages, Addressed):
+        return messages.addresses, messages.lengths
+    if isinstance(messages, Rows):
+        offsets = np.arange(messages.count, dtype=np.int64) * messages.stride
+        lengths = np.clip(messages.total - offsets, 0, messages.length)
+        return offsets + signed(messages.address), lengths
+    addresses = np.fromiter((v.data_ptr() for v in messages.views), np.uint64, messages.count)
+    lengths = np.fromiter((v.numel() for v in messages.views), np.int64, messages.count)
+    return addresses.view(np.int64), lengths
+
+
+def signed(address: int) -> int:
+    """An address as kernels take it, in an int64: some drivers hand out addresses of 2**63 and more."""
+    return address - (1 << 64) if address >> 63 else address
 
 
 class Stream(abc.ABC):

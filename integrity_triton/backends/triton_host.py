@@ -16,7 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm, load_constant
-from .base import Backend, Messages, Ragged, Rows, Stream
+from .base import AnyMessages, Backend, Messages, Ragged, Rows, Stream, locate, signed
 from .drivers import Driver, driver_class
 
 if TYPE_CHECKING:
@@ -91,11 +91,6 @@ def _table(references: tuple[str, ...], bits: int) -> tuple[np.ndarray[Any, Any]
 def alignment(bits: int) -> int:
     """The largest power of two up to 16 that divides every address in ``bits``, the bitwise or of them."""
     return (bits | 16) & -(bits | 16)
-
-
-def _signed(address: int) -> int:
-    """An address as kernels take it, in an int64: some drivers hand out addresses of 2**63 and more."""
-    return address - (1 << 64) if address >> 63 else address
 
 
 class TritonBackend(Backend):
@@ -212,7 +207,7 @@ class TritonBackend(Backend):
             return replace(messages, data=data, address=data.data_ptr(), stride=stride)
         return Ragged([view.to(device) for view in messages.views], device)
 
-    def layout(self, messages: Messages, make_table: Callable[[Any, Any], Any]) -> Layout:
+    def layout(self, messages: AnyMessages, make_table: Callable[[Any, Any], Any]) -> Layout:
         """``make_table(addresses, lengths)`` builds the int64 table of a ragged batch, and returns
         it with the lengths in its order."""
         import numpy as np
@@ -223,7 +218,7 @@ class TritonBackend(Backend):
             messages = Rows(view, view.data_ptr(), 1, 0, view.numel(), view.numel())
         if isinstance(messages, Rows):
             arguments = {
-                "address": _signed(messages.address),
+                "address": signed(messages.address),
                 "count": messages.count,
                 "stride": messages.stride,
                 "length": messages.length,
@@ -232,9 +227,7 @@ class TritonBackend(Backend):
             no_table = torch.empty(1, dtype=torch.int64, device=messages.device)
             align = alignment(messages.address | messages.stride)
             return Layout(arguments, no_table, False, align, None)
-        addresses = np.fromiter((v.data_ptr() for v in messages.views), np.uint64, messages.count)
-        addresses = addresses.view(np.int64)
-        lengths = np.fromiter((v.numel() for v in messages.views), np.int64, messages.count)
+        addresses, lengths = locate(messages)
         table, ordered = make_table(addresses, lengths)
         return Layout(
             {"address": 0, "count": messages.count, "stride": 0, "length": 0, "total": 0},

@@ -6,17 +6,20 @@ launches, and knows nothing of where they happen.
 
 from __future__ import annotations
 
-from ...algorithms import Algorithm, Blake3Tree, IteratedHash, Sponge
+from ...algorithms import Algorithm, Blake3Tree, IteratedHash, KangarooTree, Sponge, SpongeTree
 from .base import Driver
 from .blake3_tree import Blake3TreeDriver
 from .iterated import IteratedDriver
 from .sponge import SpongeDriver
+from .sponge_tree import KangarooDriver, ParallelHashDriver
 
 __all__ = ["Driver", "driver_class"]
 
 _DRIVERS: dict[type, type[Driver]] = {
     IteratedHash: IteratedDriver,
     Sponge: SpongeDriver,
+    SpongeTree: ParallelHashDriver,
+    KangarooTree: KangarooDriver,
     Blake3Tree: Blake3TreeDriver,
 }
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, IteratedHash
-from ..base import Messages, Ragged, Stream
+from ..base import AnyMessages, Messages, Ragged, Stream
 from .base import Driver, PendingBytes, copy_stream
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Start:
     prefix: int = 0
     """Bytes that were absorbed into it."""
     padding: int = 0
+    minimum_padding: int = 0
     flags: int = 0
 
 
@@ -49,7 +50,16 @@ class IteratedDriver(Driver):
         return HASH_MESSAGES, self.construction.block
 
     def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
-        return Start(self.tables(device)[0], padding=self.construction.padding)
+        construction = self.construction
+        return Start(
+            self.tables(device)[0],
+            padding=construction.padding,
+            minimum_padding=construction.minimum_padding,
+        )
+
+    def finish(self, start: Start, length: int) -> Start:
+        """What ``start`` is for a last block before ``length`` bytes of output."""
+        return start
 
     def output(self, states: torch.Tensor, length: int, seek: int) -> torch.Tensor:
         """``length`` bytes from byte ``seek`` on, uint8 ``[n, length]``, of final states."""
@@ -58,8 +68,8 @@ class IteratedDriver(Driver):
         return states.view(torch.uint8)[:, seek : seek + length].contiguous()
 
     def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
-        states = self.iterate(messages, self.start(parameters, messages.device), final=True)
-        return self.output(states, length, 0)
+        start = self.finish(self.start(parameters, messages.device), length)
+        return self.output(self.iterate(messages, start, final=True), length, 0)
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
         return IteratedStream(self, self.start(parameters, device), device)
@@ -72,7 +82,7 @@ class IteratedDriver(Driver):
         return found[0], found[-1]
 
     def iterate(
-        self, messages: Messages, start: Start, *, final: bool, step: int | None = None
+        self, messages: AnyMessages, start: Start, *, final: bool, step: int | None = None
     ) -> torch.Tensor:
         """The states of messages begun at ``start``, words ``[n, state_words]``: with ``final`` after
         their padding and in the algorithm's byte order, otherwise after whole blocks.
@@ -108,6 +118,7 @@ class IteratedDriver(Driver):
                 "prefix": start.prefix,
                 "step": step or block,
                 "padding": start.padding,
+                "minimum_padding": start.minimum_padding,
                 "flags": start.flags,
             },
             {
@@ -117,7 +128,6 @@ class IteratedDriver(Driver):
                 "VARIABLE_BLOCK": construction.largest_block is not None,
                 "WORD_BITS": construction.word_bits,
                 "STATE_WORDS": construction.state_words,
-                "MINIMUM_PADDING": construction.minimum_padding,
                 "BIG_ENDIAN": construction.byteorder == "big",
                 "TABLE": layout.has_table,
                 "OWN_STATE": start.state.dim() == 2,
@@ -139,13 +149,13 @@ class IteratedStream(Stream):
         if view.numel():
             at = self._at
             states = self._driver.iterate(Ragged([view], self._device), at, final=False)
-            self._at = Start(states[0], at.prefix + view.numel(), at.padding, at.flags)
+            self._at = replace(at, state=states[0], prefix=at.prefix + view.numel())
 
     def update(self, data: Any) -> None:
         view = self._driver.host.bytes_view(data, self._device)
         size = self._driver.block_size
         # A last block that padding does not follow must not be absorbed before the end is known.
-        held_back = 1 if self._driver.construction.minimum_padding == 0 else 0
+        held_back = 1 if self._at.minimum_padding == 0 else 0
         if self._pending.data.numel():
             view = self._pending.take(view, size)
             if self._pending.data.numel() < size or view.numel() < held_back:
@@ -159,7 +169,8 @@ class IteratedStream(Stream):
     def digest(self, length: int, seek: int) -> bytes:
         if length == 0:
             return b""
-        states = self._driver.iterate(Ragged([self._pending.data], self._device), self._at, final=True)
+        last = self._driver.finish(self._at, length)
+        states = self._driver.iterate(Ragged([self._pending.data], self._device), last, final=True)
         return self._driver.output(states, length, seek).cpu().numpy().tobytes()
 
     def copy(self) -> Stream:

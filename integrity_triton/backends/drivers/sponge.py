@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 KECCAK_SQUEEZE = "integrity_triton.kernels.keccak:keccak_squeeze"
 _ROUNDS = 24
 _CSHAKE_SUFFIX = 0x04
+_RATE_SHIFT = 48
 
 
 def left_encode(n: int) -> bytes:
@@ -57,25 +58,34 @@ class SpongeDriver(IteratedDriver):
 
     def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
         construction = self.construction
-        suffix = parameters.get("domain", construction.suffix)
-        begin = replace(
-            super().start(parameters, device),
-            padding=suffix | construction.rate << 32,
-            flags=_ROUNDS - construction.rounds,
+        begin = self._followed(
+            replace(super().start(parameters, device), flags=_ROUNDS - construction.rounds),
+            bytes([parameters.get("domain", construction.suffix)]),
         )
         name = parameters.get("function_name", construction.function_name)
         customization = parameters.get("customization", b"")
         if not construction.customizable or not (name or customization):
             return begin
         prefix = bytepad(encode_string(name) + encode_string(customization), construction.rate)
-        message = Ragged([self.host.bytes_view(prefix, device)], device)
+        message = Ragged([self.host.words(prefix, device, 8)], device)
         states = self.iterate(message, begin, final=False)
-        return replace(
-            begin,
-            state=states[0],
-            prefix=len(prefix),
-            padding=_CSHAKE_SUFFIX | construction.rate << 32,
-        )
+        return self._followed(replace(begin, state=states[0], prefix=len(prefix)), bytes([_CSHAKE_SUFFIX]))
+
+    def finish(self, start: Start, length: int) -> Start:
+        tells = self.construction.tells
+        if tells == "nothing":
+            return start
+        return self.behind(start, right_encode(8 * length if tells == "length" else 0))
+
+    def behind(self, start: Start, data: bytes) -> Start:
+        """``start`` for messages that up to five bytes of ``data`` follow, without copying the messages."""
+        suffix = start.padding & ((1 << _RATE_SHIFT) - 1)
+        return self._followed(start, data + suffix.to_bytes(start.minimum_padding, "little"))
+
+    def _followed(self, start: Start, suffix: bytes) -> Start:
+        """See ``pad_sponge`` in kernels/padding.py."""
+        padding = int.from_bytes(suffix, "little") | self.construction.rate << _RATE_SHIFT
+        return replace(start, padding=padding, minimum_padding=len(suffix))
 
     def output(self, states: torch.Tensor, length: int, seek: int) -> torch.Tensor:
         import torch
