@@ -23,10 +23,11 @@ def is_tensor(x: Any) -> TypeGuard[torch.Tensor]:
 
 
 def buffer_view(x: BytesLike) -> memoryview:
-    """A flat memoryview of the bytes of a bytes-like object.
+    """A flat memoryview of the bytes of a bytes-like object: of items wider than a byte, as they lie in
+    memory, which is what hashlib takes.
 
-    Raises TypeError for text and for objects without the buffer protocol, BufferError for a
-    buffer that is strided or whose items are wider than a byte.
+    Raises TypeError for text, for objects without the buffer protocol and for buffers of Python objects,
+    BufferError for a buffer that is not C-contiguous.
     """
     if isinstance(x, str):
         raise TypeError("text must be encoded before hashing: pass bytes, for example text.encode()")
@@ -36,12 +37,9 @@ def buffer_view(x: BytesLike) -> memoryview:
         raise TypeError(f"data must be bytes-like or a torch tensor, not {type(x).__name__}") from None
     if not view.c_contiguous:
         raise BufferError("data must be a C-contiguous buffer; copy the strided view first")
-    if view.itemsize != 1:
-        raise BufferError(
-            f"data must be a buffer of bytes, not of {view.itemsize}-byte items (format {view.format!r}); "
-            "memoryview(data).cast('B') gives its bytes"
-        )
-    return view.cast("B")
+    if "O" in view.format:
+        raise TypeError("data must be a buffer of bytes or numbers, not of Python objects")
+    return view.cast("B") if view.nbytes else memoryview(b"")  # a shape with a zero cannot be cast
 
 
 def tensor_bytes(x: torch.Tensor) -> torch.Tensor:

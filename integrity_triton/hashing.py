@@ -54,7 +54,7 @@ class Hash:
         """Append ``data`` to the message.
 
         Raises TypeError for text, objects that are not bytes-like and tensors without plain bytes,
-        BufferError for a strided buffer or one of items wider than a byte.
+        BufferError for a buffer that is not C-contiguous.
         """
         view = message_bytes(data)
         if is_tensor(view):
@@ -128,7 +128,7 @@ def new(name: str, data: Any = b"", /, *, key: Any = None, backend: str | None =
 def _construct(
     algorithm: Algorithm, data: Any, key: Any, backend: str | None, params: dict[str, Any]
 ) -> Hash:
-    params.pop("usedforsecurity", None)
+    bool(params.pop("usedforsecurity", True))  # hashlib takes whatever has a truth value
     hasher = Hash(algorithm, algorithm.check_parameters({"key": key, **params}), backend)
     hasher.update(data)
     return hasher

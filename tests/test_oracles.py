@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oracles import keccak_plain
+from oracles import blake2_plain, blake3_plain, keccak_plain, md5_plain, sha2_plain
 from support import has_module, pattern
 from vector_files import published
 
@@ -18,6 +18,31 @@ LENGTHS = [0, 1, 7, 8, 71, 72, 73, 103, 104, 105, 135, 136, 137, 143, 144, 145, 
 MOST_BYTES = 17**4 + 41**3
 
 needs_pycryptodome = pytest.mark.skipif(not has_module("Crypto"), reason="pycryptodome is not installed")
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("md5", md5_plain),
+        ("sha256", sha2_plain.sha256),
+        ("sha512", sha2_plain.sha512),
+        ("blake2b", blake2_plain.blake2b),
+        ("blake2s", blake2_plain.blake2s),
+    ],
+)
+def test_resumable_functions(name, plain):
+    for n in [*range(260), 500, 1000]:
+        assert plain.finish(0, pattern(n)) == hashlib.new(name, pattern(n)).digest(), n
+
+
+def test_blake3():
+    blake3 = pytest.importorskip("blake3")
+    for n in (0, 1, 64, 65, 1024, 1025, 5000):
+        for params in ({}, {"key": pattern(32)}, {"derive_key_context": "context"}):
+            plain = blake3_plain.blake3(pattern(n), **params)
+            rust = blake3.blake3(pattern(n), **params)
+            assert plain.digest() == rust.digest()
+            assert plain.digest(100, seek=130) == rust.digest(100, seek=130)
 
 
 @pytest.mark.parametrize("name", ["sha3_224", "sha3_256", "sha3_384", "sha3_512"])

@@ -40,8 +40,8 @@ def files(*kinds: str) -> list[Any]:
 
 
 def samples() -> list[Any]:
-    found = {v.algorithm: (name, v.algorithm) for name in PUBLISHED for v in published(name)}
-    return [pytest.param(*found[name], id=name) for name in found if name in REGISTERED]
+    found = {(name, v.algorithm): None for name in PUBLISHED for v in published(name)}
+    return [pytest.param(*pair, id="-".join(pair)) for pair in found if pair[1] in REGISTERED]
 
 
 @pytest.fixture

@@ -156,8 +156,8 @@ class Parameter:
                 view = memoryview(value)
             except TypeError:
                 raise TypeError(f"{label} must be bytes-like, not {type(value).__name__}") from None
-            if not view.c_contiguous or view.itemsize != 1:
-                raise TypeError(f"{label} must be a contiguous buffer of bytes")
+            if not view.c_contiguous:
+                raise BufferError(f"{label} must be a C-contiguous buffer")
             value = bytes(view)
             low, high = self.min_size or 0, self.max_size
             if len(value) < low or (high is not None and len(value) > high):
