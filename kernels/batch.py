@@ -191,7 +191,7 @@ def hash_messages(
         number = tl.full((), 0, tl.int64) + n
         # Far below 0 in a block that holds nothing but padding, to tell it from one that starts with it.
         left = tl.minimum(tl.maximum(size - number * block, -8), block).to(tl.int32)
-        last = n + 1 >= blocks
+        last = (n + 1 >= blocks) & FINAL
         raw = load_block(message, number * step_words, left, valid, RAW_WORDS, ALIGN, VECTOR)
         if n >= whole_blocks:
             raw = end_block(raw, left, prefix + size, last, padding, PAD, RAW_WORDS)

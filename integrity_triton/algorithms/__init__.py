@@ -18,6 +18,7 @@ from typing import Any
 
 from .record import (
     Algorithm,
+    Blake2,
     Blake3Tree,
     Construction,
     IteratedHash,
@@ -27,6 +28,7 @@ from .record import (
 
 __all__ = [
     "Algorithm",
+    "Blake2",
     "Blake3Tree",
     "Construction",
     "IteratedHash",
@@ -40,7 +42,7 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "integrity_triton.algorithms"
-_BUILTIN_MODULES = ("sha2", "blake3", "sha1", "md5", "sm3", "ripemd160")
+_BUILTIN_MODULES = ("sha2", "blake3", "sha1", "md5", "sm3", "ripemd160", "blake2")
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,
     ast.BitOr: operator.or_,

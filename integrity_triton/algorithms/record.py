@@ -69,6 +69,11 @@ class IteratedHash:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blake2(IteratedHash):
+    """BLAKE2b or BLAKE2s: the parameters make the initial state, and a key is the message's first block."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blake3Tree:
     """BLAKE3's chunk tree; its kernels are in ``kernels/blake3_tree.py``."""
 
