@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..algorithms import Algorithm
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-__all__ = ["Backend", "Messages", "Probe", "Ragged", "Rows", "Stream"]
+__all__ = ["Addressed", "Backend", "Messages", "Probe", "Ragged", "Rows", "Stream"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,23 @@ class Ragged:
 
 
 Messages = Rows | Ragged
+
+
+@dataclass(frozen=True)
+class Addressed:
+    """Messages that drivers make out of callers' messages, by address: parts of them, in place."""
+
+    addresses: np.ndarray[Any, Any]
+    """int64, those of 2**63 and more as negative numbers."""
+    lengths: np.ndarray[Any, Any]
+    """int64, in bytes."""
+    device: torch.device
+    memory: Any
+    """Whatever owns the memory."""
+
+    @property
+    def count(self) -> int:
+        return len(self.addresses)
 
 
 class Stream(abc.ABC):

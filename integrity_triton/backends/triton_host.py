@@ -16,7 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm, load_constant
-from .base import Backend, Messages, Ragged, Rows, Stream
+from .base import Addressed, Backend, Messages, Ragged, Rows, Stream
 from .drivers import Driver, driver_class
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class TritonBackend(Backend):
             return replace(messages, data=data, address=data.data_ptr(), stride=stride)
         return Ragged([view.to(device) for view in messages.views], device)
 
-    def layout(self, messages: Messages, make_table: Callable[[Any, Any], Any]) -> Layout:
+    def layout(self, messages: Messages | Addressed, make_table: Callable[[Any, Any], Any]) -> Layout:
         """``make_table(addresses, lengths)`` builds the int64 table of a ragged batch, and returns
         it with the lengths in its order."""
         import numpy as np
@@ -232,9 +232,12 @@ class TritonBackend(Backend):
             no_table = torch.empty(1, dtype=torch.int64, device=messages.device)
             align = alignment(messages.address | messages.stride)
             return Layout(arguments, no_table, False, align, None)
-        addresses = np.fromiter((v.data_ptr() for v in messages.views), np.uint64, messages.count)
-        addresses = addresses.view(np.int64)
-        lengths = np.fromiter((v.numel() for v in messages.views), np.int64, messages.count)
+        if isinstance(messages, Addressed):
+            addresses, lengths = messages.addresses, messages.lengths
+        else:
+            pointers = np.fromiter((v.data_ptr() for v in messages.views), np.uint64, messages.count)
+            addresses = pointers.view(np.int64)
+            lengths = np.fromiter((v.numel() for v in messages.views), np.int64, messages.count)
         table, ordered = make_table(addresses, lengths)
         return Layout(
             {"address": 0, "count": messages.count, "stride": 0, "length": 0, "total": 0},

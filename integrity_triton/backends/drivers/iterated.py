@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, IteratedHash
-from ..base import Messages, Ragged, Stream
+from ..base import Addressed, Messages, Ragged, Stream
 from .base import Driver, PendingBytes, copy_stream
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class IteratedDriver(Driver):
         return found[0], found[-1]
 
     def iterate(
-        self, messages: Messages, start: Start, *, final: bool, step: int | None = None
+        self, messages: Messages | Addressed, start: Start, *, final: bool, step: int | None = None
     ) -> torch.Tensor:
         """The states of messages begun at ``start``, words ``[n, state_words]``: with ``final`` after
         their padding and in the algorithm's byte order, otherwise after whole blocks.
