@@ -155,3 +155,24 @@ def blake2s_block(state, words, absorbed, last, flags, constants_ptr):
     low = (absorbed & 0xFFFFFFFF).to(tl.uint32)
     high = (absorbed >> 32).to(tl.uint32)
     return blake2s_compress(state, words, low, high, f0, f1, flags)
+
+
+@triton.jit
+def blake2b_leaf_block(state, words, absorbed, last, flags, constants_ptr):
+    """As ``blake2b_block``, for nodes of which some are the last of their level: those have all ones in
+    a ninth word of state, others zero."""
+    zero = state[0] ^ state[0]
+    f0 = tl.where(last, zero ^ 0xFFFFFFFFFFFFFFFF, zero)
+    f1 = tl.where(last, state[8], zero)
+    return blake2b_compress(state[:8], words, absorbed.to(tl.uint64), zero, f0, f1, flags) + (state[8],)
+
+
+@triton.jit
+def blake2s_leaf_block(state, words, absorbed, last, flags, constants_ptr):
+    """As ``blake2b_leaf_block``, of BLAKE2s."""
+    zero = state[0] ^ state[0]
+    f0 = tl.where(last, zero ^ 0xFFFFFFFF, zero)
+    f1 = tl.where(last, state[8], zero)
+    low = (absorbed & 0xFFFFFFFF).to(tl.uint32)
+    high = (absorbed >> 32).to(tl.uint32)
+    return blake2s_compress(state[:8], words, low, high, f0, f1, flags) + (state[8],)

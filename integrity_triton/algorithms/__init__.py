@@ -19,6 +19,7 @@ from typing import Any
 from .record import (
     Algorithm,
     Blake2,
+    Blake2Parallel,
     Blake3Tree,
     Construction,
     IteratedHash,
@@ -29,6 +30,7 @@ from .record import (
 __all__ = [
     "Algorithm",
     "Blake2",
+    "Blake2Parallel",
     "Blake3Tree",
     "Construction",
     "IteratedHash",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, Blake2, Parameter, Security
+from .record import Algorithm, Blake2, Blake2Parallel, Parameter, Security
 
 _KERNELS = "integrity_triton.kernels"
 
@@ -73,5 +73,35 @@ RECORDS = (
         construction=_construction("s", 4),
         native="hashlib:blake2s",
         oracle="hashlib:blake2s",
+    ),
+    Algorithm(
+        name="blake2bp",
+        standard="the BLAKE2 paper (2013), section 2.10",
+        digest_size=64,
+        block_size=4 * 128,
+        security=Security.SECURE,
+        security_note="as BLAKE2b, of which it is a tree of four leaves; its digests are others",
+        collision_bits=256,
+        keyed="optional",
+        parameters=_parameters(8)[:2],
+        construction=Blake2Parallel(
+            node="blake2b", leaf_block=f"{_KERNELS}.blake2:blake2b_leaf_block", leaves=4
+        ),
+        oracle="oracles.blake2_plain:blake2bp",
+    ),
+    Algorithm(
+        name="blake2sp",
+        standard="the BLAKE2 paper (2013), section 2.10",
+        digest_size=32,
+        block_size=8 * 64,
+        security=Security.SECURE,
+        security_note="as BLAKE2s, of which it is a tree of eight leaves; its digests are others",
+        collision_bits=128,
+        keyed="optional",
+        parameters=_parameters(4)[:2],
+        construction=Blake2Parallel(
+            node="blake2s", leaf_block=f"{_KERNELS}.blake2:blake2s_leaf_block", leaves=8
+        ),
+        oracle="oracles.blake2_plain:blake2sp",
     ),
 )

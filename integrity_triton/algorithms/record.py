@@ -74,13 +74,25 @@ class Blake2(IteratedHash):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blake2Parallel:
+    """BLAKE2bp or BLAKE2sp: a message's blocks are dealt out to leaves in turn, and a root hashes the
+    leaves' digests."""
+
+    node: str
+    """The name of the algorithm that every node is."""
+    leaf_block: str
+    """The block function of the leaves."""
+    leaves: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blake3Tree:
     """BLAKE3's chunk tree; its kernels are in ``kernels/blake3_tree.py``."""
 
     chunk_size: int = 1024
 
 
-Construction = IteratedHash | Blake3Tree
+Construction = IteratedHash | Blake2Parallel | Blake3Tree
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["Addressed", "Backend", "Messages", "Probe", "Ragged", "Rows", "Stream"]
+__all__ = ["Addressed", "Backend", "Messages", "Probe", "Ragged", "Rows", "Stream", "addressed"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,20 @@ class Addressed:
     @property
     def count(self) -> int:
         return len(self.addresses)
+
+
+def addressed(messages: Messages) -> Addressed:
+    """Where the messages are, and how long."""
+    import numpy as np
+
+    if isinstance(messages, Rows):
+        offsets = messages.stride * np.arange(messages.count, dtype=np.int64)
+        lengths = np.clip(messages.total - offsets, 0, messages.length)
+        addresses = np.uint64(messages.address) + offsets.view(np.uint64)
+        return Addressed(addresses.view(np.int64), lengths, messages.device, messages.data)
+    addresses = np.fromiter((view.data_ptr() for view in messages.views), np.uint64, messages.count)
+    lengths = np.fromiter((view.numel() for view in messages.views), np.int64, messages.count)
+    return Addressed(addresses.view(np.int64), lengths, messages.device, messages.views)
 
 
 class Stream(abc.ABC):

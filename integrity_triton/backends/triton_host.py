@@ -16,7 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm, load_constant
-from .base import Addressed, Backend, Messages, Ragged, Rows, Stream
+from .base import Addressed, Backend, Messages, Ragged, Rows, Stream, addressed
 from .drivers import Driver, driver_class
 
 if TYPE_CHECKING:
@@ -232,18 +232,13 @@ class TritonBackend(Backend):
             no_table = torch.empty(1, dtype=torch.int64, device=messages.device)
             align = alignment(messages.address | messages.stride)
             return Layout(arguments, no_table, False, align, None)
-        if isinstance(messages, Addressed):
-            addresses, lengths = messages.addresses, messages.lengths
-        else:
-            pointers = np.fromiter((v.data_ptr() for v in messages.views), np.uint64, messages.count)
-            addresses = pointers.view(np.int64)
-            lengths = np.fromiter((v.numel() for v in messages.views), np.int64, messages.count)
-        table, ordered = make_table(addresses, lengths)
+        places = messages if isinstance(messages, Addressed) else addressed(messages)
+        table, ordered = make_table(places.addresses, places.lengths)
         return Layout(
             {"address": 0, "count": messages.count, "stride": 0, "length": 0, "total": 0},
             self.upload(table, messages.device),
             True,
-            alignment(int(np.bitwise_or.reduce(addresses))),
+            alignment(int(np.bitwise_or.reduce(places.addresses))),
             ordered,
         )
 
