@@ -27,7 +27,7 @@ def load_block(
 
     Reads only aligned vectors (of VECTOR words if ALIGN allows that, else single words) that hold
     at least one byte of the message; bytes of such a vector beyond the message are returned as read. With
-    SHORT, words after ``left`` are zeros: then it may end before the block's words do and the message goes on.
+    SHORT, words after ``left`` are zeros: the message may go on though the block has ended.
     """
     out = ()
     PAIRS: tl.constexpr = VECTOR == 2 and ALIGN >= 8
@@ -198,7 +198,7 @@ def hash_messages(
         number = tl.full((), 0, tl.int64) + n
         # Far below 0 in a block that holds nothing but padding, to tell it from one that starts with it.
         left = tl.minimum(tl.maximum(size - number * block, -8), block).to(tl.int32)
-        last = n + 1 >= blocks
+        last = (n + 1 >= blocks) & FINAL
         raw = load_block(message, number * step_words, left, valid, RAW_WORDS, ALIGN, VECTOR, VARIABLE_BLOCK)
         if n >= whole_blocks:
             raw = end_block(raw, left, prefix + size, last, padding, PAD, RAW_WORDS)

@@ -46,8 +46,8 @@ RESUMABLE = {
     "sha256": Resumable(sha2_plain.sha256.finish),
     "md5": Resumable(md5_plain.finish, (*BOUNDARIES, 1 << 62)),
     "sha512": Resumable(sha2_plain.sha512.finish, (*BOUNDARIES, 1 << 61, 1 << 62)),
-    "blake2b": Resumable(blake2_plain.blake2b.finish, (*BOUNDARIES, 1 << 62), empty_tail=False),
-    "blake2s": Resumable(blake2_plain.blake2s.finish, (*BOUNDARIES, 1 << 62), empty_tail=False),
+    "blake2b": Resumable(blake2_plain.B.finish, (*BOUNDARIES, 1 << 62), empty_tail=False),
+    "blake2s": Resumable(blake2_plain.S.finish, (*BOUNDARIES, 1 << 62), empty_tail=False),
 }
 WITHOUT_LENGTH = {"pad_sponge"}
 

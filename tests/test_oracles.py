@@ -26,8 +26,8 @@ needs_pycryptodome = pytest.mark.skipif(not has_module("Crypto"), reason="pycryp
         ("md5", md5_plain),
         ("sha256", sha2_plain.sha256),
         ("sha512", sha2_plain.sha512),
-        ("blake2b", blake2_plain.blake2b),
-        ("blake2s", blake2_plain.blake2s),
+        ("blake2b", blake2_plain.B),
+        ("blake2s", blake2_plain.S),
     ],
 )
 def test_resumable_functions(name, plain):

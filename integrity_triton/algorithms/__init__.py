@@ -18,6 +18,8 @@ from typing import Any
 
 from .record import (
     Algorithm,
+    Blake2,
+    Blake2Parallel,
     Blake3Tree,
     Construction,
     IteratedHash,
@@ -31,6 +33,8 @@ from .record import (
 
 __all__ = [
     "Algorithm",
+    "Blake2",
+    "Blake2Parallel",
     "Blake3Tree",
     "Construction",
     "IteratedHash",
@@ -48,7 +52,7 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "integrity_triton.algorithms"
-_BUILTIN_MODULES = ("sha2", "blake3", "sha1", "md5", "sm3", "ripemd160", "keccak")
+_BUILTIN_MODULES = ("sha2", "blake3", "sha1", "md5", "sm3", "ripemd160", "keccak", "blake2")
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,
     ast.BitOr: operator.or_,

@@ -91,7 +91,7 @@ class Sponge(IteratedHash):
     customizable: bool = False
     """Whether the message follows cSHAKE's N and S, where these are not both empty."""
     tells: Literal["nothing", "length", "zero"] = "nothing"
-    """What ``right_encode`` puts behind the message: the digest's bits, or 0 for "any number" (SP 800-185)."""
+    """What ``right_encode`` puts behind the message: the digest's bits, or 0 for "any number" (2.3.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +121,30 @@ class KangarooTree(SpongeTree):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blake2(IteratedHash):
+    """BLAKE2b or BLAKE2s: the parameters make the initial state, and a key is the message's first block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blake2Parallel:
+    """BLAKE2bp or BLAKE2sp: a message's blocks are dealt out to leaves in turn, and a root hashes the
+    leaves' digests."""
+
+    node: str
+    """The name of the algorithm that every node is."""
+    leaf_block: str
+    """The block function of the leaves."""
+    leaves: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blake3Tree:
     """BLAKE3's chunk tree; its kernels are in ``kernels/blake3_tree.py``."""
 
     chunk_size: int = 1024
 
 
-Construction = IteratedHash | Blake3Tree | SpongeTree
+Construction = IteratedHash | Blake2Parallel | Blake3Tree | SpongeTree
 
 
 @dataclass(frozen=True, kw_only=True)

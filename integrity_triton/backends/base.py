@@ -22,8 +22,7 @@ __all__ = [
     "Ragged",
     "Rows",
     "Stream",
-    "locate",
-    "signed",
+    "addressed",
 ]
 
 
@@ -73,16 +72,19 @@ class Ragged:
         return len(self.views)
 
 
+Messages = Rows | Ragged
+
+
 @dataclass(frozen=True)
 class Addressed:
-    """Messages anywhere in a device's memory: what drivers make of parts of messages, without a view each."""
+    """Messages that drivers make out of callers' messages, by address: parts of them, in place."""
 
     addresses: np.ndarray[Any, Any]
-    """int64 ``[n]``."""
+    """int64, those of 2**63 and more as negative numbers."""
     lengths: np.ndarray[Any, Any]
-    """int64 ``[n]``, in bytes."""
+    """int64, in bytes."""
     device: torch.device
-    keep: Any
+    memory: Any
     """Whatever owns the memory."""
 
     @property
@@ -90,28 +92,21 @@ class Addressed:
         return len(self.addresses)
 
 
-Messages = Rows | Ragged
 AnyMessages = Messages | Addressed
 
 
-def locate(messages: AnyMessages) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Each message's address and length in bytes, int64 ``[n]``."""
+def addressed(messages: Messages) -> Addressed:
+    """Where the messages are, and how long."""
     import numpy as np
 
-    if isinstance(messages, Addressed):
-        return messages.addresses, messages.lengths
     if isinstance(messages, Rows):
-        offsets = np.arange(messages.count, dtype=np.int64) * messages.stride
+        offsets = messages.stride * np.arange(messages.count, dtype=np.int64)
         lengths = np.clip(messages.total - offsets, 0, messages.length)
-        return offsets + signed(messages.address), lengths
-    addresses = np.fromiter((v.data_ptr() for v in messages.views), np.uint64, messages.count)
-    lengths = np.fromiter((v.numel() for v in messages.views), np.int64, messages.count)
-    return addresses.view(np.int64), lengths
-
-
-def signed(address: int) -> int:
-    """An address as kernels take it, in an int64: some drivers hand out addresses of 2**63 and more."""
-    return address - (1 << 64) if address >> 63 else address
+        addresses = np.uint64(messages.address) + offsets.view(np.uint64)
+        return Addressed(addresses.view(np.int64), lengths, messages.device, messages.data)
+    addresses = np.fromiter((view.data_ptr() for view in messages.views), np.uint64, messages.count)
+    lengths = np.fromiter((view.numel() for view in messages.views), np.int64, messages.count)
+    return Addressed(addresses.view(np.int64), lengths, messages.device, messages.views)
 
 
 class Stream(abc.ABC):

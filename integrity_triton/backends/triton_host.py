@@ -16,7 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm, load_constant
-from .base import AnyMessages, Backend, Messages, Ragged, Rows, Stream, locate, signed
+from .base import Addressed, AnyMessages, Backend, Messages, Ragged, Rows, Stream, addressed
 from .drivers import Driver, driver_class
 
 if TYPE_CHECKING:
@@ -91,6 +91,11 @@ def _table(references: tuple[str, ...], bits: int) -> tuple[np.ndarray[Any, Any]
 def alignment(bits: int) -> int:
     """The largest power of two up to 16 that divides every address in ``bits``, the bitwise or of them."""
     return (bits | 16) & -(bits | 16)
+
+
+def _signed(address: int) -> int:
+    """An address as kernels take it, in an int64: some drivers hand out addresses of 2**63 and more."""
+    return address - (1 << 64) if address >> 63 else address
 
 
 class TritonBackend(Backend):
@@ -218,7 +223,7 @@ class TritonBackend(Backend):
             messages = Rows(view, view.data_ptr(), 1, 0, view.numel(), view.numel())
         if isinstance(messages, Rows):
             arguments = {
-                "address": signed(messages.address),
+                "address": _signed(messages.address),
                 "count": messages.count,
                 "stride": messages.stride,
                 "length": messages.length,
@@ -227,13 +232,13 @@ class TritonBackend(Backend):
             no_table = torch.empty(1, dtype=torch.int64, device=messages.device)
             align = alignment(messages.address | messages.stride)
             return Layout(arguments, no_table, False, align, None)
-        addresses, lengths = locate(messages)
-        table, ordered = make_table(addresses, lengths)
+        places = messages if isinstance(messages, Addressed) else addressed(messages)
+        table, ordered = make_table(places.addresses, places.lengths)
         return Layout(
             {"address": 0, "count": messages.count, "stride": 0, "length": 0, "total": 0},
             self.upload(table, messages.device),
             True,
-            alignment(int(np.bitwise_or.reduce(addresses))),
+            alignment(int(np.bitwise_or.reduce(places.addresses))),
             ordered,
         )
 

@@ -6,8 +6,18 @@ launches, and knows nothing of where they happen.
 
 from __future__ import annotations
 
-from ...algorithms import Algorithm, Blake3Tree, IteratedHash, KangarooTree, Sponge, SpongeTree
+from ...algorithms import (
+    Algorithm,
+    Blake2,
+    Blake2Parallel,
+    Blake3Tree,
+    IteratedHash,
+    KangarooTree,
+    Sponge,
+    SpongeTree,
+)
 from .base import Driver
+from .blake2 import Blake2Driver, Blake2ParallelDriver
 from .blake3_tree import Blake3TreeDriver
 from .iterated import IteratedDriver
 from .sponge import SpongeDriver
@@ -21,6 +31,8 @@ _DRIVERS: dict[type, type[Driver]] = {
     SpongeTree: ParallelHashDriver,
     KangarooTree: KangarooDriver,
     Blake3Tree: Blake3TreeDriver,
+    Blake2: Blake2Driver,
+    Blake2Parallel: Blake2ParallelDriver,
 }
 
 

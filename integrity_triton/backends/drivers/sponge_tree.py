@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, KangarooTree, SpongeTree
-from ..base import Addressed, AnyMessages, Messages, Ragged, Rows, Stream, locate
+from ..base import Addressed, AnyMessages, Messages, Ragged, Rows, Stream, addressed
 from .base import Driver, PendingBytes, copy_stream
 from .sponge import SpongeDriver, left_encode, right_encode
 
@@ -135,7 +135,8 @@ class ParallelHashDriver(SpongeTreeDriver):
         import numpy as np
 
         size = self.chunk_size(parameters)
-        addresses, lengths = locate(messages)
+        places = addressed(messages)
+        addresses, lengths = places.addresses, places.lengths
         counts = -(-lengths // size)
         chunks = Addressed(*_chunks(addresses, lengths, size), messages.device, messages)
         values = self.chaining_values(chunks)
@@ -181,7 +182,8 @@ class KangarooDriver(SpongeTreeDriver):
         import numpy as np
 
         device, size = messages.device, self.construction.chunk_size
-        addresses, lengths = locate(messages)
+        places = addressed(messages)
+        addresses, lengths = places.addresses, places.lengths
         short = lengths + len(self.ending(parameters)) <= size
         if short.all():
             return self.one_chunk(messages, None, parameters, length)
@@ -224,8 +226,8 @@ class KangarooDriver(SpongeTreeDriver):
         if len(ending) < _MOST_BEHIND:
             start = self.single.behind(start, ending)
             if chosen is not None:
-                addresses, lengths = locate(messages)
-                located = Addressed(addresses[chosen], lengths[chosen], device, messages)
+                places = addressed(messages)
+                located = Addressed(places.addresses[chosen], places.lengths[chosen], device, messages)
         else:
             indices = range(messages.count) if chosen is None else chosen.tolist()
             located = self.joined([(_view(messages, i), ending) for i in indices], device)
@@ -249,7 +251,7 @@ class KangarooDriver(SpongeTreeDriver):
         for part, offset, n, end in zip(
             parts, offsets, counts.tolist(), np.cumsum(counts).tolist(), strict=True
         ):
-            first = rest.keep[offset : offset + size] if part.first is None else part.first
+            first = rest.memory[offset : offset + size] if part.first is None else part.first
             inner = (*part.values, values[end - n : end])
             count = sum(len(v) for v in inner)
             nodes.append((first, _INNER_NODE, *inner, length_encode(count), b"\xff\xff"))

@@ -1,0 +1,107 @@
+"""BLAKE2: RFC 7693 and J.-P. Aumasson, S. Neves, Z. Wilcox-O'Hearn, C. Winnerlein, "BLAKE2", 2013."""
+
+from __future__ import annotations
+
+from .record import Algorithm, Blake2, Blake2Parallel, Parameter, Security
+
+_KERNELS = "integrity_triton.kernels"
+
+
+def _parameters(word: int) -> tuple[Parameter, ...]:
+    """hashlib's, for words of ``word`` bytes (the BLAKE2 paper, section 2.8)."""
+    largest = 8 * word
+
+    def integer(name: str, minimum: int, maximum: int, default: int, doc: str) -> Parameter:
+        return Parameter(name=name, type=int, minimum=minimum, maximum=maximum, default=default, doc=doc)
+
+    return (
+        integer("digest_size", 1, largest, largest, "bytes in the digest, which all depend on their number"),
+        Parameter(
+            name="key", type=bytes, max_size=largest, doc="the keyed mode, a MAC and PRF; no bytes are no key"
+        ),
+        Parameter(name="salt", type=bytes, max_size=2 * word, doc="randomises the hash"),
+        Parameter(name="person", type=bytes, max_size=2 * word, doc="sets one use apart from others"),
+        integer("fanout", 0, 255, 1, "children of a node of a tree; 0 for no limit, 1 for no tree"),
+        integer("depth", 1, 255, 1, "levels of a tree; 255 for no limit, 1 for no tree"),
+        integer("leaf_size", 0, 2**32 - 1, 0, "most bytes in a leaf; 0 for no limit"),
+        integer("node_offset", 0, 2 ** (8 * (word if word == 8 else 6)) - 1, 0, "which node of its level"),
+        integer("node_depth", 0, 255, 0, "the node's level, 0 for a leaf"),
+        integer("inner_size", 0, largest, 0, "bytes in an inner node's digest; 0 for no tree"),
+        Parameter(name="last_node", type=bool, default=False, doc="whether the node is its level's last"),
+    )
+
+
+def _construction(letter: str, word: int) -> Blake2:
+    return Blake2(
+        block=f"{_KERNELS}.blake2:blake2{letter}_block",
+        pad=f"{_KERNELS}.padding:pad_zeros",
+        iv=f"{_KERNELS}.blake2:BLAKE2{letter.upper()}_IV",
+        word_bits=64 if word == 8 else 32,
+        state_words=8,
+        byteorder="little",
+        minimum_padding=0,
+    )
+
+
+RECORDS = (
+    Algorithm(
+        name="blake2b",
+        aliases=("blake2b-512", "blake2b512"),
+        standard="RFC 7693; the BLAKE2 paper (2013), sections 2.8 to 2.10, for salt, person and trees",
+        digest_size=64,
+        block_size=128,
+        security=Security.SECURE,
+        security_note="256-bit collision resistance at 64 bytes, half a shorter digest's bits; keyed, a MAC",
+        collision_bits=256,
+        keyed="optional",
+        parameters=_parameters(8),
+        construction=_construction("b", 8),
+        native="hashlib:blake2b",
+        oracle="hashlib:blake2b",
+    ),
+    Algorithm(
+        name="blake2s",
+        aliases=("blake2s-256", "blake2s256"),
+        standard="RFC 7693; the BLAKE2 paper (2013), sections 2.8 to 2.10, for salt, person and trees",
+        digest_size=32,
+        block_size=64,
+        security=Security.SECURE,
+        security_note="128-bit collision resistance at 32 bytes, half a shorter digest's bits; keyed, a MAC",
+        collision_bits=128,
+        keyed="optional",
+        parameters=_parameters(4),
+        construction=_construction("s", 4),
+        native="hashlib:blake2s",
+        oracle="hashlib:blake2s",
+    ),
+    Algorithm(
+        name="blake2bp",
+        standard="the BLAKE2 paper (2013), section 2.10",
+        digest_size=64,
+        block_size=4 * 128,
+        security=Security.SECURE,
+        security_note="as BLAKE2b, of which it is a tree of four leaves; its digests are others",
+        collision_bits=256,
+        keyed="optional",
+        parameters=_parameters(8)[:2],
+        construction=Blake2Parallel(
+            node="blake2b", leaf_block=f"{_KERNELS}.blake2:blake2b_leaf_block", leaves=4
+        ),
+        oracle="oracles.blake2_plain:blake2bp",
+    ),
+    Algorithm(
+        name="blake2sp",
+        standard="the BLAKE2 paper (2013), section 2.10",
+        digest_size=32,
+        block_size=8 * 64,
+        security=Security.SECURE,
+        security_note="as BLAKE2s, of which it is a tree of eight leaves; its digests are others",
+        collision_bits=128,
+        keyed="optional",
+        parameters=_parameters(4)[:2],
+        construction=Blake2Parallel(
+            node="blake2s", leaf_block=f"{_KERNELS}.blake2:blake2s_leaf_block", leaves=8
+        ),
+        oracle="oracles.blake2_plain:blake2sp",
+    ),
+)

@@ -1,0 +1,255 @@
+"""BLAKE2: a start that its parameters make, and a key that is the first block (RFC 7693, section 2.9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ... import algorithms
+from ...algorithms import Algorithm, Blake2Parallel, load_constant
+from ..base import Addressed, Messages, Ragged, Rows, Stream, addressed
+from .base import Driver, PendingBytes, copy_stream
+from .iterated import IteratedDriver, IteratedStream, Start
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ..triton_host import TritonBackend
+
+
+class Blake2Driver(IteratedDriver):
+    def start_words(self, parameters: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+        """The initial state: the initial value and the parameter block (the BLAKE2 paper, section 2.8)."""
+        import numpy as np
+
+        word = self.construction.word_bits // 8
+
+        def integer(name: str, default: int, size: int) -> bytes:
+            return int(parameters.get(name, default)).to_bytes(size, "little")
+
+        block = (
+            integer("digest_size", self.algorithm.digest_size, 1)
+            + len(parameters.get("key", b"")).to_bytes(1, "little")
+            + integer("fanout", 1, 1)
+            + integer("depth", 1, 1)
+            + integer("leaf_size", 0, 4)
+            + integer("node_offset", 0, 8 if word == 8 else 6)
+            + integer("node_depth", 0, 1)
+            + integer("inner_size", 0, 1)
+        ).ljust(4 * word, b"\0")
+        for name in ("salt", "person"):
+            block += parameters.get(name, b"").ljust(2 * word, b"\0")
+        kind = np.dtype(f"<u{word}")
+        words: np.ndarray[Any, Any] = np.array(load_constant(self.construction.iv), kind)
+        words ^= np.frombuffer(block, kind)
+        return words
+
+    def key_block(self, parameters: Mapping[str, Any]) -> bytes:
+        """What goes before the message; nothing without a key."""
+        key: bytes = parameters.get("key", b"")
+        return key.ljust(self.algorithm.block_size, b"\0") if key else b""
+
+    def unkeyed(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        """The start before the key's block."""
+        state = self.host.upload(self.start_words(parameters), device)
+        return Start(state, flags=int(parameters.get("last_node", False)))
+
+    def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        return self.after_key(self.unkeyed(parameters, device), self.key_block(parameters), device)
+
+    def after_key(self, start: Start, key_block: bytes, device: torch.device) -> Start:
+        if not key_block:
+            return start
+        key = self.host.bytes_view(key_block, device)
+        states = self.iterate(Ragged([key], device), start, final=False)
+        return Start(states[0], len(key_block), flags=start.flags)
+
+    def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
+        return self.output(self.final_states(parameters, messages), length, 0)
+
+    def final_states(self, parameters: Mapping[str, Any], messages: Messages) -> torch.Tensor:
+        device, key_block = messages.device, self.key_block(parameters)
+        before = self.unkeyed(parameters, device)
+        states = self.iterate(messages, self.after_key(before, key_block, device), final=True)
+        if not key_block:
+            return states
+        empty = addressed(messages).lengths == 0
+        if not empty.any():
+            return states
+        # With no message after it, the key's block is the last.
+        key = self.host.bytes_view(key_block, device)
+        return self.replace_rows(states, empty, self.iterate(Ragged([key], device), before, final=True))
+
+    def replace_rows(
+        self, states: torch.Tensor, rows: np.ndarray[Any, Any], values: torch.Tensor
+    ) -> torch.Tensor:
+        """``states`` with ``values``, which broadcast, in the rows where the host array ``rows`` is true."""
+        import torch
+
+        signed = torch.int64 if self.construction.word_bits == 64 else torch.int32
+        mask = self.host.upload(rows, states.device)[:, None]
+        # torch.where lacks unsigned words on some devices.
+        return torch.where(mask, values.view(signed), states.view(signed)).view(states.dtype)
+
+    def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
+        stream = IteratedStream(self, self.unkeyed(parameters, device), device)
+        stream.update(self.key_block(parameters))
+        return stream
+
+
+class Blake2ParallelDriver(Driver):
+    """Leaves of all messages in one launch, roots in another (the BLAKE2 paper, section 2.10)."""
+
+    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+        super().__init__(host, algorithm)
+        assert isinstance(algorithm.construction, Blake2Parallel)
+        self.construction = algorithm.construction
+        node = algorithms.get(self.construction.node)
+        self.root = Blake2Driver(host, node)
+        # The leaf's chaining state, and whether it is the last of its level.
+        leaf = replace(self.root.construction, block=self.construction.leaf_block, state_words=9)
+        self.leaf = Blake2Driver(host, replace(node, construction=leaf))
+        self.block_size = node.block_size
+        self.stripe = node.block_size * self.construction.leaves
+
+    def references(self) -> tuple[str, ...]:
+        return (self.construction.leaf_block, self.root.construction.block)
+
+    def main_kernel(self) -> tuple[str, str | None]:
+        return self.leaf.main_kernel()
+
+    def node_parameters(self, parameters: Mapping[str, Any], **node: int) -> dict[str, Any]:
+        return {
+            "digest_size": self.algorithm.digest_size,
+            **parameters,
+            "fanout": self.construction.leaves,
+            "depth": 2,
+            "inner_size": self.root.algorithm.digest_size,
+            **node,
+        }
+
+    def leaf_start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        """The start of each of a message's leaves, before the key's block."""
+        import numpy as np
+
+        leaves = self.construction.leaves
+        kind = np.uint64 if self.root.construction.word_bits == 64 else np.uint32
+        words = np.zeros((leaves, 9), kind)
+        for i in range(leaves):
+            words[i, :8] = self.leaf.start_words(self.node_parameters(parameters, node_offset=i))
+        words[-1, 8] = np.iinfo(kind).max
+        return Start(self.host.upload(words, device))
+
+    def key_blocks(self, parameters: Mapping[str, Any]) -> bytes:
+        """A key's block for each leaf: what a stripe before the message deals out."""
+        return self.leaf.key_block(parameters) * self.construction.leaves
+
+    def leaf_states(self, messages: Addressed, start: Start, *, final: bool) -> torch.Tensor:
+        """States of all messages' leaves, words ``[n * leaves, 9]``. Each message's start at ``start``;
+        with ``[leaves, 9]`` all do at the same."""
+        import numpy as np
+
+        leaves, block = self.construction.leaves, self.block_size
+        offsets = block * np.arange(leaves, dtype=np.int64)
+        stripes, rest = np.divmod(messages.lengths[:, None], self.stripe)
+        lengths = stripes * block + np.clip(rest - offsets, 0, block)
+        places = Addressed(
+            (messages.addresses[:, None] + offsets).reshape(-1),
+            lengths.reshape(-1),
+            messages.device,
+            messages,
+        )
+        start = replace(
+            start, state=self._signed(start.state).repeat(messages.count, 1).view(start.state.dtype)
+        )
+        return self.leaf.iterate(places, start, final=final, step=self.stripe)
+
+    def _signed(self, words: torch.Tensor) -> torch.Tensor:
+        """Unsigned words lack operations on some devices."""
+        import torch
+
+        return words.view(torch.int64 if words.dtype == torch.uint64 else torch.int32)
+
+    def root_states(self, parameters: Mapping[str, Any], leaves: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        count = leaves.shape[0] // self.construction.leaves
+        digests = self._signed(leaves)[:, :8].contiguous().view(torch.uint8).reshape(count, -1)
+        size = digests.shape[1]
+        rows = Rows(digests, digests.data_ptr(), count, size, size, count * size)
+        words = self.root.start_words(self.node_parameters(parameters, node_depth=1))
+        start = Start(self.host.upload(words, leaves.device), flags=1)
+        return self.root.iterate(rows, start, final=True)
+
+    def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
+        import numpy as np
+
+        places, device = addressed(messages), messages.device
+        before = start = self.leaf_start(parameters, device)
+        key_blocks = self.key_blocks(parameters)
+        if key_blocks:
+            keys = addressed(Ragged([self.host.bytes_view(key_blocks, device)], device))
+            start = Start(self.leaf_states(keys, before, final=False), self.block_size)
+        states = self.leaf_states(places, start, final=True)
+        if key_blocks:
+            # A leaf with nothing after the key's block has that for its last.
+            firsts = self.block_size * np.arange(self.construction.leaves)
+            empty = (places.lengths[:, None] <= firsts).reshape(-1)
+            if empty.any():
+                only_keys = self._signed(self.leaf_states(keys, before, final=True))
+                values = only_keys.repeat(places.count, 1).view(states.dtype)
+                states = self.leaf.replace_rows(states, empty, values)
+        return self.root.output(self.root_states(parameters, states), length, 0)
+
+    def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
+        stream = _Blake2ParallelStream(self, parameters, device)
+        stream.update(self.key_blocks(parameters))
+        return stream
+
+
+class _Blake2ParallelStream(Stream):
+    def __init__(
+        self, driver: Blake2ParallelDriver, parameters: Mapping[str, Any], device: torch.device
+    ) -> None:
+        self._driver, self._parameters, self._device = driver, parameters, device
+        self._at = driver.leaf_start(parameters, device)
+        self._pending = PendingBytes(device)
+
+    def _absorb(self, view: torch.Tensor) -> None:
+        if view.numel():
+            messages = addressed(Ragged([view], self._device))
+            states = self._driver.leaf_states(messages, self._at, final=False)
+            absorbed = view.numel() // self._driver.construction.leaves
+            self._at = replace(self._at, state=states, prefix=self._at.prefix + absorbed)
+
+    def update(self, data: Any) -> None:
+        view = self._driver.host.bytes_view(data, self._device)
+        stripe, block = self._driver.stripe, self._driver.block_size
+        held = self._pending.data
+        # Every leaf's last block stays, so that a stripe goes once each leaf has another byte.
+        whole = max(0, held.numel() + view.numel() - (stripe - block + 1)) // stripe * stripe
+        first = min(-(-held.numel() // stripe) * stripe, whole)
+        if first:
+            view = self._pending.take(view, first)
+            self._absorb(self._pending.data[:first])
+            rest, self._pending = self._pending.data[first:], PendingBytes(self._device)
+            self._pending.take(rest, rest.numel())
+        self._absorb(view[: whole - first])
+        view = view[whole - first :]
+        self._pending.take(view, self._pending.data.numel() + view.numel())
+
+    def digest(self, length: int, seek: int) -> bytes:
+        driver = self._driver
+        pending = addressed(Ragged([self._pending.data], self._device))
+        leaves = driver.leaf_states(pending, self._at, final=True)
+        return (
+            driver.root.output(driver.root_states(self._parameters, leaves), length, seek)
+            .cpu()
+            .numpy()
+            .tobytes()
+        )
+
+    def copy(self) -> Stream:
+        return copy_stream(self)

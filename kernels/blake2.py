@@ -1,0 +1,178 @@
+"""BLAKE2: RFC 7693; J.-P. Aumasson, S. Neves, Z. Wilcox-O'Hearn, C. Winnerlein, "BLAKE2", 2013."""
+
+import triton
+import triton.language as tl
+
+from .bits import rotr32, rotr64, wrap_add
+
+# RFC 7693, section 2.6: the initial values of SHA-512 and SHA-256.
+BLAKE2B_IV = tl.constexpr(
+    (
+        0x6A09E667F3BCC908, 0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1,
+        0x510E527FADE682D1, 0x9B05688C2B3E6C1F, 0x1F83D9ABFB41BD6B, 0x5BE0CD19137E2179,
+    )
+)  # fmt: skip
+BLAKE2S_IV = tl.constexpr(
+    (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
+)
+# Section 2.7: the message words' order in each of ten rounds; later rounds begin again.
+BLAKE2_SIGMA = tl.constexpr(
+    (
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+        14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3,
+        11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4,
+        7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8,
+        9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13,
+        2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9,
+        12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11,
+        13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10,
+        6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5,
+        10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0,
+    )
+)  # fmt: skip
+
+
+@triton.jit
+def _mix(
+    a,
+    b,
+    c,
+    d,
+    x,
+    y,
+    ROTR: tl.constexpr,
+    R1: tl.constexpr,
+    R2: tl.constexpr,
+    R3: tl.constexpr,
+    R4: tl.constexpr,
+):
+    """The mixing function G (section 3.1)."""
+    a = wrap_add(wrap_add(a, b), x)
+    d = ROTR(d ^ a, R1)
+    c = wrap_add(c, d)
+    b = ROTR(b ^ c, R2)
+    a = wrap_add(wrap_add(a, b), y)
+    d = ROTR(d ^ a, R3)
+    c = wrap_add(c, d)
+    b = ROTR(b ^ c, R4)
+    return a, b, c, d
+
+
+@triton.jit
+def _rounds(
+    v,
+    m,
+    FIRST: tl.constexpr,
+    COUNT: tl.constexpr,
+    ROTR: tl.constexpr,
+    R1: tl.constexpr,
+    R2: tl.constexpr,
+    R3: tl.constexpr,
+    R4: tl.constexpr,
+):
+    """COUNT rounds from round FIRST on (the loop of section 3.2)."""
+    v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15 = v
+    for r in tl.static_range(FIRST, FIRST + COUNT):
+        s = ()
+        for i in tl.static_range(16):
+            s = s + (m[BLAKE2_SIGMA[16 * r + i]],)
+        v0, v4, v8, v12 = _mix(v0, v4, v8, v12, s[0], s[1], ROTR, R1, R2, R3, R4)
+        v1, v5, v9, v13 = _mix(v1, v5, v9, v13, s[2], s[3], ROTR, R1, R2, R3, R4)
+        v2, v6, v10, v14 = _mix(v2, v6, v10, v14, s[4], s[5], ROTR, R1, R2, R3, R4)
+        v3, v7, v11, v15 = _mix(v3, v7, v11, v15, s[6], s[7], ROTR, R1, R2, R3, R4)
+        v0, v5, v10, v15 = _mix(v0, v5, v10, v15, s[8], s[9], ROTR, R1, R2, R3, R4)
+        v1, v6, v11, v12 = _mix(v1, v6, v11, v12, s[10], s[11], ROTR, R1, R2, R3, R4)
+        v2, v7, v8, v13 = _mix(v2, v7, v8, v13, s[12], s[13], ROTR, R1, R2, R3, R4)
+        v3, v4, v9, v14 = _mix(v3, v4, v9, v14, s[14], s[15], ROTR, R1, R2, R3, R4)
+    return v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15
+
+
+@triton.jit
+def _compress(
+    h,
+    m,
+    t0,
+    t1,
+    f0,
+    f1,
+    apart,
+    IV: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    ROTR: tl.constexpr,
+    R1: tl.constexpr,
+    R2: tl.constexpr,
+    R3: tl.constexpr,
+    R4: tl.constexpr,
+):
+    zero = h[0] ^ h[0]
+    v = h + (zero | IV[0], zero | IV[1], zero | IV[2], zero | IV[3])
+    v = v + (t0 ^ IV[4], t1 ^ IV[5], f0 ^ IV[6], f1 ^ IV[7])
+    for i in tl.static_range(ROUNDS // 2):
+        # Conditions that differ, or the branches would be made one.
+        if True if apart is None else apart >= -i:
+            v = _rounds(v, m, 2 * i % 10, 2, ROTR, R1, R2, R3, R4)
+    out = ()
+    for i in tl.static_range(8):
+        out = out + (h[i] ^ v[i] ^ v[i + 8],)
+    return out
+
+
+@triton.jit
+def blake2b_compress(h, m, t0, t1, f0, f1, apart=None):
+    """One application of the BLAKE2b compression function (RFC 7693, section 3.2).
+
+    h: 8 uint64 tiles. m: the 16 words of a message block, little-endian words already in native order.
+    t0, t1: the low and the high word of the count of bytes hashed so far, this block's included. f0, f1:
+    the finalization flags, all ones or zero, for the last block and the last node; all uint64 tiles.
+    apart: any integer scalar that is not negative; with one the rounds are in branches, all taken, and
+    compile several times as fast: Triton's coalescing pass takes time by the square of what is not.
+    Returns the next state.
+    """
+    return _compress(h, m, t0, t1, f0, f1, apart, BLAKE2B_IV, 12, rotr64, 32, 24, 16, 63)
+
+
+@triton.jit
+def blake2s_compress(h, m, t0, t1, f0, f1, apart=None):
+    """One application of the BLAKE2s compression function: as ``blake2b_compress``, with uint32 tiles."""
+    return _compress(h, m, t0, t1, f0, f1, apart, BLAKE2S_IV, 10, rotr32, 16, 12, 8, 7)
+
+
+@triton.jit
+def blake2b_block(state, words, absorbed, last, flags, constants_ptr):
+    """The block function of the batch driver; ``flags`` is 1 for the last node of a tree, else 0."""
+    zero = state[0] ^ state[0]
+    f0 = tl.where(last, zero ^ 0xFFFFFFFFFFFFFFFF, zero)
+    f1 = tl.where(last & (flags != 0), zero ^ 0xFFFFFFFFFFFFFFFF, zero)
+    return blake2b_compress(state, words, absorbed.to(tl.uint64), zero, f0, f1, flags)
+
+
+@triton.jit
+def blake2s_block(state, words, absorbed, last, flags, constants_ptr):
+    """The block function of the batch driver; ``flags`` as for BLAKE2b."""
+    zero = state[0] ^ state[0]
+    f0 = tl.where(last, zero ^ 0xFFFFFFFF, zero)
+    f1 = tl.where(last & (flags != 0), zero ^ 0xFFFFFFFF, zero)
+    low = (absorbed & 0xFFFFFFFF).to(tl.uint32)
+    high = (absorbed >> 32).to(tl.uint32)
+    return blake2s_compress(state, words, low, high, f0, f1, flags)
+
+
+@triton.jit
+def blake2b_leaf_block(state, words, absorbed, last, flags, constants_ptr):
+    """As ``blake2b_block``, for nodes of which some are the last of their level: those have all ones in
+    a ninth word of state, others zero."""
+    zero = state[0] ^ state[0]
+    f0 = tl.where(last, zero ^ 0xFFFFFFFFFFFFFFFF, zero)
+    f1 = tl.where(last, state[8], zero)
+    return blake2b_compress(state[:8], words, absorbed.to(tl.uint64), zero, f0, f1, flags) + (state[8],)
+
+
+@triton.jit
+def blake2s_leaf_block(state, words, absorbed, last, flags, constants_ptr):
+    """As ``blake2b_leaf_block``, of BLAKE2s."""
+    zero = state[0] ^ state[0]
+    f0 = tl.where(last, zero ^ 0xFFFFFFFF, zero)
+    f1 = tl.where(last, state[8], zero)
+    low = (absorbed & 0xFFFFFFFF).to(tl.uint32)
+    high = (absorbed >> 32).to(tl.uint32)
+    return blake2s_compress(state[:8], words, low, high, f0, f1, flags) + (state[8],)
