@@ -130,7 +130,7 @@ def long_data() -> torch.Tensor:
     "name",
     [n for n in ("sha256", "md5", "sha512", "blake2b", "sha3_256", "blake3") if n in it.algorithms_available],
 )
-def test_long_messages(name, backend, long_data):
+def test_long_messages(name, backend, request):
     """One algorithm of each padding; the lengths side by side in a batch, since each is one lane's work."""
     if backend == "interpreter":
         pytest.skip("absent: gigabytes take days in the interpreter")
@@ -138,6 +138,7 @@ def test_long_messages(name, backend, long_data):
     reason = backends.get(backend).unsupported(record)
     if reason is not None:
         pytest.skip(f"absent: {reason}")
+    long_data = request.getfixturevalue("long_data")  # not before a backend is known to be here
     hasher, done, expected = load_reference(record.oracle)(), 0, []
     for length in LONG:
         hasher.update(long_data[done:length].numpy())
