@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from .algorithms.encoding import left_encode
 from .backends import Messages, Ragged, Rows
 
 if TYPE_CHECKING:
@@ -87,6 +88,52 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
 
 def message_bytes(x: Any) -> memoryview | torch.Tensor:
     return tensor_bytes(x) if is_tensor(x) else buffer_view(x)
+
+
+def tuple_parts(x: Any, algorithm: str) -> list[memoryview | torch.Tensor]:
+    """What is hashed of a tuple of byte strings: each behind its length (SP 800-185, section 2.3.2).
+
+    Raises TypeError for what is no tuple or list of messages.
+    """
+    if not isinstance(x, tuple | list):
+        raise TypeError(f"a message of {algorithm} is a tuple of byte strings, not {type(x).__name__}")
+    parts: list[memoryview | torch.Tensor] = []
+    for element in x:
+        view = message_bytes(element)
+        size = view.numel() if is_tensor(view) else view.nbytes
+        parts += [memoryview(left_encode(8 * size)), view]
+    return parts
+
+
+def tuple_messages(messages: Any, algorithm: str) -> Ragged:
+    """A batch for a hash of tuples. Each message is put together in memory of its own, on its device.
+
+    Raises TypeError for a batch that is not of tuples, ValueError for tensors on different devices.
+    """
+    import torch
+
+    if is_tensor(messages) or not isinstance(messages, Sequence):
+        raise TypeError(f"a batch for {algorithm} is a sequence of tuples of byte strings")
+    batch = [tuple_parts(message, algorithm) for message in messages]
+    devices = {part.device for parts in batch for part in parts if is_tensor(part)}
+    if len(devices) > 1:
+        raise ValueError(f"the messages of a batch must be on one device, not on {sorted(map(str, devices))}")
+    device = devices.pop() if devices else torch.device("cpu")
+    host = bytearray().join(part for parts in batch for part in parts if isinstance(part, memoryview))
+    joined = torch.frombuffer(host or bytearray(1), dtype=torch.uint8)
+    if device.type != "cpu":
+        joined = joined.pin_memory().to(device, non_blocking=True)
+    views, used = [], 0
+    for parts in batch:
+        pieces = []
+        for part in parts:
+            if isinstance(part, memoryview):
+                pieces.append(joined[used : used + part.nbytes])
+                used += part.nbytes
+            else:
+                pieces.append(part)
+        views.append(torch.cat(pieces) if pieces else joined[:0])
+    return Ragged(views, device)
 
 
 def _buffer_tensor(x: BytesLike) -> torch.Tensor:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from . import algorithms
-from ._data import batch_messages, chunk_messages, is_tensor
+from ._data import batch_messages, chunk_messages, is_tensor, tuple_messages
 from .backends import Messages
 from .backends import hash_batch as run_batch
 
@@ -33,7 +33,8 @@ def hash_batch(
     """Digest every message of a batch, on the device that holds them.
 
     ``messages`` is a sequence of tensors (any dtypes and shapes, one device) or bytes-likes, or a
-    2-D tensor whose rows are the messages. The data is read in place. Returns uint8
+    2-D tensor whose rows are the messages; for a hash of tuples, a sequence of tuples of tensors or
+    bytes-likes, which is copied. Other data is read in place. Returns uint8
     ``[n, digest_size]`` on the messages' device (``[n, length]`` for an extendable output);
     on an accelerator the work is queued on the current stream and the host does not wait for it.
     A sequential hash has one lane a message, and a few long messages leave a device idle: prefer a
@@ -46,6 +47,8 @@ def hash_batch(
     if _is_compiling() and key is None and not params:
         return _traced_batch(messages, algorithm, length, out, backend)
     record = algorithms.get(algorithm)
+    if record.takes_tuples:
+        return _run(record, tuple_messages(messages, record.name), key, length, out, backend, params)
     return _run(record, batch_messages(messages), key, length, out, backend, params)
 
 
@@ -72,6 +75,8 @@ def hash_chunks(
         digests = ops._hash_chunks(tensor, algorithm, chunk_size, length=length, backend=backend)
         return digests if out is None else out.copy_(digests)
     record = algorithms.get(algorithm)
+    if record.takes_tuples:
+        raise ValueError(f"{record.name} takes tuples of byte strings, not chunks")
     return _run(record, chunk_messages(tensor, chunk_size), key, length, out, backend, params)
 
 

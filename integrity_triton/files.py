@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from . import algorithms
 from .hashing import Hash, new
 
 Progress = Callable[[int], None]
@@ -89,6 +90,8 @@ def hash_file(
     Raises as :func:`integrity_triton.new` does, OSError if the file cannot be read, EOFError if it
     ends before ``end``.
     """
+    if algorithms.get(algorithm).takes_tuples:
+        raise ValueError(f"{algorithm} takes tuples of byte strings, not files")
     hasher = new(algorithm, key=key, backend=backend, **params)
     update_from_file(hasher, path, start=start, end=end, progress=progress)
     return hasher.digest(length)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import algorithms
-from ._data import is_tensor, message_bytes
+from ._data import is_tensor, message_bytes, tuple_parts
 from .algorithms import Algorithm
 from .backends import Stream, requested, select
 from .errors import IntegrityError
@@ -51,17 +51,18 @@ class Hash:
         return self._algorithm.block_size
 
     def update(self, data: Any, /) -> None:
-        """Append ``data`` to the message.
+        """Append ``data`` to the message. For a hash of tuples ``data`` is a tuple or list of strings.
 
         Raises TypeError for text, objects that are not bytes-like and tensors without plain bytes,
         BufferError for a buffer that is not C-contiguous.
         """
-        view = message_bytes(data)
-        if is_tensor(view):
-            if view.numel():
-                (self._stream or self._open(view.device.type, view.device)).update(view)
-        elif view.nbytes:
-            (self._stream or self._open("cpu", None)).update(view)
+        parts = tuple_parts(data, self.name) if self._algorithm.takes_tuples else [message_bytes(data)]
+        for view in parts:
+            if is_tensor(view):
+                if view.numel():
+                    (self._stream or self._open(view.device.type, view.device)).update(view)
+            elif view.nbytes:
+                (self._stream or self._open("cpu", None)).update(view)
 
     def digest(self, length: int | None = None, *, seek: int = 0) -> bytes:
         """The digest of the message so far, which may go on growing.
@@ -117,8 +118,8 @@ class Hash:
 def new(name: str, data: Any = b"", /, *, key: Any = None, backend: str | None = None, **params: Any) -> Hash:
     """A hash object for the algorithm ``name``, as :func:`hashlib.new`.
 
-    ``data`` is the first part of the message. ``key`` and ``params`` are the algorithm's own
-    parameters; ``usedforsecurity`` is taken and has no effect, as every algorithm stays available.
+    ``data`` is the first part of the message, or for a hash of tuples, a tuple or list of byte strings.
+    ``key`` and ``params`` are the algorithm's own parameters; ``usedforsecurity`` is taken and has no effect, as every algorithm stays available.
     Raises ValueError for an unknown name, a bad key length or an odd parameter, TypeError for one
     of the wrong type, BackendUnavailable for a backend that was asked for and cannot run.
     """
@@ -130,7 +131,8 @@ def _construct(
 ) -> Hash:
     bool(params.pop("usedforsecurity", True))  # hashlib takes whatever has a truth value
     hasher = Hash(algorithm, algorithm.check_parameters({"key": key, **params}), backend)
-    hasher.update(data)
+    # No tuple is as short as no data.
+    hasher.update(() if algorithm.takes_tuples and isinstance(data, bytes) and not data else data)
     return hasher
 
 

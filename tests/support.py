@@ -10,7 +10,14 @@ import torch
 
 import integrity_triton as it
 from integrity_triton import algorithms, backends
-from integrity_triton.algorithms import Algorithm, Blake3Tree, IteratedHash, load_reference
+from integrity_triton.algorithms import (
+    Algorithm,
+    Blake3Tree,
+    IteratedHash,
+    KangarooTree,
+    SpongeTree,
+    load_reference,
+)
 from integrity_triton.backends.triton_host import TritonBackend
 
 # Oracles for machines without a library; each is itself checked against that library elsewhere.
@@ -85,6 +92,8 @@ def kernel_family(record: Algorithm) -> Any:
     construction = record.construction
     if isinstance(construction, IteratedHash):
         return construction.block, construction.pad
+    if isinstance(construction, SpongeTree):
+        return type(construction), construction.leaf.block
     return record.name
 
 
@@ -99,7 +108,8 @@ def variants(record: Algorithm) -> list[dict[str, Any]]:
         elif parameter.type is bool:
             found.append({parameter.name: True})
         elif parameter.type is int:
-            found += [{parameter.name: n} for n in (parameter.minimum, parameter.maximum) if n is not None]
+            low, high = parameter.minimum or 0, parameter.maximum
+            found += [{parameter.name: n} for n in (low, min(200, 200 if high is None else high))]
     return found
 
 
@@ -107,7 +117,7 @@ def around(*sizes: int) -> set[int]:
     return {max(0, size + offset) for size in sizes for offset in (-1, 0, 1)}
 
 
-def edge_lengths(record: Algorithm) -> list[int]:
+def edge_lengths(record: Algorithm, backend: str) -> list[int]:
     """Lengths at which an implementation's cases change, from the record's sizes."""
     block = record.block_size
     lengths = {0, 1, 2, 3, 4, 5, 7, 8} | around(block, 2 * block)
@@ -118,6 +128,12 @@ def edge_lengths(record: Algorithm) -> list[int]:
         chunk = construction.chunk_size
         lengths |= around(*(chunk * n for n in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31)))
         lengths |= {chunk - block - 1, chunk + block + 1, 5 * chunk + 3}
+    if isinstance(construction, SpongeTree):
+        chunk = construction.chunk_size
+        if backend != "interpreter":
+            lengths |= around(chunk, 2 * chunk, 3 * chunk) | {chunk - 2, 5 * chunk + 3}
+        elif isinstance(construction, KangarooTree):  # a chunk takes half a minute
+            lengths |= {chunk - 1, chunk, 2 * chunk}
     return sorted(lengths)
 
 

@@ -57,7 +57,7 @@ def guarded(request, monkeypatch):
 
 
 def test_edge_lengths_in_one_ragged_batch(algorithm, backend):
-    lengths = edge_lengths(algorithm)
+    lengths = edge_lengths(algorithm, backend)
     random.Random(0).shuffle(lengths)
     messages = [on_device(pattern(n), backend) for n in lengths]
     digests = hash_batch(messages, algorithm.name, backend=backend)

@@ -260,6 +260,11 @@ class Algorithm:
             raise ValueError(f"{label}: a keyed algorithm, and only such, has a parameter 'key'")
         object.__setattr__(self, "_by_name", MappingProxyType(by_name))
 
+    @property
+    def takes_tuples(self) -> bool:
+        """Whether a message is a tuple of byte strings."""
+        return isinstance(self.construction, TupleSponge)
+
     def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Validate constructor keywords; None stands for "not given" and is dropped.
 

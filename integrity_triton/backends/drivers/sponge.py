@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, Sponge
+from ...algorithms.encoding import bytepad, encode_string, right_encode
 from ..base import Ragged
 from .iterated import IteratedDriver, Start
 
@@ -19,29 +20,6 @@ KECCAK_SQUEEZE = "integrity_triton.kernels.keccak:keccak_squeeze"
 _ROUNDS = 24
 _CSHAKE_SUFFIX = 0x04
 _RATE_SHIFT = 48
-
-
-def left_encode(n: int) -> bytes:
-    """SP 800-185, section 2.3.1."""
-    size = max(1, (n.bit_length() + 7) // 8)
-    return bytes([size]) + n.to_bytes(size, "big")
-
-
-def right_encode(n: int) -> bytes:
-    """SP 800-185, section 2.3.1."""
-    size = max(1, (n.bit_length() + 7) // 8)
-    return n.to_bytes(size, "big") + bytes([size])
-
-
-def encode_string(data: bytes) -> bytes:
-    """SP 800-185, section 2.3.2."""
-    return left_encode(8 * len(data)) + data
-
-
-def bytepad(data: bytes, width: int) -> bytes:
-    """SP 800-185, section 2.3.3."""
-    padded = left_encode(width) + data
-    return padded + bytes(-len(padded) % width)
 
 
 class SpongeDriver(IteratedDriver):

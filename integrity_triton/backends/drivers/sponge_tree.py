@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, KangarooTree, SpongeTree
+from ...algorithms.encoding import left_encode, right_encode
 from ..base import Addressed, AnyMessages, Messages, Ragged, Rows, Stream, addressed
 from .base import Driver, PendingBytes, copy_stream
-from .sponge import SpongeDriver, left_encode, right_encode
+from .sponge import SpongeDriver
 
 if TYPE_CHECKING:
     import numpy as np
