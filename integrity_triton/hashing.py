@@ -119,7 +119,8 @@ def new(name: str, data: Any = b"", /, *, key: Any = None, backend: str | None =
     """A hash object for the algorithm ``name``, as :func:`hashlib.new`.
 
     ``data`` is the first part of the message, or for a hash of tuples, a tuple or list of byte strings.
-    ``key`` and ``params`` are the algorithm's own parameters; ``usedforsecurity`` is taken and has no effect, as every algorithm stays available.
+    ``key`` and ``params`` are the algorithm's own parameters; ``usedforsecurity`` is taken and has no
+    effect, as every algorithm stays available.
     Raises ValueError for an unknown name, a bad key length or an odd parameter, TypeError for one
     of the wrong type, BackendUnavailable for a backend that was asked for and cannot run.
     """
