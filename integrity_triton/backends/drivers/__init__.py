@@ -6,9 +6,9 @@ launches, and knows nothing of where they happen.
 
 from __future__ import annotations
 
-from ...algorithms import Algorithm, Blake2, Blake2Parallel, Blake3Tree, IteratedHash
+from ...algorithms import Algorithm, Blake2, Blake2Parallel, Blake2X, Blake3Tree, IteratedHash
 from .base import Driver
-from .blake2 import Blake2Driver, Blake2ParallelDriver
+from .blake2 import Blake2Driver, Blake2ParallelDriver, Blake2XDriver
 from .blake3_tree import Blake3TreeDriver
 from .iterated import IteratedDriver
 
@@ -19,6 +19,7 @@ _DRIVERS: dict[type, type[Driver]] = {
     Blake3Tree: Blake3TreeDriver,
     Blake2: Blake2Driver,
     Blake2Parallel: Blake2ParallelDriver,
+    Blake2X: Blake2XDriver,
 }
 
 

@@ -153,11 +153,14 @@ class IteratedStream(Stream):
         self._absorb(view[:whole])
         self._pending.take(view[whole:], size)
 
+    def final_states(self) -> torch.Tensor:
+        """The state after padding, words ``[1, state_words]``."""
+        return self._driver.iterate(Ragged([self._pending.data], self._device), self._at, final=True)
+
     def digest(self, length: int, seek: int) -> bytes:
         if length == 0:
             return b""
-        states = self._driver.iterate(Ragged([self._pending.data], self._device), self._at, final=True)
-        return self._driver.output(states, length, seek).cpu().numpy().tobytes()
+        return self._driver.output(self.final_states(), length, seek).cpu().numpy().tobytes()
 
-    def copy(self) -> Stream:
+    def copy(self) -> IteratedStream:
         return copy_stream(self)
