@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .batch import hash_batch, hash_chunks
     from .files import hash_file
     from .hashing import Hash, new
+    from .lthash import LtHash
 
     algorithms_available: frozenset[str]
 
@@ -32,6 +33,7 @@ __all__ = [
     "Hash",
     "IntegrityError",
     "IntegrityTritonError",
+    "LtHash",
     "__version__",
     "algorithms_available",
     "backends",
@@ -46,13 +48,14 @@ __all__ = [
 
 _LAZY = {
     "Hash": "hashing",
+    "LtHash": "lthash",
     "hash_batch": "batch",
     "hash_chunks": "batch",
     "hash_file": "files",
     "new": "hashing",
     "use_backend": "backends",
 }
-_SUBMODULES = ("algorithms", "backends", "batch", "conformance", "hashing", "models", "ops")
+_SUBMODULES = ("algorithms", "backends", "batch", "conformance", "hashing", "lthash", "models", "ops")
 
 if not TYPE_CHECKING:
 

@@ -78,8 +78,10 @@ class Hash:
             raise TypeError(f"seek must be int, not {type(seek).__name__}")
         if seek and not self._algorithm.seekable:
             raise TypeError(f"{self.name} gives its output in order; digest() takes no seek")
-        if seek < 0 or seek + length > 1 << 64:
-            raise ValueError(f"seek must be between 0 and 2**64 - length, got {seek}")
+        end = self._algorithm.output_end(self._parameters) if self._algorithm.xof else length
+        if seek < 0 or seek + length > end:
+            limit = "2**64" if end == 1 << 64 else str(end)
+            raise ValueError(f"seek must be between 0 and {limit} - length, got {seek}")
         return (self._stream or self._open("cpu", None)).digest(length, seek)
 
     def hexdigest(self, length: int | None = None, *, seek: int = 0) -> str:

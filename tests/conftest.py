@@ -76,6 +76,8 @@ def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
         record_property("backend", callspec.params["backend"])
         record = callspec.params.get("algorithm")
         record_property("algorithm", "(other)" if record is None else record.name)
+        if record is not None and record.native is None and callspec.params["backend"] == "native":
+            pytest.skip("not applicable: no CPU library has it")
         if (
             record is not None
             and callspec.params["backend"] == "interpreter"

@@ -25,6 +25,7 @@ PLAIN_ORACLES = {"blake3": "oracles.blake3_plain:blake3"}
 # The interpreter takes a quarter of a second a block.
 EXAMPLES = {"native": 60, "interpreter": 6}
 PROPERTY_BYTES = {"interpreter": 150}
+MOST_OUTPUT = 1000
 
 
 def pattern(length: int) -> bytes:
@@ -42,7 +43,7 @@ def oracle(
     hasher = make(data, **params)
     if not record.xof:
         return hasher.digest()
-    length = size_of(record) if length is None else length
+    length = params.get("digest_size", size_of(record)) if length is None else length
     return hasher.digest(length, seek=seek) if seek else hasher.digest(length)
 
 
@@ -108,8 +109,10 @@ def variants(record: Algorithm) -> list[dict[str, Any]]:
         elif parameter.type is bool:
             found.append({parameter.name: True})
         elif parameter.type is int:
-            low, high = parameter.minimum or 0, parameter.maximum
-            found += [{parameter.name: n} for n in (low, min(200, 200 if high is None else high))]
+            ends = [n for n in (parameter.minimum, parameter.maximum) if n is not None]
+            if parameter.name == "digest_size":
+                ends = [min(n, MOST_OUTPUT) for n in ends]
+            found += [{parameter.name: n} for n in ends]
     return found
 
 

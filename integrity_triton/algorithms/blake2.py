@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, Blake2, Blake2Parallel, Parameter, Security
+from .record import Algorithm, Blake2, Blake2Parallel, Blake2X, Parameter, Security
 
 _KERNELS = "integrity_triton.kernels"
 
@@ -103,5 +103,55 @@ RECORDS = (
             node="blake2s", leaf_block=f"{_KERNELS}.blake2:blake2s_leaf_block", leaves=8
         ),
         oracle="oracles.blake2_plain:blake2sp",
+    ),
+    Algorithm(
+        name="blake2xb",
+        standard='"BLAKE2X" (2016), section 2',
+        digest_size=64,
+        block_size=128,
+        security=Security.SECURE,
+        security_note="as BLAKE2b; outputs bound to different lengths have nothing in common",
+        collision_bits=256,
+        xof=True,
+        seekable=True,
+        output_limit=1 << 38,
+        keyed="optional",
+        parameters=(
+            Parameter(
+                name="digest_size",
+                type=int,
+                minimum=1,
+                maximum=2**32 - 2,
+                doc="bytes of output, bound in advance; by default any number may be drawn, unbound",
+            ),
+            *_parameters(8)[1:4],
+        ),
+        construction=Blake2X(node="blake2b", unknown_length=2**32 - 1),
+        oracle="oracles.blake2_plain:blake2xb",
+    ),
+    Algorithm(
+        name="blake2xs",
+        standard='"BLAKE2X" (2016), section 2',
+        digest_size=32,
+        block_size=64,
+        security=Security.SECURE,
+        security_note="as BLAKE2s; outputs bound to different lengths have nothing in common",
+        collision_bits=128,
+        xof=True,
+        seekable=True,
+        output_limit=1 << 37,
+        keyed="optional",
+        parameters=(
+            Parameter(
+                name="digest_size",
+                type=int,
+                minimum=1,
+                maximum=2**16 - 2,
+                doc="bytes of output, bound in advance; by default any number may be drawn, unbound",
+            ),
+            *_parameters(4)[1:4],
+        ),
+        construction=Blake2X(node="blake2s", unknown_length=2**16 - 1),
+        oracle="oracles.blake2_plain:blake2xs",
     ),
 )

@@ -138,13 +138,23 @@ class Blake2Parallel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blake2X:
+    """Extendable output of a BLAKE2 root hash; a parameter ``digest_size`` binds its length in advance."""
+
+    node: str
+    """The name of the algorithm that the root and the blocks of output are."""
+    unknown_length: int
+    """What stands in the parameter block for a length that is not known in advance."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blake3Tree:
     """BLAKE3's chunk tree; its kernels are in ``kernels/blake3_tree.py``."""
 
     chunk_size: int = 1024
 
 
-Construction = IteratedHash | Blake2Parallel | Blake3Tree | SpongeTree
+Construction = IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | SpongeTree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +229,8 @@ class Algorithm:
     """Output of any length; ``digest_size`` is then the default length, or 0 if there is none."""
     seekable: bool = False
     """Any part of the output can be had without the parts before it."""
+    output_limit: int = 1 << 64
+    """Bytes of extendable output that there are."""
     parallel: bool = False
     """One long message spreads over a device's lanes (a tree); a sequential hash has one lane."""
     keyed: Literal["no", "optional", "required"] = "no"
@@ -294,6 +306,10 @@ class Algorithm:
         """Bytes in the digest under ``parameters``, by default where the output is extendable."""
         return int(parameters.get("digest_size", self.digest_size))
 
+    def output_end(self, parameters: Mapping[str, Any]) -> int:
+        """Bytes of extendable output that there are; a parameter ``digest_size`` ends it there."""
+        return min(self.output_limit, int(parameters.get("digest_size", self.output_limit)))
+
     def check_length(self, length: int | None, parameters: Mapping[str, Any]) -> int:
         """Digest length in bytes for a requested ``length``; None means the default.
 
@@ -308,6 +324,8 @@ class Algorithm:
             raise TypeError(f"length must be int, not {type(length).__name__}")
         if length < 0:
             raise ValueError(f"length must not be negative, got {length}")
+        if self.xof and length > self.output_end(parameters):
+            raise ValueError(f"{self.name} has {self.output_end(parameters)} bytes of output, not {length}")
         if not self.xof and length != size:
             raise ValueError(f"{self.name} has a fixed digest of {size} bytes, not {length}")
         return length

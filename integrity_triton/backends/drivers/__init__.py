@@ -10,6 +10,7 @@ from ...algorithms import (
     Algorithm,
     Blake2,
     Blake2Parallel,
+    Blake2X,
     Blake3Tree,
     IteratedHash,
     KangarooTree,
@@ -17,7 +18,7 @@ from ...algorithms import (
     SpongeTree,
 )
 from .base import Driver
-from .blake2 import Blake2Driver, Blake2ParallelDriver
+from .blake2 import Blake2Driver, Blake2ParallelDriver, Blake2XDriver
 from .blake3_tree import Blake3TreeDriver
 from .iterated import IteratedDriver
 from .sponge import SpongeDriver
@@ -33,6 +34,7 @@ _DRIVERS: dict[type, type[Driver]] = {
     Blake3Tree: Blake3TreeDriver,
     Blake2: Blake2Driver,
     Blake2Parallel: Blake2ParallelDriver,
+    Blake2X: Blake2XDriver,
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ... import algorithms
-from ...algorithms import Algorithm, Blake2Parallel, load_constant
+from ...algorithms import Algorithm, Blake2Parallel, Blake2X, load_constant
 from ..base import Addressed, Messages, Ragged, Rows, Stream, addressed
 from .base import Driver, PendingBytes, copy_stream
 from .iterated import IteratedDriver, IteratedStream, Start
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
     from ..triton_host import TritonBackend
+
+
+BLAKE2X_OUTPUT = "integrity_triton.kernels.blake2x:blake2x_output"
 
 
 class Blake2Driver(IteratedDriver):
@@ -93,7 +97,7 @@ class Blake2Driver(IteratedDriver):
         # torch.where lacks unsigned words on some devices.
         return torch.where(mask, values.view(signed), states.view(signed)).view(states.dtype)
 
-    def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
+    def stream(self, parameters: Mapping[str, Any], device: torch.device) -> IteratedStream:
         stream = IteratedStream(self, self.unkeyed(parameters, device), device)
         stream.update(self.key_block(parameters))
         return stream
@@ -253,3 +257,83 @@ class _Blake2ParallelStream(Stream):
 
     def copy(self) -> Stream:
         return copy_stream(self)
+
+
+class Blake2XDriver(Driver):
+    """A root hash of each message, and any blocks of output of all in one launch ("BLAKE2X", section 2)."""
+
+    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+        super().__init__(host, algorithm)
+        assert isinstance(algorithm.construction, Blake2X)
+        self.construction = algorithm.construction
+        self.node = Blake2Driver(host, algorithms.get(self.construction.node))
+
+    def references(self) -> tuple[str, ...]:
+        return (BLAKE2X_OUTPUT, self.node.construction.block)
+
+    def main_kernel(self) -> tuple[str, str | None]:
+        return self.node.main_kernel()
+
+    def root_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        bound = parameters.get("digest_size", self.construction.unknown_length)
+        # The output's length is above the four bytes that are left of the node offset.
+        return {**parameters, "digest_size": self.node.algorithm.digest_size, "node_offset": bound << 32}
+
+    def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
+        roots = self.node.final_states(self.root_parameters(parameters), messages)
+        return self.output(parameters, roots, length, 0)
+
+    def output(
+        self, parameters: Mapping[str, Any], roots: torch.Tensor, length: int, seek: int
+    ) -> torch.Tensor:
+        """``length`` bytes from byte ``seek`` on, uint8 ``[n, length]``, of root hashes."""
+        import torch
+
+        size, count = self.node.algorithm.digest_size, roots.shape[0]
+        tree = {"fanout": 0, "depth": 0, "leaf_size": size, "inner_size": size, "key": b""}
+        start = self.node.start_words({**self.root_parameters(parameters), **tree})
+        final, rest = divmod(parameters.get("digest_size", 0), size)
+        first, skip = divmod(seek, size)
+        blocks = -(-(skip + length) // size)
+        out = self.host.empty((count, blocks * 8), roots.dtype, roots.device)
+        self.host.run(
+            BLAKE2X_OUTPUT,
+            count * blocks,
+            roots.device,
+            {
+                "roots_ptr": roots,
+                "state_ptr": self.host.upload(start, roots.device),
+                "out_ptr": out,
+                "count": count,
+                "per_message": blocks,
+                "first_block": first,
+                "final_block": final if rest else -1,
+                "change": size ^ rest,
+                "flags": 0,
+            },
+            {"BLOCK": self.node.construction.block, "WORD_BITS": self.node.construction.word_bits},
+        )
+        return out.view(torch.uint8)[:, skip : skip + length].contiguous()
+
+    def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
+        return _Blake2XStream(self, parameters, device)
+
+
+class _Blake2XStream(Stream):
+    def __init__(self, driver: Blake2XDriver, parameters: Mapping[str, Any], device: torch.device) -> None:
+        self._driver, self._parameters = driver, parameters
+        self._root = driver.node.stream(driver.root_parameters(parameters), device)
+
+    def update(self, data: Any) -> None:
+        self._root.update(data)
+
+    def digest(self, length: int, seek: int) -> bytes:
+        if length == 0:
+            return b""
+        output = self._driver.output(self._parameters, self._root.final_states(length), length, seek)
+        return output.cpu().numpy().tobytes()
+
+    def copy(self) -> Stream:
+        twin = copy.copy(self)
+        twin._root = self._root.copy()
+        return twin

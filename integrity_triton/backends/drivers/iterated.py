@@ -166,12 +166,16 @@ class IteratedStream(Stream):
         self._absorb(view[:whole])
         self._pending.take(view[whole:], size)
 
+    def final_states(self, length: int) -> torch.Tensor:
+        """The state after padding, before ``length`` bytes of output: words ``[1, state_words]``."""
+        last = self._driver.finish(self._at, length)
+        return self._driver.iterate(Ragged([self._pending.data], self._device), last, final=True)
+
     def digest(self, length: int, seek: int) -> bytes:
         if length == 0:
             return b""
-        last = self._driver.finish(self._at, length)
-        states = self._driver.iterate(Ragged([self._pending.data], self._device), last, final=True)
+        states = self.final_states(length)
         return self._driver.output(states, length, seek).cpu().numpy().tobytes()
 
-    def copy(self) -> Stream:
+    def copy(self) -> IteratedStream:
         return copy_stream(self)

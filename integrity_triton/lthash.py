@@ -1,0 +1,234 @@
+"""LtHash: a digest of a multiset that is updated element by element.
+
+Lattice-based homomorphic hashing: M. Bellare, D. Micciancio, "A New Paradigm for Collision-Free Hashing:
+Incrementality at Reduced Cost", 1997, with the parameters of K. Lewi, W. Kim, I. Maykov, S. Weis,
+"Securing Update Propagation with Homomorphic Hashing", 2019: 1024 lanes of 16 bits. docs/lthash.md has
+the definition and what it resists.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import algorithms
+from ._data import buffer_view, is_tensor, tensor_bytes
+from .batch import hash_batch, hash_chunks
+from .hashing import new
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LANES", "SIZE", "LtHash", "TensorChunks"]
+
+LANES = 1024
+SIZE = 2 * LANES
+"""Bytes in a digest."""
+
+_EXPANSIONS: Mapping[str, Mapping[str, Any]] = {"blake3": {"length": SIZE}, "blake2xb": {"digest_size": SIZE}}
+_DOMAIN = b"integrity_triton lthash chunk"
+_CHUNK_SIZE = 1 << 20
+_MOST_AT_ONCE = 1 << 14  # elements: 32 MiB of lanes
+
+
+def _counted(data: bytes) -> bytes:
+    return len(data).to_bytes(8, "little") + data
+
+
+@dataclass(frozen=True)
+class TensorChunks:
+    """What an :class:`LtHash` has of one tensor: enough to take it out again without its old values."""
+
+    name: str
+    nbytes: int
+    chunk_size: int
+    digests: torch.Tensor
+    """uint8 ``[n, 32]``: BLAKE3 of each ``chunk_size`` bytes, of which the last may be fewer; a tensor
+    without bytes has one, empty, chunk."""
+
+    @classmethod
+    def of(
+        cls, name: str, tensor: Any, *, chunk_size: int = _CHUNK_SIZE, backend: str | None = None
+    ) -> TensorChunks:
+        """Hash a tensor (or bytes-like) where it is. Raises as :func:`integrity_triton.hash_chunks`, and
+        TypeError for a name that is not a str."""
+        if not isinstance(name, str):
+            raise TypeError(f"a tensor is named by a str, not {type(name).__name__}")
+        digests = hash_chunks(tensor, "blake3", chunk_size=chunk_size, backend=backend)
+        nbytes = tensor_bytes(tensor).numel() if is_tensor(tensor) else buffer_view(tensor).nbytes
+        if not nbytes:
+            digests = hash_batch([b""], "blake3", backend=backend).to(digests.device)
+        return cls(name, nbytes, chunk_size, digests)
+
+    def elements(self) -> torch.Tensor:
+        """The chunks as elements of an LtHash: uint8 ``[n, ...]`` on the digests' device."""
+        import numpy as np
+        import torch
+
+        count = self.digests.shape[0]
+        head = _counted(_DOMAIN) + _counted(self.name.encode())
+        numbers = np.empty((count, 2), "<u8")
+        numbers[:, 0] = np.arange(count, dtype=np.uint64)
+        numbers[:, 1] = self.chunk_size
+        numbers[-1:, 1] = self.nbytes - (count - 1) * self.chunk_size
+        heads = np.broadcast_to(np.frombuffer(head, np.uint8), (count, len(head)))
+        known = torch.from_numpy(np.concatenate([heads, numbers.view(np.uint8).reshape(count, 16)], axis=1))
+        if self.digests.device.type != "cpu":
+            known = known.pin_memory().to(self.digests.device, non_blocking=True)
+        return torch.cat([known, self.digests], dim=1)
+
+
+class LtHash:
+    """The sum of a multiset's elements, each expanded to 1024 lanes of 16 bits: LtHash<16, 1024>.
+
+    Elements are messages as :func:`integrity_triton.hash_batch` takes them. ``xof`` expands them:
+    ``"blake2xb"``, bound to 2048 bytes, as Facebook's folly does, or ``"blake3"``, as Solana's accounts
+    hash does. ``key`` is that hash's. The sum is kept on ``device``, by default that of the first element;
+    nothing but :meth:`digest`, :meth:`checksum` and ``==`` waits for it.
+
+    The order of additions does not matter, and equal elements count, modulo 2**16. A sum can be
+    computed by anyone who has the elements, and sums of sums without them: even under a key it is no MAC.
+
+    Raises ValueError for another ``xof`` and as :func:`integrity_triton.new` for a key.
+    """
+
+    __slots__ = ("_backend", "_device", "_key", "_lanes", "_xof")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(
+        self, xof: str = "blake3", *, key: Any = None, backend: str | None = None, device: Any = None
+    ) -> None:
+        if xof not in _EXPANSIONS:
+            raise ValueError(f"LtHash expands elements with {' or '.join(_EXPANSIONS)}, not {xof!r}")
+        self._xof = xof
+        self._key: bytes | None = algorithms.get(xof).check_parameters({"key": key}).get("key") or None
+        self._backend = backend
+        self._device = device
+        self._lanes: torch.Tensor | None = None  # int32, each from 0 to 2**16 - 1; None for no element yet
+
+    @classmethod
+    def from_digest(cls, digest: Any, xof: str = "blake3", **options: Any) -> LtHash:
+        """One that goes on from a :meth:`digest`. Raises ValueError for any other size than 2048 bytes."""
+        import numpy as np
+        import torch
+
+        data = bytes(buffer_view(digest))
+        if len(data) != SIZE:
+            raise ValueError(f"an LtHash has a digest of {SIZE} bytes, not {len(data)}")
+        made = cls(xof, **options)
+        lanes = torch.from_numpy(np.frombuffer(data, "<u2").astype(np.int32))
+        made._lanes = lanes if made._device is None else lanes.to(made._device)
+        return made
+
+    @property
+    def xof(self) -> str:
+        return self._xof
+
+    def add(self, element: Any) -> LtHash:
+        """Add one element; returns this object, as :meth:`remove` and the batches do."""
+        return self.add_batch([element])
+
+    def remove(self, element: Any) -> LtHash:
+        """Subtract one element. Whether it was there is not known."""
+        return self.remove_batch([element])
+
+    def add_batch(self, elements: Any) -> LtHash:
+        """Add every element of a batch: a sequence of messages, or a 2-D tensor of which each row is one."""
+        return self._change(elements, 1)
+
+    def remove_batch(self, elements: Any) -> LtHash:
+        return self._change(elements, -1)
+
+    def add_tensor(self, name: str, tensor: Any, *, chunk_size: int = _CHUNK_SIZE) -> TensorChunks:
+        """Add a tensor in chunks of ``chunk_size`` bytes, hashed where it is. Returns what
+        :meth:`update_tensor` and :meth:`remove_tensor` take in its place once it has changed."""
+        chunks = TensorChunks.of(name, tensor, chunk_size=chunk_size, backend=self._backend)
+        self.add_batch(chunks.elements())
+        return chunks
+
+    def remove_tensor(self, chunks: TensorChunks) -> LtHash:
+        """Take a tensor out again."""
+        return self.remove_batch(chunks.elements())
+
+    def update_tensor(self, old: TensorChunks, tensor: Any) -> TensorChunks:
+        """Put ``tensor`` in the place of ``old``, under its name and in chunks of its size."""
+        new_chunks = TensorChunks.of(old.name, tensor, chunk_size=old.chunk_size, backend=self._backend)
+        self.replace_tensor(old, new_chunks)
+        return new_chunks
+
+    def replace_tensor(self, old: TensorChunks, new_chunks: TensorChunks) -> LtHash:
+        """As :meth:`update_tensor`, for one that was hashed already."""
+        return self.remove_batch(old.elements()).add_batch(new_chunks.elements())
+
+    def _change(self, elements: Any, sign: int) -> LtHash:
+        if not (is_tensor(elements) or (isinstance(elements, Sequence) and not isinstance(elements, str))):
+            elements = list(elements)
+        total = None
+        for start in range(0, len(elements), _MOST_AT_ONCE):
+            part = self._sum(elements[start : start + _MOST_AT_ONCE])
+            total = part if total is None else total + part
+        if total is not None:
+            self._add(total if sign > 0 else -total)
+        return self
+
+    def _sum(self, elements: Any) -> torch.Tensor:
+        """int32 ``[1024]``, right modulo 2**16."""
+        import torch
+
+        expansion = _EXPANSIONS[self._xof]
+        rows = hash_batch(elements, self._xof, key=self._key, backend=self._backend, **expansion)
+        return rows.view(torch.int16).sum(0, dtype=torch.int32)
+
+    def _add(self, lanes: torch.Tensor) -> None:
+        if self._lanes is None:
+            self._lanes = (lanes if self._device is None else lanes.to(self._device)) & 0xFFFF
+        else:
+            self._lanes = (self._lanes + lanes.to(self._lanes.device)) & 0xFFFF
+
+    def digest(self) -> bytes:
+        """2048 bytes: the lanes, each little-endian. All zero for no elements."""
+        if self._lanes is None:
+            return bytes(SIZE)
+        lanes: bytes = self._lanes.cpu().numpy().astype("<u2").tobytes()
+        return lanes
+
+    def hexdigest(self) -> str:
+        return self.digest().hex()
+
+    def checksum(self) -> bytes:
+        """32 bytes: BLAKE3 of :meth:`digest`. It cannot be updated, but is as hard to find a collision of."""
+        return new("blake3", self.digest(), backend=self._backend).digest()
+
+    def copy(self) -> LtHash:
+        twin = LtHash(self._xof, key=self._key, backend=self._backend, device=self._device)
+        twin._lanes = self._lanes  # replaced by every change, never written to
+        return twin
+
+    def _alike(self, other: LtHash) -> bool:
+        return self._xof == other._xof and hmac.compare_digest(self._key or b"", other._key or b"")
+
+    def _plus(self, other: LtHash, sign: int) -> LtHash:
+        if not self._alike(other):
+            raise ValueError("LtHashes with different expansions or keys cannot be combined")
+        made = self.copy()
+        if other._lanes is not None:
+            made._add(other._lanes if sign > 0 else -other._lanes)
+        return made
+
+    def __add__(self, other: Any) -> LtHash:
+        """The LtHash of the elements of both. Raises ValueError if they expand elements differently."""
+        return self._plus(other, 1) if isinstance(other, LtHash) else NotImplemented
+
+    def __sub__(self, other: Any) -> LtHash:
+        """The LtHash of the elements of this one without those of the other."""
+        return self._plus(other, -1) if isinstance(other, LtHash) else NotImplemented
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LtHash):
+            return NotImplemented
+        return self._alike(other) and hmac.compare_digest(self.digest(), other.digest())
+
+    def __repr__(self) -> str:
+        return f"<LtHash of {self._xof}>"
