@@ -15,6 +15,7 @@ def load_block(
     BLOCK_WORDS: tl.constexpr,
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
+    STEP: tl.constexpr = 1,
 ):
     """One block of each lane's message as ``BLOCK_WORDS`` raw little-endian uint32 tiles.
 
@@ -22,7 +23,7 @@ def load_block(
     offset in the message, in words. left: int32 ``[lanes]``, message bytes from the block's start
     on, at most the block's size; negative if the message ended before. valid: bool ``[lanes]``,
     lanes that exist. ALIGN: a power of two that divides every address. VECTOR: words loaded by one
-    instruction.
+    instruction. STEP: words from each word of the block to the next; other than 1 with VECTOR of 1 alone.
 
     Reads only aligned vectors (of VECTOR words if ALIGN allows that, else single words) that hold
     at least one byte of the message; bytes of such a vector beyond the message are returned as read.
@@ -34,7 +35,7 @@ def load_block(
     for g in tl.static_range(BLOCK_WORDS // WIDTH):
         # Positions in this block, in words.
         if VECTOR <= 2:
-            i = tl.full((), g * WIDTH, tl.int32)
+            i = tl.full((), g * WIDTH * STEP, tl.int32)
             base, end, mask = address, left, valid
         else:
             i = (g * VECTOR + tl.arange(0, VECTOR))[None, :]

@@ -10,11 +10,16 @@ import torch
 
 import integrity_triton as it
 from integrity_triton import algorithms, backends
-from integrity_triton.algorithms import Algorithm, Blake3Tree, IteratedHash, load_reference
+from integrity_triton.algorithms import Algorithm, Blake3Tree, Crc, IteratedHash, XxHash, load_reference
 from integrity_triton.backends.triton_host import TritonBackend
 
 # Oracles for machines without a library; each is itself checked against that library elsewhere.
-PLAIN_ORACLES = {"blake3": "oracles.blake3_plain:blake3"}
+PLAIN_ORACLES = {
+    "blake3": "oracles.blake3_plain:blake3",
+    "xxh64": "oracles.xxhash_plain:xxh64",
+    "xxh3_64": "oracles.xxhash_plain:xxh3_64",
+    "xxh3_128": "oracles.xxhash_plain:xxh3_128",
+}
 # The interpreter takes a quarter of a second a block.
 EXAMPLES = {"native": 60, "interpreter": 6}
 PROPERTY_BYTES = {"interpreter": 150}
@@ -85,6 +90,8 @@ def kernel_family(record: Algorithm) -> Any:
     construction = record.construction
     if isinstance(construction, IteratedHash):
         return construction.block, construction.pad
+    if isinstance(construction, Crc):
+        return "crc", construction.width
     return record.name
 
 
@@ -118,6 +125,10 @@ def edge_lengths(record: Algorithm) -> list[int]:
         chunk = construction.chunk_size
         lengths |= around(*(chunk * n for n in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31)))
         lengths |= {chunk - block - 1, chunk + block + 1, 5 * chunk + 3}
+    if isinstance(construction, XxHash):
+        lengths |= around(16, 32, 96, 144, 160, 176, 240, 1024, 1088, 2048)
+    if isinstance(construction, Crc):
+        lengths |= around(32, 128, 256, 4096, 8192)
     return sorted(lengths)
 
 

@@ -6,16 +6,20 @@ launches, and knows nothing of where they happen.
 
 from __future__ import annotations
 
-from ...algorithms import Algorithm, Blake3Tree, IteratedHash
+from ...algorithms import Algorithm, Blake3Tree, Crc, IteratedHash, XxHash
 from .base import Driver
 from .blake3_tree import Blake3TreeDriver
+from .crc import CrcDriver
 from .iterated import IteratedDriver
+from .xxhash import XxHashDriver
 
 __all__ = ["Driver", "driver_class"]
 
 _DRIVERS: dict[type, type[Driver]] = {
     IteratedHash: IteratedDriver,
     Blake3Tree: Blake3TreeDriver,
+    Crc: CrcDriver,
+    XxHash: XxHashDriver,
 }
 
 
