@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import ops as ops
     from .backends import BackendStatus, use_backend
     from .batch import hash_batch, hash_chunks
+    from .crc import crc_combine
     from .files import hash_file
     from .hashing import Hash, new
     from .lthash import LtHash
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "algorithms_available",
     "backends",
+    "crc_combine",
     "hash_batch",
     "hash_chunks",
     "hash_file",
@@ -49,6 +51,7 @@ __all__ = [
 _LAZY = {
     "Hash": "hashing",
     "LtHash": "lthash",
+    "crc_combine": "crc",
     "hash_batch": "batch",
     "hash_chunks": "batch",
     "hash_file": "files",

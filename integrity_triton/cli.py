@@ -304,6 +304,11 @@ def hash_command(
     record = registry.get(algorithm)
     if record.takes_tuples:
         raise ValueError(f"{record.name} takes tuples of byte strings, not files")
+    if check and record.security is registry.Security.CHECKSUM:
+        raise ValueError(
+            f"{record.name} is a checksum, which is no proof that a file is unchanged; "
+            f"--check takes {', '.join(registry.without_checksums())}"
+        )
     key = None if key_file is None else _read_secret(key_file)
     hasher = _FileHasher(record, key, record.check_length(length, {}), backend)
     new(record.name, key=key, backend=backend)  # a bad key or backend is no fault of any one file

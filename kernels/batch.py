@@ -16,6 +16,7 @@ def load_block(
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
     SHORT: tl.constexpr = False,
+    STEP: tl.constexpr = 1,
 ):
     """One block of each lane's message as ``BLOCK_WORDS`` raw little-endian uint32 tiles.
 
@@ -23,7 +24,7 @@ def load_block(
     offset in the message, in words. left: int32 ``[lanes]``, message bytes from the block's start
     on, at most the block's size; negative if the message ended before. valid: bool ``[lanes]``,
     lanes that exist. ALIGN: a power of two that divides every address. VECTOR: words loaded by one
-    instruction.
+    instruction. STEP: words from each word of the block to the next; other than 1 with VECTOR of 1 alone.
 
     Reads only aligned vectors (of VECTOR words if ALIGN allows that, else single words) that hold
     at least one byte of the message; bytes of such a vector beyond the message are returned as read. With
@@ -33,14 +34,19 @@ def load_block(
     PAIRS: tl.constexpr = VECTOR == 2 and ALIGN >= 8
     # Pairs are worth it as 64-bit words alone.
     WIDTH: tl.constexpr = 1 if VECTOR == 2 and not PAIRS else VECTOR
-    # Where messages start within a word, the words around them are read, one more than the block has.
-    WORDS: tl.constexpr = BLOCK_WORDS if ALIGN >= 4 else BLOCK_WORDS + 1
+    # Where messages start within a word, the words around them are read, one more than the block has, or if
+    # its words are apart, two for each.
+    WORDS: tl.constexpr = BLOCK_WORDS if ALIGN >= 4 else BLOCK_WORDS + 1 if STEP == 1 else 2 * BLOCK_WORDS
     skew = (address & 3).to(tl.int32)
     start = address if ALIGN >= 4 else address - skew
     for g in tl.static_range((WORDS + WIDTH - 1) // WIDTH):
         # Positions in this block, in words.
         if VECTOR <= 2:
-            i = tl.full((), g * WIDTH, tl.int32)
+            # Apart from each other, words share none with their neighbours.
+            if ALIGN < 4 and STEP != 1:
+                i = tl.full((), g // 2 * STEP + g % 2, tl.int32)
+            else:
+                i = tl.full((), g * WIDTH * STEP, tl.int32)
             base, end, off, mask = start, left, skew, valid
         else:
             i = (g * VECTOR + tl.arange(0, VECTOR))[None, :]
@@ -61,15 +67,18 @@ def load_block(
                 mask = mask & (end > 4 * g * VECTOR)
             elif ALIGN >= 4:
                 mask = mask & (end > 4 * i)
-            else:
+            elif STEP == 1 or g % 2 == 1:
                 mask = mask & (end > 0) & (end + off > 4 * i)
+            else:
+                mask = mask & (end > 4 * i)
             out = out + columns(tl.load(pointer + (first_word + i), mask=mask, other=0), WIDTH)
     if ALIGN < 4:
         shift = (skew * 8).to(tl.uint32)
+        PER: tl.constexpr = 1 if STEP == 1 else 2
         words = ()
         for k in tl.static_range(BLOCK_WORDS):
             # Shifted left in two steps, because with no skew a shift by 32 would be undefined.
-            word = (out[k] >> shift) | ((out[k + 1] << 1) << (31 - shift))
+            word = (out[k * PER] >> shift) | ((out[k * PER + 1] << 1) << (31 - shift))
             if SHORT:
                 word = tl.where(left > 4 * k, word, 0)
             words = words + (word,)

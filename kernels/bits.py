@@ -14,11 +14,26 @@ if not hasattr(tl.constexpr, "__getitem__"):  # Triton 3.3: constant tables coul
 
     tl.constexpr.__getitem__ = _getitem
 
+if not hasattr(tl, "mul"):  # Triton 3.3 has these under another name alone
+    tl.mul, tl.sub = tl.core.mul, tl.core.sub
+
 
 @triton.jit
 def wrap_add(x, y):
     """``x + y`` modulo the word size. A bare ``+`` asserts "no overflow" in Triton's debug mode."""
     return tl.add(x, y, sanitize_overflow=False)
+
+
+@triton.jit
+def wrap_sub(x, y):
+    """``x - y`` modulo the word size, as ``wrap_add``."""
+    return tl.sub(x, y, sanitize_overflow=False)
+
+
+@triton.jit
+def wrap_mul(x, y):
+    """``x * y`` modulo the word size, as ``wrap_add``."""
+    return tl.mul(x, y, sanitize_overflow=False)
 
 
 @triton.jit

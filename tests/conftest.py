@@ -78,6 +78,10 @@ def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
         record_property("algorithm", "(other)" if record is None else record.name)
         if record is not None and record.native is None and callspec.params["backend"] == "native":
             pytest.skip("not applicable: no CPU library has it")
+        if record is not None and callspec.params["backend"] == "native":
+            reason = backends.get("native").unsupported(record)
+            if reason is not None:  # a library that is optional
+                pytest.skip(f"absent: {record.name}: {reason}")
         if (
             record is not None
             and callspec.params["backend"] == "interpreter"

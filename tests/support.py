@@ -13,15 +13,22 @@ from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import (
     Algorithm,
     Blake3Tree,
+    Crc,
     IteratedHash,
     KangarooTree,
     SpongeTree,
+    XxHash,
     load_reference,
 )
 from integrity_triton.backends.triton_host import TritonBackend
 
 # Oracles for machines without a library; each is itself checked against that library elsewhere.
-PLAIN_ORACLES = {"blake3": "oracles.blake3_plain:blake3"}
+PLAIN_ORACLES = {
+    "blake3": "oracles.blake3_plain:blake3",
+    "xxh64": "oracles.xxhash_plain:xxh64",
+    "xxh3_64": "oracles.xxhash_plain:xxh3_64",
+    "xxh3_128": "oracles.xxhash_plain:xxh3_128",
+}
 # The interpreter takes a quarter of a second a block.
 EXAMPLES = {"native": 60, "interpreter": 6}
 PROPERTY_BYTES = {"interpreter": 150}
@@ -95,6 +102,8 @@ def kernel_family(record: Algorithm) -> Any:
         return construction.block, construction.pad
     if isinstance(construction, SpongeTree):
         return type(construction), construction.leaf.block
+    if isinstance(construction, Crc):
+        return "crc", construction.width
     return record.name
 
 
@@ -137,6 +146,10 @@ def edge_lengths(record: Algorithm, backend: str) -> list[int]:
             lengths |= around(chunk, 2 * chunk, 3 * chunk) | {chunk - 2, 5 * chunk + 3}
         elif isinstance(construction, KangarooTree):  # a chunk takes half a minute
             lengths |= {chunk - 1, chunk, 2 * chunk}
+    if isinstance(construction, XxHash):
+        lengths |= around(16, 32, 96, 144, 160, 176, 240, 1024, 1088, 2048)
+    if isinstance(construction, Crc):
+        lengths |= around(32, 128, 256, 4096, 8192)
     return sorted(lengths)
 
 

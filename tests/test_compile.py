@@ -94,15 +94,20 @@ THOROUGH = ("cuda:90", "hip:gfx942")
 def _launch_everything(backend: CompilingBackend, name: str, thorough: bool) -> None:
     """Every kernel of one algorithm, on the layouts that are compiled apart."""
     record = algorithms.get(name)
-    aligned = torch.empty(6000, dtype=torch.uint8)
-    start = -aligned.data_ptr() % 16
-    aligned = aligned[start : start + 5120]
+    half = 1 << 19
+    memory = torch.empty(2 * half + 32, dtype=torch.uint8)
+    start = -memory.data_ptr() % 16
+    aligned, long = memory[start : start + 5120], memory[start : start + 2 * half]
     rows = Rows(aligned, aligned.data_ptr(), 2, 2560, 2560, 5120)
     size = record.digest_size or 32
     backend.hash_batch(record, {}, rows, size)
+    if record.parallel:  # other kernels may serve long messages
+        backend.hash_batch(record, {}, Rows(long, long.data_ptr(), 2, half, half, 2 * half), size)
     if thorough:
         ragged = batch_messages([aligned[1:2000], aligned[3:3]])
         backend.hash_batch(record, {}, ragged, size)
+        if record.parallel:
+            backend.hash_batch(record, {}, batch_messages([memory[1 : half + 1], memory[:half]]), size)
         backend.stream(record, {}).update(aligned)
     if record.xof:
         backend.hash_batch(record, {}, rows, 4 * record.block_size)

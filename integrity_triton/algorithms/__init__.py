@@ -23,6 +23,7 @@ from .record import (
     Blake2X,
     Blake3Tree,
     Construction,
+    Crc,
     IteratedHash,
     KangarooTree,
     Parameter,
@@ -30,6 +31,7 @@ from .record import (
     Sponge,
     SpongeTree,
     TupleSponge,
+    XxHash,
 )
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Blake2X",
     "Blake3Tree",
     "Construction",
+    "Crc",
     "IteratedHash",
     "KangarooTree",
     "Parameter",
@@ -46,15 +49,28 @@ __all__ = [
     "Sponge",
     "SpongeTree",
     "TupleSponge",
+    "XxHash",
     "all_algorithms",
     "get",
     "load_constant",
     "load_reference",
     "register",
+    "without_checksums",
 ]
 
 ENTRY_POINT_GROUP = "integrity_triton.algorithms"
-_BUILTIN_MODULES = ("sha2", "blake3", "sha1", "md5", "sm3", "ripemd160", "keccak", "blake2")
+_BUILTIN_MODULES = (
+    "sha2",
+    "blake3",
+    "sha1",
+    "md5",
+    "sm3",
+    "ripemd160",
+    "keccak",
+    "blake2",
+    "crc",
+    "xxhash",
+)
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,
     ast.BitOr: operator.or_,
@@ -116,6 +132,11 @@ def all_algorithms() -> tuple[Algorithm, ...]:
     """Every record, entry points included, in order of registration."""
     _load_entry_points()
     return tuple(_records.values())
+
+
+def without_checksums() -> tuple[str, ...]:
+    """Names of all hashes and MACs: what may stand where an adversary is to be resisted."""
+    return tuple(r.name for r in all_algorithms() if r.security is not Security.CHECKSUM)
 
 
 def load_reference(reference: str) -> Any:

@@ -154,7 +154,30 @@ class Blake3Tree:
     chunk_size: int = 1024
 
 
-Construction = IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | SpongeTree
+@dataclass(frozen=True, kw_only=True)
+class Crc:
+    """A cyclic redundancy check: bits reflected, register and result inverted, as all that storage uses;
+    its kernels are in ``kernels/crc.py``."""
+
+    width: Literal[32, 64]
+    polynomial: int
+    """Without its highest term; the coefficient of x**k is bit k."""
+
+    def __post_init__(self) -> None:
+        if self.width not in (32, 64) or not 0 < self.polynomial < 1 << self.width:
+            raise ValueError("Crc: a polynomial of 32 or 64 bits")
+        if not self.polynomial & 1:
+            raise ValueError("Crc: the polynomial has a constant term")
+
+
+@dataclass(frozen=True, kw_only=True)
+class XxHash:
+    """XXH64 or XXH3; the kernels are in ``kernels/xxhash.py``. The digest's size says which XXH3."""
+
+    kind: Literal["xxh64", "xxh3"]
+
+
+Construction = IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SpongeTree | XxHash
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,9 @@ def specializations(
     import torch
 
     recorder = _Recorder((target or Target.parse("xpu")).tuning)
-    memory = torch.zeros(8192, dtype=torch.uint8)
+    # Some algorithms run other kernels over long messages.
+    half = 1 << 19
+    memory = torch.zeros(2 * half + 32, dtype=torch.uint8)
     memory = memory[-memory.data_ptr() % 16 :]
     for record in algorithms.all_algorithms() if records is None else records:
         if recorder.unsupported(record):
@@ -100,7 +102,11 @@ def specializations(
             data = memory[start : start + 5120]
             one_row = Rows(data, data.data_ptr(), 1, 5120, 5120, 5120)
             rows = Rows(data, data.data_ptr(), 2, 2560, 2560, 5120)
-            for messages in (one_row, rows, batch_messages([data[:2000], data[2000:4000]])):
+            ragged = batch_messages([data[:2000], data[2000:4000]])
+            long = memory[start : start + 2 * half]
+            long_rows = Rows(long, long.data_ptr(), 2, half, half, 2 * half)
+            long_ragged = batch_messages([long[:half], long[half:]])
+            for messages in (one_row, rows, ragged, long_rows, long_ragged):
                 for length in (size, 4 * record.block_size) if record.xof else (size,):
                     recorder.hash_batch(record, {}, messages, length)
             stream = recorder.stream(record, {})

@@ -93,7 +93,7 @@ def alignment(bits: int) -> int:
     return (bits | 16) & -(bits | 16)
 
 
-def _signed(address: int) -> int:
+def signed(address: int) -> int:
     """An address as kernels take it, in an int64: some drivers hand out addresses of 2**63 and more."""
     return address - (1 << 64) if address >> 63 else address
 
@@ -223,7 +223,7 @@ class TritonBackend(Backend):
             messages = Rows(view, view.data_ptr(), 1, 0, view.numel(), view.numel())
         if isinstance(messages, Rows):
             arguments = {
-                "address": _signed(messages.address),
+                "address": signed(messages.address),
                 "count": messages.count,
                 "stride": messages.stride,
                 "length": messages.length,

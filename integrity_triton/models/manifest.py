@@ -318,11 +318,21 @@ def _secure_algorithm(name: str) -> Algorithm:
         raise ManifestError(str(error)) from None
     if record.keyed == "required":
         raise ManifestError(f"{record.name} needs a key; a manifest is made with a hash")
-    if record.security is not Security.SECURE or record.collision_bits < _LEAST_COLLISION_BITS:
+    if not _collision_resistant(record):
+        allowed = ", ".join(r.name for r in algorithms.all_algorithms() if _collision_resistant(r))
         raise ManifestError(
-            f"{record.name} is not collision resistant enough for a manifest ({record.security_note})"
+            f"{record.name} is not collision resistant enough for a manifest ({record.security_note}); "
+            f"a manifest takes {allowed}"
         )
     return record
+
+
+def _collision_resistant(record: Algorithm) -> bool:
+    return (
+        record.security is Security.SECURE
+        and record.collision_bits >= _LEAST_COLLISION_BITS
+        and record.keyed != "required"
+    )
 
 
 def _root(algorithm: Algorithm, entries: Iterable[TensorEntry]) -> bytes:

@@ -66,8 +66,9 @@ class SignatureFormatError(IntegrityTritonError, ValueError):
 
 
 def _supported() -> list[str]:
-    """OMS's hashes that this registry has."""
-    return [name for name in _STOCK_KEYWORDS if name in {r.name for r in algorithms.all_algorithms()}]
+    """OMS's hashes that this registry has, and trusts."""
+    secure = {r.name for r in algorithms.all_algorithms() if r.security is algorithms.Security.SECURE}
+    return [name for name in _STOCK_KEYWORDS if name in secure]
 
 
 class _Hasher:

@@ -12,17 +12,21 @@ from ...algorithms import (
     Blake2Parallel,
     Blake2X,
     Blake3Tree,
+    Crc,
     IteratedHash,
     KangarooTree,
     Sponge,
     SpongeTree,
+    XxHash,
 )
 from .base import Driver
 from .blake2 import Blake2Driver, Blake2ParallelDriver, Blake2XDriver
 from .blake3_tree import Blake3TreeDriver
+from .crc import CrcDriver
 from .iterated import IteratedDriver
 from .sponge import SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
+from .xxhash import XxHashDriver
 
 __all__ = ["Driver", "driver_class"]
 
@@ -35,6 +39,8 @@ _DRIVERS: dict[type, type[Driver]] = {
     Blake2: Blake2Driver,
     Blake2Parallel: Blake2ParallelDriver,
     Blake2X: Blake2XDriver,
+    Crc: CrcDriver,
+    XxHash: XxHashDriver,
 }
 
 

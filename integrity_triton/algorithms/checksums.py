@@ -1,0 +1,65 @@
+"""CPU libraries of checksums with the interface of hashlib's objects.
+
+``checksums.crc32(data)`` and the like; a name whose library is not installed is an AttributeError, as
+it is of any module.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+
+class _Running:
+    """A checksum that its library continues from the value so far; the digest is big-endian."""
+
+    def __init__(
+        self, extend: Callable[[Any, int], int], digest_size: int, data: Any = b"", *, value: int = 0
+    ) -> None:
+        self._extend = extend
+        self._value = value
+        self.digest_size = digest_size
+        self.update(data)
+
+    def update(self, data: Any, /) -> None:
+        if memoryview(data).nbytes:
+            self._value = self._extend(data, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(self.digest_size, "big")
+
+    def hexdigest(self) -> str:
+        return self.digest().hex()
+
+    def copy(self) -> _Running:
+        return _Running(self._extend, self.digest_size, value=self._value)
+
+
+def _google_crc32c(data: Any, value: int) -> int:
+    extend: Callable[[int, bytes], int] = import_module("google_crc32c").extend
+    return extend(value, data if isinstance(data, bytes) else bytes(data))
+
+
+def _crc32c() -> Callable[[Any, int], int]:
+    try:
+        extend: Callable[[Any, int], int] = import_module("crc32c").crc32c
+    except ImportError:
+        import_module("google_crc32c")
+        return _google_crc32c
+    return extend
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    try:
+        if name == "crc32":
+            return partial(_Running, zlib.crc32, 4)
+        if name == "crc32c":
+            return partial(_Running, _crc32c(), 4)
+        if name == "crc64_nvme":
+            return partial(_Running, import_module("awscrt.checksums").crc64nvme, 8)
+    except ImportError as error:
+        raise AttributeError(f"{name} needs a package that is missing: {error.name}") from None
+    raise AttributeError(f"no checksum is called {name}")

@@ -1,0 +1,31 @@
+"""What can be done with CRCs without the data that they are of."""
+
+from __future__ import annotations
+
+from . import algorithms
+from .algorithms import Crc
+from .algorithms.binary_field import BinaryField, reflected
+
+
+def crc_combine(algorithm: str, first: bytes, second: bytes, second_length: int, /) -> bytes:
+    """The CRC of two messages put together, from the digests of both and the second's length in bytes.
+
+    So parts of an upload that were checked apart give the checksum of the whole. Raises ValueError for an
+    algorithm that is no CRC, a digest of another size, or a negative length.
+    """
+    record = algorithms.get(algorithm)
+    construction = record.construction
+    if not isinstance(construction, Crc):
+        known = (r.name for r in algorithms.all_algorithms() if isinstance(r.construction, Crc))
+        raise ValueError(f"{record.name} is no CRC; those are {', '.join(known)}")
+    if {len(first), len(second)} != {record.digest_size}:
+        raise ValueError(f"a {record.name} digest has {record.digest_size} bytes")
+    if second_length < 0:
+        raise ValueError(f"second_length must not be negative, got {second_length}")
+    width = construction.width
+    field = BinaryField(width, construction.polynomial)
+    value = reflected(int.from_bytes(first, "big"), width)
+    # The inversions of register and result cancel out.
+    moved = field.multiply(value, field.x_to(8 * second_length))
+    combined = reflected(moved, width) ^ int.from_bytes(second, "big")
+    return combined.to_bytes(record.digest_size, "big")
