@@ -237,3 +237,16 @@ def test_one_long_crc(backend, length):
     data[::4097] = 7
     (digest,) = rows_as_bytes(it.hash_batch([data.to(device_of(backend))], "crc32", backend=backend))
     assert digest == zlib.crc32(data.numpy()).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 16, "polynomial": 0x1021}, "of 32 or 64 bits"),
+        ({"width": 32, "polynomial": 1 << 32 | 1}, "of 32 or 64 bits"),
+        ({"width": 32, "polynomial": 6}, "constant term"),
+    ],
+)
+def test_constructions_that_are_no_crc(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Crc(**arguments)
