@@ -69,7 +69,8 @@ def main() -> None:
     assert isinstance(opencl, TritonBackend)
     found: dict[str, Any] = {}
     for record in algorithms.all_algorithms():
-        if opencl.unsupported(record) is None:
+        # Where no library is installed there is nothing to choose.
+        if opencl.unsupported(record) is None and get_backend("native").unsupported(record) is None:
             found[record.name] = figures(record.name, threads)
             print(record.name, found[record.name], flush=True)
     if options.write:

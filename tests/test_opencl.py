@@ -294,7 +294,7 @@ GUARDED = """if True:
     import ctypes, hashlib, mmap, sys
     import torch
     import integrity_triton as it
-    page = mmap.PAGESIZE
+    page = 16 * mmap.PAGESIZE
     memory = mmap.mmap(-1, 2 * page)
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     memory[:page] = bytes(i % 251 for i in range(page))
@@ -306,6 +306,12 @@ GUARDED = """if True:
             message = torch.frombuffer(memory, dtype=torch.uint8, offset=page - size, count=size + beyond)
             digest = it.hash_batch([message], name, backend="opencl").numpy().tobytes()
             assert digest == it.new(name, memory[page - size : page], backend="native").digest(), (name, size)
+    for name in ("crc32", "crc64_nvme", "xxh64", "xxh3_128"):
+        for size in [*range(1, 260, 3), 1023, 1024, 1089, 4097, 40001, 65001, 65003]:
+            message = torch.frombuffer(memory, dtype=torch.uint8, offset=page - size, count=size)
+            copy = bytes(memory[page - size : page])
+            found, expected = (it.hash_batch([m], name, backend="opencl") for m in (message, copy))
+            assert found.equal(expected), (name, size)
     print("read no byte beyond")"""
 
 

@@ -13,8 +13,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ..algorithms import Algorithm, Blake3Tree
+from ..algorithms import Algorithm, Blake3Tree, Crc
 from .base import Messages, Rows
+from .drivers.crc import PIECE_BYTES
 from .triton_host import TritonBackend, tuned
 
 _WORTH_THREADS = 1 << 20
@@ -47,6 +48,8 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
         calls += max(0, longest - 1).bit_length() - min(chunk - 1, max(0, longest - 1)).bit_length()
         computed, longest = max(total, count * min(chunk, longest)), min(longest, chunk)
         alone = total / threads
+    elif isinstance(algorithm.construction, Crc):  # many lanes a message, and at most two launches
+        alone, computed, longest = longest, total, min(longest, PIECE_BYTES)
     else:
         alone = longest
     kernels = (

@@ -569,6 +569,10 @@ def test_refused_algorithms(monkeypatch) -> None:
     with pytest.raises(ManifestError, match="unknown algorithm 'md6'"):
         Manifest.build(STATE, "md6")
     assert Manifest.build(STATE, "SHA-256") == Manifest.build(STATE, "sha256")
+    for weak in ("crc32", "crc64_nvme", "xxh3_128", "md5", "sha1"):
+        with pytest.raises(ManifestError, match=r"not collision resistant enough.* takes .*sha256") as caught:
+            Manifest.build(STATE, weak)
+        assert weak not in str(caught.value).partition("takes")[2].replace(",", "").split()
     sha256 = algorithms.get("sha256")
     key = (Parameter(name="key", type=bytes, doc="a key"),)
     for change in (

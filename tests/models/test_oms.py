@@ -269,6 +269,8 @@ def test_generate_key_protects_what_is_there(keys, tmp_path):
     ("arguments", "error", "message"),
     [
         ({"algorithm": "md5"}, ValueError, "knows sha256, .*blake3, not 'md5'"),
+        ({"algorithm": "crc32"}, ValueError, "knows sha256, .*blake3, not 'crc32'"),
+        ({"algorithm": "xxh3_128"}, ValueError, "knows sha256, .*blake3, not 'xxh3_128'"),
         ({"method": "tensors"}, ValueError, "'files' or 'shards', not 'tensors'"),
         ({"method": "shards"}, ValueError, "use 'files' with blake3"),
         ({"shard_size": 5}, ValueError, "shard_size is for the method 'shards'"),
