@@ -116,13 +116,9 @@ def _launch_everything(backend: CompilingBackend, name: str, thorough: bool) -> 
 
 
 @pytest.mark.parametrize("compiler", TARGETS, indirect=True)
-<<<<<<< HEAD
 @pytest.mark.parametrize(
     "name", ["sha256", "blake3", "blake2b", "blake2s", "blake2bp", "blake2sp", "blake2xb", "blake2xs"]
 )  # SHA-224 runs SHA-256's kernels
-=======
-@pytest.mark.parametrize("name", ["sha256", "blake3", *CHECKSUMS])  # SHA-224 runs SHA-256's kernels
->>>>>>> h1
 def test_every_kernel_builds(compiler, name, request):
     _launch_everything(compiler, name, request.node.callspec.params["compiler"] in THOROUGH)
     target = compiler.name
