@@ -1,24 +1,49 @@
-"""Prints for each group of benchmarks how the medians compare with the library's."""
+"""Options of the benchmarks, and how the medians compare with the library's."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from typing import Any
 
+import pytest
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--mib", type=int, default=256, help="MiB that throughput is measured over")
+
+
+@pytest.hookimpl(trylast=True)  # behind pytest-benchmark's own tables
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     session = getattr(terminalreporter.config, "_benchmarksession", None)
+    benches = getattr(session, "benchmarks", [])
+    throughput = [b for b in benches if "bytes" in b.extra_info]
+    if throughput:
+        _throughput(terminalreporter, throughput)
     groups: dict[str, list[Any]] = defaultdict(list)
-    for bench in getattr(session, "benchmarks", []):
-        groups[bench.group].append(bench)
-    if not groups:
-        return
-    terminalreporter.section("medians, and speed as a multiple of the library's")
-    for group, benches in groups.items():
+    for bench in benches:
+        if "bytes" not in bench.extra_info:
+            groups[bench.group].append(bench)
+    if groups:
+        terminalreporter.section("medians")
+    for group, found in groups.items():
         terminalreporter.write_line(group)
-        library = next((b.stats.median for b in benches if b.name.startswith("test_library")), None)
-        for bench in benches:
+        for bench in found:
             seconds = bench.extra_info.get("first_call_seconds", bench.stats.median)
-            times = f"{library / seconds:7.2f} x" if library else ""
             name = bench.name.removeprefix("test_")
-            terminalreporter.write_line(f"  {name:<44}{seconds * 1e3:11.3f} ms {times}")
+            terminalreporter.write_line(f"  {name:<44}{seconds * 1e3:11.3f} ms")
+
+
+def _throughput(terminalreporter: Any, benches: list[Any]) -> None:
+    mib = terminalreporter.config.getoption("--mib")
+    terminalreporter.section(f"GB/s over {mib} MiB, and as a multiple of the CPU library on all cores")
+    rates: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for bench in benches:
+        info = bench.extra_info
+        rates[info["work"], info["algorithm"]][info["who"]] = info["bytes"] / bench.stats.median / 1e9
+    for (work, algorithm), found in rates.items():
+        library = found.get("library")
+        cells = [f"library {library:6.2f}" if library else "library   none"]
+        for who in ("automatic", "opencl"):
+            times = f"({found[who] / library:5.2f} x)" if library and who in found else ""
+            cells.append(f"{who} {found[who]:6.2f} {times:<10}" if who in found else f"{who} absent")
+        terminalreporter.write_line(f"{work:<20}{algorithm:<22}{'   '.join(cells).rstrip()}")

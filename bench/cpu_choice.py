@@ -1,7 +1,7 @@
-"""Measure what ``backends/cpu_choice.json`` holds: ``python -m bench.cpu_choice [--write]``.
+"""Measure what ``backends/cpu_choice.json`` holds: ``python -m bench.cpu_choice [ALGORITHM]... [--write]``.
 
-For each algorithm that the ``opencl`` backend runs: bytes a second and thread in a large batch, and
-the seconds that a call or a message takes beside that, for the kernels and for the native library.
+For each algorithm that both the ``opencl`` backend and a CPU library have: bytes a second and thread in a
+large batch, and the seconds that a call or a message takes beside that, for the kernels and for the library.
 Prints then how the rule chooses over batches of many shapes, and how often the other would have won.
 """
 
@@ -21,13 +21,16 @@ import torch
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton._data import batch_messages
+from integrity_triton.algorithms import Algorithm, TupleSponge
 from integrity_triton.backends import cpu_choice, statuses
 from integrity_triton.backends import get as get_backend
 from integrity_triton.backends.triton_host import TritonBackend
 
-REPETITIONS = 5
+REPETITIONS = 3
 SHAPES = [(n, size) for n in (1, 4, 16, 64, 256, 1024, 8192) for size in (64, 1024, 16384, 262144)]
-MOST_BYTES = 1 << 28
+MOST_BYTES = 1 << 26
+# Of an extendable output without a default.
+LENGTH = 32
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -41,25 +44,46 @@ def seconds(call: Callable[[], object]) -> float:
     return statistics.median(taken)
 
 
-def figures(name: str, threads: int) -> dict[str, float]:
-    data = torch.randint(0, 256, (threads << 26,), dtype=torch.uint8)
+def hash_batch(messages: torch.Tensor, record: Algorithm, backend: str) -> torch.Tensor:
+    length = None if record.digest_size else LENGTH
+    return it.hash_batch(messages, record.name, length=length, backend=backend)
+
+
+def passed_over(record: Algorithm) -> str | None:
+    """Why there is nothing to choose for an algorithm, or to measure."""
+    if isinstance(record.construction, TupleSponge):
+        return "a batch of rows is no batch of tuples"
+    if record.keyed == "required":
+        return "it needs a key"
+    for name in ("opencl", "native"):
+        reason = get_backend(name).unsupported(record)
+        if reason is not None:
+            return f"{name}: {reason}"
+    return None
+
+
+def figures(record: Algorithm, threads: int) -> dict[str, float]:
+    data = torch.randint(0, 256, (threads << 25,), dtype=torch.uint8)
     # Each at its best: kernels with many lanes, a library with long messages.
     large = {"opencl": data.view(-1, 8192), "native": data.view(-1, 1 << 20)}
     small = torch.zeros((1, 1), dtype=torch.uint8)
     many = torch.zeros((20000, 1), dtype=torch.uint8)
     found = {}
     for backend in ("opencl", "native"):
-        taken = seconds(lambda: it.hash_batch(large[backend], name, backend=backend))  # noqa: B023
+        taken = seconds(lambda: hash_batch(large[backend], record, backend))  # noqa: B023
         found[f"{backend}_bytes_per_second"] = data.numel() / taken / threads
-    found["opencl_call"] = seconds(lambda: it.hash_batch(small, name, backend="opencl"))
-    found["native_message"] = seconds(lambda: it.hash_batch(many, name, backend="native")) / len(many)
+    found["opencl_call"] = seconds(lambda: hash_batch(small, record, "opencl"))
+    found["native_message"] = seconds(lambda: hash_batch(many, record, "native")) / len(many)
     return {key: float(f"{value:.3g}") for key, value in found.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.cpu_choice", description=__doc__)
+    parser.add_argument("algorithms", nargs="*", metavar="ALGORITHM", help="default: all of them")
     parser.add_argument("--write", action="store_true", help="replace the figures that the package ships")
     options = parser.parse_args()
+    if options.write and options.algorithms:
+        parser.error("--write replaces the figures of all algorithms, so that all have to be measured")
     status = {s.name: s for s in statuses()}["opencl"]
     if not status.available:
         raise SystemExit(f"opencl is not available: {status.reason}")
@@ -68,28 +92,28 @@ def main() -> None:
     opencl = get_backend("opencl")
     assert isinstance(opencl, TritonBackend)
     found: dict[str, Any] = {}
-    for record in algorithms.all_algorithms():
-        # Where no library is installed there is nothing to choose.
-        if opencl.unsupported(record) is None and get_backend("native").unsupported(record) is None:
-            found[record.name] = figures(record.name, threads)
-            print(record.name, found[record.name], flush=True)
+    for record in [algorithms.get(name) for name in options.algorithms] or algorithms.all_algorithms():
+        reason = passed_over(record)
+        if reason is None:
+            found[record.name] = figures(record, threads)
+        print(record.name, found.get(record.name) or f"passed over: {reason}", flush=True)
     if options.write:
         path = Path(cpu_choice.__file__).with_suffix(".json")
         measured = {"device": status.devices[0], "threads": threads, "platform": platform.platform()}
         path.write_text(json.dumps({"measured_on": measured, "algorithms": found}, indent=2) + "\n", "utf-8")
     cpu_choice._figures = lambda: {"algorithms": found}  # type: ignore[assignment]
     for name in found:
-        check(opencl, name)
+        check(opencl, algorithms.get(name))
 
 
-def check(opencl: TritonBackend, name: str) -> None:
+def check(opencl: TritonBackend, record: Algorithm) -> None:
     """Print every shape for which the rule chose the slower of the two."""
-    record = algorithms.get(name)
+    name = record.name
     right, shapes = 0, [(n, size) for n, size in SHAPES if n * size <= MOST_BYTES]
     for n, size in shapes:
         data = torch.zeros((n, size), dtype=torch.uint8)
         kernels, native = (
-            seconds(lambda: it.hash_batch(data, name, backend=backend))  # noqa: B023
+            seconds(lambda: hash_batch(data, record, backend))  # noqa: B023
             for backend in ("opencl", "native")
         )
         chosen = cpu_choice.kernels_are_faster(opencl, record, batch_messages(data))

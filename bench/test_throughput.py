@@ -1,12 +1,11 @@
 """CPU throughput beside the libraries that people use today, in one run: ``python -m pytest bench``.
 
-Absolute times of shared machines mean little: the summary gives, for each group, how many times as fast
-as the library each of ours was, by medians.
+Absolute times of shared machines mean little: the summary gives, for every algorithm, how many times as
+fast as its CPU library, in a thread pool on all cores, each of ours was, by medians.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -16,59 +15,110 @@ import pytest
 import torch
 
 import integrity_triton as it
+from integrity_triton import algorithms
+from integrity_triton.algorithms import Algorithm, TupleSponge, load_reference
+from integrity_triton.backends import get as get_backend
 
 MESSAGE = 64 << 10
-TOTAL = 256 << 20
+# Where an algorithm has no default.
+LENGTH = 32
+RECORDS = [
+    record
+    for record in algorithms.all_algorithms()
+    # A batch of rows is no batch of tuples.
+    if not isinstance(record.construction, TupleSponge) and record.keyed != "required"
+]
+TREES = [record for record in RECORDS if record.parallel]
 
 
 @pytest.fixture(scope="module")
-def data() -> torch.Tensor:
-    return torch.randint(0, 256, (TOTAL // MESSAGE, MESSAGE), dtype=torch.uint8)
+def data(request: pytest.FixtureRequest) -> torch.Tensor:
+    total = int(request.config.getoption("--mib")) << 20
+    return torch.randint(0, 256, (max(1, total // MESSAGE), MESSAGE), dtype=torch.uint8)
 
 
 @pytest.fixture(params=["automatic", "opencl"])
-def backend(request: pytest.FixtureRequest) -> str | None:
+def backend(request: pytest.FixtureRequest, record: Algorithm) -> str | None:
     """None leaves the choice to the package."""
     if request.param == "automatic":
         return None
     status = {s.name: s for s in it.backends()}[request.param]
     if not status.available:
         pytest.skip(f"absent: {status.reason}")
+    reason = get_backend(status.name).unsupported(record)
+    if reason is not None:
+        pytest.skip(f"absent: {reason}")
     return status.name
 
 
-@pytest.mark.benchmark(group="sha256, 256 MiB of 64 KiB messages")
-def test_hash_batch(benchmark: Any, data: torch.Tensor, backend: str | None) -> None:
-    digests = benchmark(it.hash_batch, data, "sha256", backend=backend)
-    assert digests[0].numpy().tobytes() == hashlib.sha256(data[0].numpy().tobytes()).digest()
+@pytest.fixture
+def library(record: Algorithm) -> Any:
+    reason = get_backend("native").unsupported(record)
+    if reason is not None:
+        pytest.skip(f"not applicable: {reason}")
+    assert record.native is not None
+    return load_reference(record.native)
 
 
-@pytest.mark.benchmark(group="sha256, 256 MiB of 64 KiB messages")
-def test_library_hashlib_in_a_thread_pool(benchmark: Any, data: torch.Tensor) -> None:
+def measure(benchmark: Any, record: Algorithm, work: str, who: str, size: int, run: Any) -> Any:
+    benchmark.group = f"{record.name}, {work}"
+    benchmark.extra_info.update(algorithm=record.name, work=work, who=who, bytes=size)
+    return benchmark.pedantic(run, rounds=5, warmup_rounds=1)
+
+
+def length_of(record: Algorithm) -> int | None:
+    return None if record.digest_size else LENGTH
+
+
+def library_digest(record: Algorithm, hasher: Any) -> bytes:
+    return bytes(hasher.digest(record.digest_size or LENGTH) if record.xof else hasher.digest())
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+def test_hash_batch(benchmark: Any, data: torch.Tensor, record: Algorithm, backend: str | None) -> None:
+    def run() -> torch.Tensor:
+        return it.hash_batch(data, record.name, length=length_of(record), backend=backend)
+
+    digests = measure(benchmark, record, "messages of 64 KiB", backend or "automatic", data.numel(), run)
+    if record.native is not None and get_backend("native").unsupported(record) is None:
+        expected = library_digest(record, load_reference(record.native)(data[-1].numpy()))
+        assert digests[-1].numpy().tobytes() == expected
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+def test_library(benchmark: Any, data: torch.Tensor, record: Algorithm, library: Any) -> None:
     rows = data.numpy()
-    threads = os.cpu_count() or 1
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     edges = [len(rows) * i // threads for i in range(threads + 1)]
+
+    def part(first: int, last: int) -> None:
+        for i in range(first, last):
+            library_digest(record, library(rows[i]))
+
     with ThreadPoolExecutor(threads) as pool:
 
         def run() -> None:
-            def part(first: int, last: int) -> None:
-                for i in range(first, last):
-                    hashlib.sha256(rows[i]).digest()
-
             for done in [pool.submit(part, a, b) for a, b in itertools.pairwise(edges)]:
                 done.result()
 
-        benchmark(run)
+        measure(benchmark, record, "messages of 64 KiB", "library", data.numel(), run)
 
 
-@pytest.mark.benchmark(group="blake3, one message of 256 MiB")
-def test_one_message(benchmark: Any, data: torch.Tensor, backend: str | None) -> None:
+@pytest.mark.parametrize("record", TREES, ids=lambda record: record.name)
+def test_one_message(benchmark: Any, data: torch.Tensor, record: Algorithm, backend: str | None) -> None:
     message = data.reshape(-1)
-    benchmark(lambda: it.hash_batch([message], "blake3", backend=backend))
+
+    def run() -> torch.Tensor:
+        return it.hash_batch([message], record.name, length=length_of(record), backend=backend)
+
+    measure(benchmark, record, "one message", backend or "automatic", data.numel(), run)
 
 
-@pytest.mark.benchmark(group="blake3, one message of 256 MiB")
-def test_library_rust_blake3_on_all_threads(benchmark: Any, data: torch.Tensor) -> None:
-    blake3 = pytest.importorskip("blake3")
+@pytest.mark.parametrize("record", TREES, ids=lambda record: record.name)
+def test_library_one_message(benchmark: Any, data: torch.Tensor, record: Algorithm, library: Any) -> None:
     flat = data.numpy().reshape(-1)
-    benchmark(lambda: blake3.blake3(flat, max_threads=blake3.blake3.AUTO).digest())
+
+    def run() -> bytes:
+        return library_digest(record, library(flat, **record.native_one_message))
+
+    measure(benchmark, record, "one message", "library", data.numel(), run)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ PROGRAM = "integrity-triton"
 _LONG_BYTES = 256 << 20
 _LONG_SECONDS = 1.0
 _REFRESH_SECONDS = 0.1
+_NARROWEST = 20
 
 
 def printable(text: str) -> str:
@@ -144,6 +147,17 @@ class Output:
     def line(self, text: str) -> None:
         """One line of the text report."""
         self.write(printable(text).encode("utf-8") + b"\n")
+
+    def hanging(self, first: str, text: str) -> None:
+        """``text`` behind ``first``; on a terminal in as many lines as it takes, all indented alike."""
+        width = 0
+        if sys.stdout is not None and sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns - len(first)
+        # Where next to nothing is left, the terminal's own wrapping is the better.
+        lines = textwrap.wrap(text, width, break_on_hyphens=False) if width >= _NARROWEST else [text]
+        for line in lines or [""]:
+            self.line((first + line).rstrip())
+            first = " " * len(first)
 
     def document(self, **fields: Any) -> None:
         """The JSON report, once, when all is known."""

@@ -23,7 +23,7 @@ import click
 from ._checksums import Entry, ListReader, escape, format_line, tag
 from ._terminal import PROGRAM, Meter, Output, complain, write_document, write_stdout
 from ._version import __version__
-from .errors import IntegrityError, IntegrityTritonError
+from .errors import BackendUnavailable, IntegrityError, IntegrityTritonError
 
 if TYPE_CHECKING:
     from .algorithms import Algorithm
@@ -140,44 +140,92 @@ def devices(as_json: bool, backend: str | None) -> int:
 
 
 @_commands.command()
+@click.argument("names", metavar="[ALGORITHM]...", nargs=-1)
 @_report_options
-def algorithms(as_json: bool, backend: str | None) -> int:
-    """List the algorithms, or with --backend those that it can run."""
+def algorithms(names: tuple[str, ...], as_json: bool, backend: str | None) -> int:
+    """List the algorithms, or with --backend those that it can run; all about those that are named.
+
+    Sizes are in bytes. A digest's size with a + is the default of extendable output (xof), which has
+    any length.
+    """
     from . import algorithms as registry
+    from .algorithms.description import listed
 
     output = Output(as_json=as_json)
-    found = registry.all_algorithms()
+    found = [registry.get(name) for name in names] or sorted(registry.all_algorithms(), key=listed)
     if backend is not None:
         from .backends import get
 
         runner = get(backend)
-        found = tuple(record for record in found if runner.unsupported(record) is None)
-    for record in found:
-        traits = [f"{8 * record.digest_size} bits", record.security.value]
-        traits += ["extendable output"] if record.xof else []
-        traits += {"no": [], "optional": ["optional key"], "required": ["keyed"]}[record.keyed]
-        traits += ["parallel over one message"] if record.parallel else []
-        output.line(f"{record.name}: {', '.join(traits)}")
-        output.line(f"    {record.standard}")
-        output.line(f"    {record.security_note}")
-        if record.aliases:
-            output.line(f"    also {', '.join(record.aliases)}")
+        for record in found if names else ():
+            if reason := runner.unsupported(record):
+                raise BackendUnavailable(f"backend {backend!r} cannot run {record.name}: {reason}")
+        found = [record for record in found if runner.unsupported(record) is None]
+    for line in _algorithm_details(found) if names else _algorithm_rows(found):
+        output.hanging(*line)
     output.document(ok=True, algorithms=[_algorithm_fields(record) for record in found])
     return OK
 
 
+def _algorithm_rows(found: Sequence[Algorithm]) -> Iterator[tuple[str, str]]:
+    from .algorithms import Security, description
+
+    width = max((len(record.name) for record in found), default=0)
+    yield f"{'name':<{width}}  security  digest  block  ", "kind; what is wrong with it; other names"
+    for record in found:
+        remarks = [description.kind(record)]
+        remarks += [record.security_note] if record.security is not Security.SECURE else []
+        remarks += [f"also {', '.join(record.aliases)}"] if record.aliases else []
+        yield (
+            f"{record.name:<{width}}  {record.security.value:<8}  {description.digest(record):>6}  "
+            f"{record.block_size:>5}  ",
+            "; ".join(remarks),
+        )
+
+
+def _algorithm_details(found: Sequence[Algorithm]) -> Iterator[tuple[str, str]]:
+    from .algorithms import description
+
+    for i, record in enumerate(found):
+        if i:
+            yield "", ""
+        yield "", record.name
+        yield "  standard  ", record.standard
+        yield "  security  ", f"{record.security.value}: {description.GRADES[record.security]}"
+        yield "            ", record.security_note
+        yield "  kind      ", description.kind(record)
+        size = f"{record.digest_size} bytes"
+        if record.xof:
+            size = f"any size, {size} by default" if record.digest_size else "any size"
+        yield "  digest    ", size
+        yield "  block     ", f"{record.block_size} bytes"
+        if record.aliases:
+            yield "  also      ", ", ".join(record.aliases)
+        for parameter in record.parameters:
+            yield "  parameter ", f"{parameter.name} ({description.allowed(parameter)}): {parameter.doc}"
+
+
 def _algorithm_fields(record: Algorithm) -> dict[str, Any]:
+    from .algorithms import description
+
     return {
         "name": record.name,
         "aliases": list(record.aliases),
         "standard": record.standard,
+        "kind": description.kind(record),
         "digest_bits": 8 * record.digest_size,
+        "block_size": record.block_size,
         "security": record.security.value,
         "security_note": record.security_note,
         "collision_bits": record.collision_bits,
         "extendable_output": record.xof,
+        "seekable": record.seekable,
         "parallel": record.parallel,
         "keyed": record.keyed,
+        "parameters": [
+            {"name": p.name, "type": p.type.__name__, "allowed": description.allowed(p), "doc": p.doc}
+            for p in record.parameters
+        ],
     }
 
 

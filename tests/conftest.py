@@ -94,6 +94,7 @@ def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
+    _summarise_compilation(terminalreporter)
     cells: dict[tuple[str, str], Counter] = {}
     reasons: dict[str, str] = {}
     for outcome in ("passed", "failed", "error", "skipped"):
@@ -134,3 +135,18 @@ def pytest_terminal_summary(terminalreporter) -> None:
     whole = {name for name in columns if not any(cells[c]["passed"] for c in cells if c[1] == name)}
     for name in sorted(whole & reasons.keys()):
         write(f"absent {name}: {reasons[name]}")
+
+
+def _summarise_compilation(terminalreporter) -> None:
+    """What test_compile.py noted: seconds of the processor for each target, and the slowest kernels."""
+    seconds: dict[str, list[tuple[float, str]]] = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for target, kernel, taken in dict(getattr(report, "user_properties", ())).get("compiled", ()):
+                seconds.setdefault(target, []).append((taken, kernel))
+    if seconds:
+        terminalreporter.section("cold compile times, seconds of processor time")
+    for target, found in seconds.items():
+        slowest = "; ".join(f"{kernel} {taken:.1f}" for taken, kernel in sorted(found, reverse=True)[:3])
+        total = sum(taken for taken, _ in found)
+        terminalreporter.write_line(f"{target}: {len(found)} kernels, {total:.0f}; slowest {slowest}")

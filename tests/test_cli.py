@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -10,8 +11,10 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -423,16 +426,58 @@ def test_listings(run: Run) -> None:
         assert backend.reason in text
     assert run("devices", "--backend", "native").out.decode().count("available") == 1
 
-    records = integrity_triton.algorithms.all_algorithms()
+
+def test_the_list_of_algorithms(run: Run) -> None:
+    from integrity_triton import algorithms, backends
+
+    records = {record.name: record for record in algorithms.all_algorithms()}
     document = run("algorithms", "--json").document
-    assert [a["name"] for a in document["algorithms"]] == [r.name for r in records]
-    text = run("algorithms", "--backend", "native").out.decode()
-    native = integrity_triton.backends.get("native")
-    for record in records:
-        line = f"{record.name}: {8 * record.digest_size} bits, {record.security.value}"
-        listed = native.unsupported(record) is None  # some libraries are optional
-        assert (line in text) == listed
-        assert record.security_note in text or not listed
+    assert sorted(a["name"] for a in document["algorithms"]) == sorted(records)
+    lines = run("algorithms").out.decode().splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [a["name"] for a in document["algorithms"]]
+    grades = [line.split()[1] for line in lines]
+    assert list(dict.fromkeys(grades)) == [g.value for g in algorithms.Security if g.value in grades]
+    for line in lines:
+        record = records[line.split()[0]]
+        assert line.split()[1] == record.security.value
+        assert line.split()[2] in (str(record.digest_size), f"{record.digest_size}+", "any")
+        assert (record.security_note in line) == (record.security is not algorithms.Security.SECURE)
+        assert all(alias in line for alias in record.aliases)
+    names = [a["name"] for a in run("algorithms", "--backend", "native", "--json").document["algorithms"]]
+    native = backends.get("native")
+    assert set(names) == {name for name, record in records.items() if native.unsupported(record) is None}
+
+
+def test_all_about_an_algorithm(run: Run) -> None:
+    from integrity_triton import algorithms
+
+    text = run("algorithms", "SHA-1", "blake2b", "shake_128").out.decode()
+    first, second, third = text.split("\n\n")
+    assert first.startswith("sha1\n")
+    assert "  security  broken: " in first
+    assert first.endswith("  also      sha-1")
+    record = algorithms.get("blake2b")
+    assert all(f"  parameter {p.name} (" in second for p in record.parameters)
+    assert "digest_size (1 to 64)" in second
+    assert "key (up to 64 bytes)" in second
+    assert "  digest    any size\n" in third
+    (fields,) = run("algorithms", "blake2b", "--json").document["algorithms"]
+    assert [p["name"] for p in fields["parameters"]] == [p.name for p in record.parameters]
+    assert fields["block_size"] == 128
+    missing = next(r for r in algorithms.all_algorithms() if r.native is None)
+    got = run("algorithms", missing.name, "--backend", "native")
+    assert got.status == 2
+    assert b"no CPU library has it" in got.err
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_list_fits_a_terminal(columns: int) -> None:
+    got = on_terminal("algorithms", columns=columns)
+    lines = got.out.decode().splitlines()
+    assert max(map(len, lines)) <= columns
+    start = lines[0].index("kind")
+    assert all(line[:start].strip() == "" or line[start - 1] == " " for line in lines[1:])
+    assert any(line.startswith(" " * start) for line in lines)
 
 
 def test_version_and_help(run: Run) -> None:
@@ -509,23 +554,37 @@ def test_a_full_disk_is_one_line(tmp_path: Path, options: list[str]) -> None:
         assert running.stderr.read() == b"integrity-triton: No space left on device\n"
 
 
-def on_terminal(*arguments: str | Path) -> Result:
-    """Runs with stderr on a terminal and stdout in a pipe."""
-    controller, terminal = pty.openpty()
-    with process(*arguments, stderr=terminal) as running:
-        os.close(terminal)
-        seen = b""
-        while True:
-            try:
-                piece = os.read(controller, 1 << 16)
-            except OSError:  # how Linux reports that the last writer is gone
-                break
-            if not piece:
-                break
-            seen += piece
-        out = running.stdout.read()
-    os.close(controller)
+def on_terminal(*arguments: str | Path, columns: int = 0) -> Result:
+    """Runs with stderr on a terminal; with ``columns``, stdout on another one of that width, otherwise in
+    a pipe."""
+    controllers, terminals = zip(*(pty.openpty() for _ in range(2)), strict=True)
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    options: dict[str, Any] = {"stderr": terminals[0]}
+    if columns:
+        fcntl.ioctl(terminals[1], termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        options |= {"stdout": terminals[1], "env": environment}
+    with process(*arguments, **options) as running:
+        for terminal in terminals:
+            os.close(terminal)
+        out = read_terminal(controllers[1]).replace(b"\r\n", b"\n") if columns else b""
+        seen = read_terminal(controllers[0])
+        out = out or running.stdout.read()
+    for controller in controllers:
+        os.close(controller)
     return Result(running.wait(20), out, seen)
+
+
+def read_terminal(controller: int) -> bytes:
+    seen = b""
+    while True:
+        try:
+            piece = os.read(controller, 1 << 16)
+        except OSError:  # how Linux reports that the last writer is gone
+            break
+        if not piece:
+            break
+        seen += piece
+    return seen
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""Records in words, for listings and documents."""
+
+from __future__ import annotations
+
+import re
+
+from .record import Algorithm, Blake2Parallel, Parameter, Security, TupleSponge
+
+GRADES = {
+    Security.SECURE: "no attack comes near what the digest's size promises",
+    Security.LEGACY: "no practical break, but no longer recommended",
+    Security.BROKEN: "collisions or worse are practical",
+    Security.CHECKSUM: "never meant to resist an adversary",
+}
+
+
+def listed(record: Algorithm) -> tuple[int, list[tuple[int, str]]]:
+    """A sort key: the grade, the best first, then the name, with numbers in it by their value."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", record.name)
+    natural = [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return list(GRADES).index(record.security), natural
+
+
+def kind(record: Algorithm) -> str:
+    """What sort of function it is: ``"tree, xof, seekable, optional key"``."""
+    if record.security is Security.CHECKSUM:
+        found = ["checksum"]
+    elif isinstance(record.construction, TupleSponge):
+        found = ["hash of a tuple"]
+    elif isinstance(record.construction, Blake2Parallel):
+        found = [f"tree of {record.construction.leaves} leaves"]
+    elif record.parallel:
+        found = ["tree"]
+    else:
+        found = [] if record.xof else ["hash"]
+    found += ["xof"] if record.xof else []
+    found += ["seekable"] if record.seekable else []
+    found += {"no": [], "optional": ["optional key"], "required": ["keyed"]}[record.keyed]
+    return ", ".join(found)
+
+
+def digest(record: Algorithm) -> str:
+    """The digest's size in bytes; ``"32+"`` is a default, ``"any"`` has none."""
+    if not record.digest_size:
+        return "any"
+    return f"{record.digest_size}{'+' if record.xof else ''}"
+
+
+def allowed(parameter: Parameter) -> str:
+    """The values that a parameter takes, without its default."""
+    if parameter.choices is not None:
+        return " or ".join(map(str, parameter.choices))
+    if parameter.type is bytes:
+        low, high = parameter.min_size or 0, parameter.max_size
+        if high is None:
+            return f"{low} bytes or more" if low else "bytes"
+        return f"{low} bytes" if low == high else f"{low} to {high} bytes" if low else f"up to {high} bytes"
+    if parameter.type is int and parameter.minimum is not None and parameter.maximum is not None:
+        return f"{parameter.minimum} to {parameter.maximum}"
+    return {str: "text", bool: "true or false"}.get(parameter.type, parameter.type.__name__)
