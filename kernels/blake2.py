@@ -59,31 +59,29 @@ def _mix(
 
 
 @triton.jit
-def _rounds(
+def _round(
     v,
     m,
-    FIRST: tl.constexpr,
-    COUNT: tl.constexpr,
+    R: tl.constexpr,
     ROTR: tl.constexpr,
     R1: tl.constexpr,
     R2: tl.constexpr,
     R3: tl.constexpr,
     R4: tl.constexpr,
 ):
-    """COUNT rounds from round FIRST on (the loop of section 3.2)."""
+    """Round R (the loop of section 3.2)."""
     v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15 = v
-    for r in tl.static_range(FIRST, FIRST + COUNT):
-        s = ()
-        for i in tl.static_range(16):
-            s = s + (m[BLAKE2_SIGMA[16 * r + i]],)
-        v0, v4, v8, v12 = _mix(v0, v4, v8, v12, s[0], s[1], ROTR, R1, R2, R3, R4)
-        v1, v5, v9, v13 = _mix(v1, v5, v9, v13, s[2], s[3], ROTR, R1, R2, R3, R4)
-        v2, v6, v10, v14 = _mix(v2, v6, v10, v14, s[4], s[5], ROTR, R1, R2, R3, R4)
-        v3, v7, v11, v15 = _mix(v3, v7, v11, v15, s[6], s[7], ROTR, R1, R2, R3, R4)
-        v0, v5, v10, v15 = _mix(v0, v5, v10, v15, s[8], s[9], ROTR, R1, R2, R3, R4)
-        v1, v6, v11, v12 = _mix(v1, v6, v11, v12, s[10], s[11], ROTR, R1, R2, R3, R4)
-        v2, v7, v8, v13 = _mix(v2, v7, v8, v13, s[12], s[13], ROTR, R1, R2, R3, R4)
-        v3, v4, v9, v14 = _mix(v3, v4, v9, v14, s[14], s[15], ROTR, R1, R2, R3, R4)
+    s = ()
+    for i in tl.static_range(16):
+        s = s + (m[BLAKE2_SIGMA[16 * R + i]],)
+    v0, v4, v8, v12 = _mix(v0, v4, v8, v12, s[0], s[1], ROTR, R1, R2, R3, R4)
+    v1, v5, v9, v13 = _mix(v1, v5, v9, v13, s[2], s[3], ROTR, R1, R2, R3, R4)
+    v2, v6, v10, v14 = _mix(v2, v6, v10, v14, s[4], s[5], ROTR, R1, R2, R3, R4)
+    v3, v7, v11, v15 = _mix(v3, v7, v11, v15, s[6], s[7], ROTR, R1, R2, R3, R4)
+    v0, v5, v10, v15 = _mix(v0, v5, v10, v15, s[8], s[9], ROTR, R1, R2, R3, R4)
+    v1, v6, v11, v12 = _mix(v1, v6, v11, v12, s[10], s[11], ROTR, R1, R2, R3, R4)
+    v2, v7, v8, v13 = _mix(v2, v7, v8, v13, s[12], s[13], ROTR, R1, R2, R3, R4)
+    v3, v4, v9, v14 = _mix(v3, v4, v9, v14, s[14], s[15], ROTR, R1, R2, R3, R4)
     return v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15
 
 
@@ -110,7 +108,7 @@ def _compress(
     for i in tl.static_range(ROUNDS):
         # Alike to LLVM, which makes the branches one, but not to MLIR, whose passes are the slow ones.
         if True if apart is None else (apart >= 0 if i % 2 == 0 else apart > -1):
-            v = _rounds(v, m, i % 10, 1, ROTR, R1, R2, R3, R4)
+            v = _round(v, m, i % 10, ROTR, R1, R2, R3, R4)
     out = ()
     for i in tl.static_range(8):
         out = out + (h[i] ^ v[i] ^ v[i + 8],)
