@@ -81,15 +81,22 @@ class _Recorder(JitBackend):
     torch_device_type = "cpu"
     device_kind = "nothing"
 
-    def __init__(self, vendor: str) -> None:
+    def __init__(self, vendor: str, thorough: bool) -> None:
         self.name = vendor  # type: ignore[misc]  # whose tuning it takes
-        self.asked: dict[str, tuple[Launch, Mapping[str, int]]] = {}
+        self.thorough = thorough
+        self.asked: dict[Any, tuple[Launch, Mapping[str, int]]] = {}
 
     def unfit(self) -> str | None:
         return None
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
-        self.asked.setdefault(Specialization.of(launch, options).name, (launch, options))
+        asked = launch, options
+        name = (
+            Specialization.of(*asked).name
+            if self.thorough
+            else (launch.kernel, launch.constants.get("BLOCK"))
+        )
+        self.asked.setdefault(name, asked)
 
 
 def launches(
@@ -97,10 +104,10 @@ def launches(
 ) -> dict[str, list[tuple[Launch, Mapping[str, int]]]]:
     """Every kernel that a vendor's backend launches, each once, under the first algorithm that does.
 
-    Algorithms of one family run the same kernels, so that only one of them is named. ``thorough``: over
-    every layout that is compiled apart; otherwise over rows of words alone.
+    Algorithms of one family run the same kernels, so that only one of them is named. ``thorough``: every
+    variant, over every layout that is compiled apart; otherwise one of each kernel and block function.
     """
-    recorder = _Recorder(vendor)
+    recorder = _Recorder(vendor, thorough)
     found: dict[str, list[tuple[Launch, Mapping[str, int]]]] = {}
     memory = torch.zeros(2 * _HALF + 32, dtype=torch.uint8)
     memory = memory[-memory.data_ptr() % 16 :]
