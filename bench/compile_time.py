@@ -14,7 +14,7 @@ import re
 import resource
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from integrity_triton._data import batch_messages
 from integrity_triton.algorithms import Algorithm, TupleSponge, load_reference
 from integrity_triton.backends.base import Rows
 from integrity_triton.backends.jit import JitBackend
-from integrity_triton.backends.prebuilt import Specialization
 from integrity_triton.backends.triton_host import Launch
 
 TARGETS = {
@@ -39,6 +38,11 @@ TARGETS = {
     "hip:gfx1100": GPUTarget("hip", "gfx1100", 32),
 }
 MOST_SECONDS = 4.0
+# What is compiled apart: aligned rows, unaligned messages of any lengths, and pieces of one message.
+LAYOUTS = ("rows", "ragged", "stream")
+# Constants of kernels that do not make another kernel of it: data, and what depends on the layout.
+_DATA = {"REFLECTED"}
+_LAYOUT = {"TABLE", "OWN_STATE", "FINAL", "ALIGN", "ROOTS", "FOLDED", "LANES"}
 _SHORT, _HALF = 5120, 1 << 19
 
 
@@ -81,26 +85,29 @@ class _Recorder(JitBackend):
     torch_device_type = "cpu"
     device_kind = "nothing"
 
-    def __init__(self, vendor: str) -> None:
+    def __init__(self, vendor: str, variants: bool) -> None:
         self.name = vendor  # type: ignore[misc]  # whose tuning it takes
-        self.asked: dict[str, tuple[Launch, Mapping[str, int]]] = {}
+        self.variants = variants
+        self.asked: dict[Any, tuple[Launch, Mapping[str, int]]] = {}
 
     def unfit(self) -> str | None:
         return None
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
-        self.asked.setdefault(Specialization.of(launch, options).name, (launch, options))
+        left_out = _DATA if self.variants else _DATA | _LAYOUT
+        kept = ((name, value) for name, value in launch.constants.items() if name not in left_out)
+        self.asked.setdefault((launch.kernel, *kept), (launch, options))
 
 
 def launches(
-    vendor: str, *, thorough: bool = True, records: Iterable[Algorithm] | None = None
+    vendor: str, layouts: Collection[str] = ("rows",), *, records: Iterable[Algorithm] | None = None
 ) -> dict[str, list[tuple[Launch, Mapping[str, int]]]]:
     """Every kernel that a vendor's backend launches, each once, under the first algorithm that does.
 
-    Algorithms of one family run the same kernels, so that only one of them is named. ``thorough``: over
-    every layout that is compiled apart; otherwise over rows of words alone.
+    Algorithms of one family run the same kernels, so that only one of them is named. ``layouts`` are of
+    :data:`LAYOUTS`; with "rows" alone there is one of a kernel's variants, else each that these lead to.
     """
-    recorder = _Recorder(vendor)
+    recorder = _Recorder(vendor, variants=len(layouts) > 1)
     found: dict[str, list[tuple[Launch, Mapping[str, int]]]] = {}
     memory = torch.zeros(2 * _HALF + 32, dtype=torch.uint8)
     memory = memory[-memory.data_ptr() % 16 :]
@@ -109,26 +116,26 @@ def launches(
         if recorder.unsupported(record) or isinstance(record.construction, TupleSponge):
             continue
         known = set(recorder.asked)
-        _launch(recorder, record, memory, thorough)
+        _launch(recorder, record, memory, layouts)
         new = [asked for name, asked in recorder.asked.items() if name not in known]
         if new:
             found[record.name] = new
     return found
 
 
-def _launch(recorder: _Recorder, record: Algorithm, memory: torch.Tensor, thorough: bool) -> None:
+def _launch(recorder: _Recorder, record: Algorithm, memory: torch.Tensor, layouts: Collection[str]) -> None:
     short, long = memory[:_SHORT], memory[: 2 * _HALF]
     size = record.digest_size or 32
     batches: list[Any] = [Rows(short, short.data_ptr(), 2, _SHORT // 2, _SHORT // 2, _SHORT)]
     if record.parallel:  # other kernels may serve long messages
         batches.append(Rows(long, long.data_ptr(), 2, _HALF, _HALF, 2 * _HALF))
-    if thorough:
+    if "ragged" in layouts:
         batches.append(batch_messages([short[1:2000], short[3:3]]))
         if record.parallel:
             batches.append(batch_messages([long[1 : _HALF + 1], long[:_HALF]]))
     for messages in batches:
         recorder.hash_batch(record, {}, messages, size)
-    if thorough:
+    if "stream" in layouts:
         stream = recorder.stream(record, {})
         stream.update(short)
         stream.update(long[: _HALF if record.parallel else 0])
@@ -228,7 +235,8 @@ def main() -> None:
     cells: dict[str, dict[str, str]] = {}
     slow = []
     for target in targets:
-        asked = launches(TARGETS[target].backend, thorough=options.thorough, records=records)
+        layouts = LAYOUTS if options.thorough else LAYOUTS[:1]
+        asked = launches(TARGETS[target].backend, layouts, records=records)
         with tempfile.TemporaryDirectory() as cache, compiling_for(target, Path(cache)):
             for launch, config in (pair for pairs in asked.values() for pair in pairs):
                 done = build(launch, config)

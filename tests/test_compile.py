@@ -16,15 +16,15 @@ from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launche
 from integrity_triton import algorithms
 from integrity_triton.algorithms import IteratedHash
 
-# Each vendor's commonest target gets all variants of the kernels, the others one of each kernel.
-THOROUGH = ("cuda:90", "hip:gfx942")
+# Each vendor's commonest target gets the variants of the kernels, the others one of each kernel.
+LAYOUTS = {"cuda:90": compile_time.LAYOUTS, "hip:gfx942": ("rows", "ragged")}
 # Twice what is allowed: of processors that are shared, a process has less in a second.
 MOST_SECONDS = 2 * compile_time.MOST_SECONDS
 
 
 @cache
 def plan(target: str):
-    return launches(TARGETS[target].backend, thorough=target in THOROUGH)
+    return launches(TARGETS[target].backend, LAYOUTS.get(target, ("rows",)))
 
 
 CASES = [(target, name) for target in TARGETS for name in plan(target)]
@@ -76,7 +76,7 @@ def test_no_block_function_is_left_out(target):
 
 
 def test_debug_mode_asserts_no_overflow_in_hash_arithmetic(compile_cold):
-    asked = launches("cuda", thorough=False, records=[algorithms.get("blake3")])
+    asked = launches("cuda", records=[algorithms.get("blake3")])
     for launch, options in asked["blake3"]:
         done = compile_cold("cuda:90", launch, {**options, "debug": True})
         assert "uint32 overflow detected for operation add" not in done.compiled.asm["ttir"], done.kernel

@@ -34,3 +34,9 @@ def test_readme_names_every_algorithm_under_its_grade():
     }
     for record in algorithms.all_algorithms():
         assert record.security.value in grades.get(record.name, ""), record.name
+
+
+def test_the_architecture_page_names_every_construction():
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    for record in algorithms.all_algorithms():
+        assert f"`{type(record.construction).__name__}`" in page, record.name

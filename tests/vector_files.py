@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from support import pattern
+from support import has_module, pattern
 
 FOLDER = Path(__file__).resolve().parent / "vectors"
 
@@ -144,7 +144,7 @@ def classify(package: str, path: str) -> VectorFile | None:
 
 def paths(package: str) -> list[str]:
     """Every file of a package that might hold vectors of a hash; none if it is not installed."""
-    if find_spec(package) is None:
+    if not has_module(package):
         return []
     root = _root(package)
     found = sorted(p.relative_to(root).as_posix() for p in (root / PACKAGES[package]).rglob("*"))
