@@ -58,7 +58,7 @@ class Build:
     registers: int | None
     """A thread's; None where there is no tool to tell."""
     spilled: int | None
-    """Bytes, or for AMD registers, that a thread has in memory."""
+    """Bytes, or for AMD vector registers, that a thread has in memory."""
 
 
 class _Driver:
@@ -196,8 +196,8 @@ def _processor_seconds() -> float:
 def _usage(compiled: Any) -> tuple[int | None, int | None]:
     if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
-        spilled = sum(map(int, re.findall(r"\.[sv]gpr_spill_count:\s+(\d+)", text)))
-        return _first(r"\.vgpr_count:\s+(\d+)", text), spilled
+        # Scalar registers spill into vector registers, which is no way to memory.
+        return _first(r"\.vgpr_count:\s+(\d+)", text), _first(r"\.vgpr_spill_count:\s+(\d+)", text)
     text = cuobjdump("-res-usage", compiled.asm["cubin"])
     if text is None:
         return None, None
