@@ -27,6 +27,8 @@ Node = tuple["bytes | torch.Tensor", ...]
 
 # Bytes that a sponge can have behind a message without a copy (see SpongeDriver.behind), and one.
 _MOST_BEHIND = 6
+# Messages of as many chunks that are not worth laying out together.
+_FEW = 16
 # Roots begin at multiples of this, which is what the widest loads of words want.
 _ALIGNMENT = 8
 _INNER_NODE = b"\x03" + bytes(7)
@@ -74,9 +76,12 @@ class SpongeTreeDriver(Driver):
         length: int,
     ) -> torch.Tensor:
         """Digests of roots, each given by its parts: uint8 ``[n, length]``."""
-        start = self.root.finish(self.root.start(parameters, device), length)
-        states = self.root.iterate(self.joined(nodes, device), start, final=True)
-        return self.root.output(states, length, 0)
+        return self.digests(self.joined(nodes, device), parameters, length)
+
+    def digests(self, roots: AnyMessages, parameters: Mapping[str, Any], length: int) -> torch.Tensor:
+        """uint8 ``[n, length]``."""
+        start = self.root.finish(self.root.start(parameters, roots.device), length)
+        return self.root.output(self.root.iterate(roots, start, final=True), length, 0)
 
     def joined(self, nodes: Sequence[Node], device: torch.device) -> Addressed:
         """Messages from their parts, bytes of the host's or uint8 tensors, in one buffer."""
@@ -135,17 +140,64 @@ class ParallelHashDriver(SpongeTreeDriver):
     def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
         import numpy as np
 
-        size = self.chunk_size(parameters)
+        device, size = messages.device, self.chunk_size(parameters)
         places = addressed(messages)
         addresses, lengths = places.addresses, places.lengths
         counts = -(-lengths // size)
-        chunks = Addressed(*_chunks(addresses, lengths, size), messages.device, messages)
+        chunks = Addressed(*_chunks(addresses, lengths, size), device, messages)
         values = self.chaining_values(chunks)
-        nodes = [
-            self.node(size, (values[end - n : end],))
-            for n, end in zip(counts.tolist(), np.cumsum(counts).tolist(), strict=True)
-        ]
-        return self.roots(nodes, parameters, messages.device, length)
+        ends = np.cumsum(counts)
+        # Messages of as many chunks are laid out together, since work on each by itself takes the host longer
+        # than the device a short message.
+        kinds, members = np.unique(counts, return_counts=True)
+        if len(kinds) == 1:
+            return self._alike(int(kinds[0]), messages.count, values, size, parameters, length)
+        out = self.host.empty((messages.count, length), values.dtype, device)
+        single = []
+        for count, number in zip(kinds.tolist(), members.tolist(), strict=True):
+            which = np.flatnonzero(counts == count)
+            if number < _FEW:
+                single.append(which)
+                continue
+            rows = (ends[which] - count)[:, None] + np.arange(count)
+            picked = values[self.host.upload(rows.reshape(-1), device)]
+            digests = self._alike(count, number, picked, size, parameters, length)
+            out[self.host.upload(which, device)] = digests
+        if single:
+            which = np.concatenate(single)
+            nodes = [self.node(size, (values[ends[i] - counts[i] : ends[i]],)) for i in which.tolist()]
+            out[self.host.upload(which, device)] = self.roots(nodes, parameters, device, length)
+        return out
+
+    def _alike(
+        self,
+        count: int,
+        number: int,
+        values: torch.Tensor,
+        size: int,
+        parameters: Mapping[str, Any],
+        length: int,
+    ) -> torch.Tensor:
+        """Digests of ``number`` messages of ``count`` chunks each, from their chaining values in order."""
+        import torch
+
+        device = values.device
+        head, tail = left_encode(size), right_encode(count)
+        inner = count * self.construction.chaining_size
+        used = len(head) + inner + len(tail)
+        glue = self.host.words(head + tail + bytes(-used % _ALIGNMENT), device, 8)
+        before, behind = glue[: len(head)], glue[len(head) :]
+        nodes = torch.cat(
+            [
+                before.expand(number, -1),
+                values.reshape(number, inner),
+                behind.expand(number, -1),
+            ],
+            dim=1,
+        )
+        stride = nodes.shape[1]
+        rows = Rows(nodes.view(-1), nodes.data_ptr(), number, stride, used, number * stride)
+        return self.digests(rows, parameters, length)
 
     @staticmethod
     def node(size: int, values: tuple[torch.Tensor, ...]) -> Node:
