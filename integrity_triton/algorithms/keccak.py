@@ -222,7 +222,7 @@ def _tuplehash(bits: int, xof: bool) -> Algorithm:
 RECORDS = (
     *map(_sha3, (224, 256, 384, 512)),
     *map(_shake, (128, 256)),
-    *map(_keccak, (256, 512)),
+    *map(_keccak, (224, 256, 384, 512)),
     *map(_cshake, (128, 256)),
     *map(_turboshake, (128, 256)),
     *map(_kangaroo, (128, 256)),
