@@ -17,7 +17,7 @@ from support import EXAMPLES, on_device, oracle, pattern, rows_as_bytes
 # The inputs of the official vectors count up.
 COUNT = bytes(range(256))
 # Of BLAKE2bp and BLAKE2sp (testvectors/blake2bp-test.txt and blake2sp-test.txt in github.com/BLAKE2/BLAKE2),
-# of BLAKE2Xb (blake2b/blake2b_test.go in golang.org/x/crypto), and of BLAKE2Xs (the same package's vector, as
+# of BLAKE2Xb (blake2b/blake2b_test.go in golang.org/x/crypto), and of BLAKE2Xs (a vector as
 # tests in other languages have it): algorithm, bytes of input, of key, parameters, output.
 KNOWN = [
     (
