@@ -92,9 +92,9 @@ def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
         record_property("backend", callspec.params["backend"])
         record = callspec.params.get("algorithm")
         record_property("algorithm", "(other)" if record is None else record.name)
-        if record is not None and record.native is None and callspec.params["backend"] == "native":
-            pytest.skip("not applicable: no CPU library has it")
         if record is not None and callspec.params["backend"] == "native":
+            if record.native is None:
+                pytest.skip("not applicable: no CPU library has it")
             reason = backends.get("native").unsupported(record)
             if reason is not None:  # a library that is optional
                 pytest.skip(f"absent: {record.name}: {reason}")

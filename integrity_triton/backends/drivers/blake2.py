@@ -66,7 +66,7 @@ class Blake2Driver(IteratedDriver):
     def after_key(self, start: Start, key_block: bytes, device: torch.device) -> Start:
         if not key_block:
             return start
-        key = self.host.bytes_view(key_block, device)
+        key = self.host.words(key_block, device, 8)
         states = self.iterate(Ragged([key], device), start, final=False)
         return Start(states[0], len(key_block), flags=start.flags)
 
@@ -83,7 +83,7 @@ class Blake2Driver(IteratedDriver):
         if not empty.any():
             return states
         # With no message after it, the key's block is the last.
-        key = self.host.bytes_view(key_block, device)
+        key = self.host.words(key_block, device, 8)
         return self.replace_rows(states, empty, self.iterate(Ragged([key], device), before, final=True))
 
     def replace_rows(
@@ -194,7 +194,7 @@ class Blake2ParallelDriver(Driver):
         before = start = self.leaf_start(parameters, device)
         key_blocks = self.key_blocks(parameters)
         if key_blocks:
-            keys = addressed(Ragged([self.host.bytes_view(key_blocks, device)], device))
+            keys = addressed(Ragged([self.host.words(key_blocks, device, 8)], device))
             start = Start(self.leaf_states(keys, before, final=False), self.block_size)
         states = self.leaf_states(places, start, final=True)
         if key_blocks:

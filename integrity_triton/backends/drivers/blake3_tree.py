@@ -49,7 +49,7 @@ class Blake3TreeDriver(Driver):
         (iv,) = self.host.constants((f"{_KERNELS}.blake3:BLAKE3_IV",), 32, device)
         if "derive_key_context" not in parameters:
             return iv, 0
-        context = self.host.bytes_view(parameters["derive_key_context"].encode(), device)
+        context = self.host.words(parameters["derive_key_context"].encode(), device, 8)
         message = Ragged([context], device)
         derived = self.digests(message, iv, constant("DERIVE_KEY_CONTEXT"), 32, seek=0)
         return derived.view(torch.uint32).reshape(8), constant("DERIVE_KEY_MATERIAL")
