@@ -179,7 +179,20 @@ class XxHash:
     kind: Literal["xxh64", "xxh3"]
 
 
-Construction = IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SpongeTree | XxHash
+@dataclass(frozen=True, kw_only=True)
+class Kmac(Sponge):
+    """KMAC: cSHAKE of the padded key and the message (SP 800-185, section 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hmac:
+    """HMAC over a hash."""
+
+    hash: str
+    """The name of the algorithm."""
+
+
+Construction = Hmac | IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SpongeTree | XxHash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +214,8 @@ class Parameter:
     """For ``bytes``: the only lengths allowed, where they are no range."""
     excludes: tuple[str, ...] = ()
     """Parameters that may not be given together with this one."""
+    required: bool = False
+    """Whether there is no default; a key's own is in the algorithm's ``keyed``."""
     per_message: bool = False
     """For ``bytes``: whether each message of a batch may have its own."""
 
@@ -330,6 +345,13 @@ class Algorithm:
         """Whether a message is a tuple of byte strings."""
         return isinstance(self.construction, TupleSponge)
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Parameters that have to be given."""
+        return tuple(
+            p.name for p in self.parameters if p.required or (p.name == "key" and self.keyed == "required")
+        )
+
     def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Validate constructor keywords; None stands for "not given" and is dropped.
 
@@ -351,8 +373,9 @@ class Algorithm:
             for other in self._by_name[name].excludes:
                 if other in checked:
                     raise ValueError(f"{self.name}: {name} and {other} exclude each other")
-        if self.keyed == "required" and "key" not in checked:
-            raise ValueError(f"{self.name} needs a key")
+        for name in self.required:
+            if name not in checked:
+                raise ValueError(f"{self.name} needs {'an' if name[0] in 'aeiou' else 'a'} {name}")
         return checked
 
     def size(self, parameters: Mapping[str, Any]) -> int:

@@ -13,8 +13,10 @@ from ...algorithms import (
     Blake2X,
     Blake3Tree,
     Crc,
+    Hmac,
     IteratedHash,
     KangarooTree,
+    Kmac,
     Sponge,
     SpongeTree,
     XxHash,
@@ -23,8 +25,9 @@ from .base import Driver
 from .blake2 import Blake2Driver, Blake2ParallelDriver, Blake2XDriver
 from .blake3_tree import Blake3TreeDriver
 from .crc import CrcDriver
+from .hmac import HmacDriver
 from .iterated import IteratedDriver
-from .sponge import SpongeDriver
+from .sponge import KmacDriver, SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
 from .xxhash import XxHashDriver
 
@@ -33,6 +36,8 @@ __all__ = ["Driver", "driver_class"]
 _DRIVERS: dict[type, type[Driver]] = {
     IteratedHash: IteratedDriver,
     Sponge: SpongeDriver,
+    Kmac: KmacDriver,
+    Hmac: HmacDriver,
     SpongeTree: ParallelHashDriver,
     KangarooTree: KangarooDriver,
     Blake3Tree: Blake3TreeDriver,

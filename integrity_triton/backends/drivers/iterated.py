@@ -68,12 +68,13 @@ class IteratedDriver(Driver):
         """What ``start`` is for a last block before ``length`` bytes of output."""
         return start
 
-    def behind_blocks(self, before: Start, blocks: Rows) -> Start:
+    def behind_blocks(self, before: Start, blocks: Messages) -> Start:
         """The start of messages behind secret blocks, which begin at ``before``: one for all, or one for each
-        message, of a multiple of the block size."""
+        message, of a multiple of the block size; which, if they differ in it, must not matter."""
         states = self.secret(self.iterate(blocks, before, final=False))
+        absorbed = blocks.length if isinstance(blocks, Rows) else 0
         return replace(
-            before, state=states if blocks.count > 1 else states[0], prefix=before.prefix + blocks.length
+            before, state=states if blocks.count > 1 else states[0], prefix=before.prefix + absorbed
         )
 
     def iterate_behind(self, messages: Messages, before: Start, blocks: Rows, start: Start) -> torch.Tensor:
