@@ -352,6 +352,11 @@ class Algorithm:
             p.name for p in self.parameters if p.required or (p.name == "key" and self.keyed == "required")
         )
 
+    def trial_parameters(self) -> dict[str, bytes]:
+        """The fewest parameters with which the algorithm runs: keys that are no secret, for trials."""
+        sizes = {p.name: p.sizes[-1] if p.sizes else p.min_size or 16 for p in self.parameters}
+        return {name: bytes(i % 256 for i in range(sizes[name])) for name in self.required}
+
     def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Validate constructor keywords; None stands for "not given" and is dropped.
 
