@@ -21,8 +21,9 @@ from .padding import pad_zeros
 CHUNK_BYTES = tl.constexpr(1024)
 BLOCK_BYTES = tl.constexpr(64)
 BLOCK_WORDS = tl.constexpr(16)
-# A root node awaiting its output: chaining value, message words, block length, flags.
-NODE_WORDS = tl.constexpr(26)
+# A root node awaiting its output: chaining value, message words, block length, flags, and two words of no
+# meaning, with which it is of whole vectors of four.
+NODE_WORDS = tl.constexpr(28)
 
 
 @triton.jit
@@ -56,12 +57,10 @@ def _chunk_count(length):
 
 
 @triton.jit
-def _store_node(nodes_ptr, message, cv, m, block_len, flags, mask):
-    base = nodes_ptr + message * NODE_WORDS
-    store_words(base, cv, mask, 8, 1)
-    store_words(base + 8, m, mask, 16, 1)
-    tl.store(base + 24, block_len, mask=mask)
-    tl.store(base + 25, flags, mask=mask)
+def _store_node(nodes_ptr, message, cv, m, block_len, flags, mask, VECTOR: tl.constexpr):
+    WORDS: tl.constexpr = NODE_WORDS if VECTOR == 4 else NODE_WORDS - 2
+    node = cv + m + (block_len, flags, flags, flags)
+    store_words(nodes_ptr + message * NODE_WORDS, node, mask, WORDS, VECTOR)
 
 
 @triton.jit(
@@ -166,7 +165,8 @@ def blake3_chunks(
         if ROOTS == 1:
             block_flags = tl.where(last & single, block_flags | ROOT, block_flags)
         if ROOTS == 2:
-            _store_node(out_ptr, message, cv, m, left.to(tl.uint32), block_flags, valid & last & single)
+            root = valid & last & single
+            _store_node(out_ptr, message, cv, m, left.to(tl.uint32), block_flags, root, VECTOR)
         new = blake3_compress(cv, m, number_low, number_high, left.to(tl.uint32), block_flags)
         cv = select(n < blocks, new, cv, 8)
 
@@ -229,8 +229,8 @@ def blake3_parents(
     root = children == (2 if ROOTS != 0 else -1)
 
     pointer = cv_ptr + (source + 2 * index) * 8
-    left = load_words(pointer, has_left, 8)
-    right = load_words(pointer + 8, has_right, 8)
+    left = load_words(pointer, has_left, 8, VECTOR)
+    right = load_words(pointer + 8, has_right, 8, VECTOR)
     key = ()
     for i in tl.static_range(8):
         key = key + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(key_ptr + i),)
@@ -239,7 +239,8 @@ def blake3_parents(
     if ROOTS == 1:
         parent_flags = tl.where(root, parent_flags | ROOT, parent_flags)
     if ROOTS == 2:
-        _store_node(out_ptr, message, key, left + right, zero | BLOCK_BYTES, parent_flags, has_right & root)
+        last = has_right & root
+        _store_node(out_ptr, message, key, left + right, zero | BLOCK_BYTES, parent_flags, last, VECTOR)
     new = blake3_compress(key, left + right, zero, zero, zero | BLOCK_BYTES, parent_flags)
     cv = select(has_right, new, left, 8)
     if ROOTS == 1:
@@ -263,11 +264,9 @@ def blake3_output(
     valid = lane < count * per_message
     message = lane // per_message
     number = first_block + lane - message * per_message
-    base = nodes_ptr + message * NODE_WORDS
-    cv = load_words(base, valid, 8)
-    m = load_words(base + 8, valid, 16)
-    block_len = tl.load(base + 24, mask=valid, other=0)
-    flags = tl.load(base + 25, mask=valid, other=0) | ROOT
+    WORDS: tl.constexpr = NODE_WORDS if VECTOR == 4 else NODE_WORDS - 2
+    node = load_words(nodes_ptr + message * NODE_WORDS, valid, WORDS, VECTOR)
+    cv, m, block_len, flags = node[:8], node[8:24], node[24], node[25] | ROOT
     low = (number & 0xFFFFFFFF).to(tl.uint32)
     high = (number >> 32).to(tl.uint32)
     store_words(out_ptr + lane * 16, blake3_compress(cv, m, low, high, block_len, flags), valid, 16, VECTOR)
