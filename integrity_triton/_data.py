@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from .algorithms import PerMessage
 from .algorithms.encoding import left_encode
 from .backends import Messages, Ragged, Rows
 
@@ -88,6 +89,41 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
 
 def message_bytes(x: Any) -> memoryview | torch.Tensor:
     return tensor_bytes(x) if is_tensor(x) else buffer_view(x)
+
+
+def per_message(x: Any, count: int, label: str) -> Any:
+    """A parameter's value: where ``x`` is a list, a tuple or a 2-D tensor, one for each of the messages.
+
+    Raises ValueError for another number of them, TypeError for what is neither bytes-like nor a tensor.
+    """
+    import torch
+
+    rows = is_tensor(x) and x.dim() == 2
+    if not rows and not isinstance(x, list | tuple):
+        return x
+    if len(x) != count:
+        raise ValueError(f"{label}: {len(x)} values for {count} messages")
+    if rows:
+        size = x.shape[1] * x.element_size()
+        return PerMessage(tensor_bytes(x).view(count, size))
+    values = []
+    for i, value in enumerate(x):
+        try:
+            values.append(tensor_bytes(value) if is_tensor(value) else _host_copy(value))
+        except (TypeError, BufferError, ValueError) as error:
+            raise type(error)(f"{label} of message {i}: {error}") from None
+    return PerMessage(values or torch.empty((0, 1), dtype=torch.uint8))
+
+
+def _host_copy(x: BytesLike) -> torch.Tensor:
+    import torch
+
+    view = buffer_view(x)
+    return (
+        torch.frombuffer(bytearray(view), dtype=torch.uint8)
+        if view.nbytes
+        else torch.empty(0, dtype=torch.uint8)
+    )
 
 
 def tuple_parts(x: Any, algorithm: str) -> list[memoryview | torch.Tensor]:

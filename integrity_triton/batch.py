@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from . import algorithms
-from ._data import batch_messages, chunk_messages, is_tensor, tuple_messages
+from ._data import batch_messages, chunk_messages, is_tensor, per_message, tuple_messages
 from .backends import Messages
 from .backends import hash_batch as run_batch
 
@@ -40,6 +40,8 @@ def hash_batch(
     A sequential hash has one lane a message, and a few long messages leave a device idle: prefer a
     tree hash or :func:`hash_chunks` for those.
     ``out``, if given, receives the digests and is returned.
+    A ``key`` is bytes-like and serves all messages, or there is one a message: a list of bytes-likes and
+    uint8 tensors, or a 2-D tensor with one in each row; so with nonces.
 
     Raises as :func:`integrity_triton.new` does, and ValueError for messages on different devices,
     a tensor that is not 2-D, or an ``out`` of another shape, dtype or device.
@@ -101,7 +103,11 @@ def _run(
     params: dict[str, Any],
 ) -> torch.Tensor:
     params.pop("usedforsecurity", None)
-    parameters = record.check_parameters({"key": key, **params})
+    given = {
+        name: per_message(value, messages.count, f"{record.name}: {name}")
+        for name, value in {"key": key, **params}.items()
+    }
+    parameters = record.check_parameters(given)
     size = record.check_length(length, parameters)
     if out is not None:
         _check_out(out, messages, size)

@@ -7,7 +7,8 @@ calls; :func:`integrity_triton.hash_batch` and ``hash_chunks`` turn into them wh
 ``hash_rows(Tensor rows, str algorithm, Tensor? key, *, int? length, str? backend)``
 ``hash_chunks(Tensor data, str algorithm, int chunk_size, Tensor? key, *, int? length, str? backend)``
 
-``key`` is a uint8 tensor, best on the CPU: the host reads it. Results are as those of the functions
+``key`` is a uint8 tensor, best on the CPU: the host reads it. A 2-D one has a key for each message in its
+rows, and the host does not read it. Results are as those of the functions
 of the same names.
 """
 
@@ -25,8 +26,10 @@ from ._data import tensor_bytes
 _OPTIONS = "Tensor? key=None, *, int? length=None, str? backend=None"
 
 
-def _key(key: Tensor | None) -> bytes | None:
-    return None if key is None else tensor_bytes(key).cpu().numpy().tobytes()
+def _key(key: Tensor | None) -> bytes | Tensor | None:
+    if key is None or key.dim() == 2:
+        return key
+    return tensor_bytes(key).cpu().numpy().tobytes()
 
 
 def _digests(like: Tensor | None, count: Any, algorithm: str, length: int | None) -> Tensor:

@@ -165,6 +165,7 @@ def hash_messages(
     BIG_ENDIAN: tl.constexpr,
     TABLE: tl.constexpr,
     OWN_STATE: tl.constexpr,
+    OWN_CONSTANTS: tl.constexpr,
     FINAL: tl.constexpr,
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -189,9 +190,10 @@ def hash_messages(
     BLOCK is the block function ``(state, words, absorbed, last, flags, constants_ptr) -> state``:
     ``words`` in native order, ``absorbed`` the int64 ``[lanes]`` count of message bytes up to and with
     this block, ``last`` whether it is the message's last, ``flags`` whatever the algorithm defines, and
-    ``constants_ptr`` the words of its table of constants. PAD is a padding function of ``padding.py``,
-    ``padding`` its parameter, and ``minimum_padding`` the fewest bytes it adds; a message without any is
-    one block of zeros.
+    ``constants_ptr`` the words of its table of constants. With OWN_CONSTANTS that table is
+    ``[count, OWN_CONSTANTS]``, one row a result row, and the block function gets a pointer a lane. PAD is a
+    padding function of ``padding.py``, ``padding`` its parameter, and ``minimum_padding`` the fewest bytes
+    it adds; a message without any is one block of zeros.
     """
     RAW_WORDS: tl.constexpr = BLOCK_BYTES // 4
     block = step if VARIABLE_BLOCK else BLOCK_BYTES
@@ -228,6 +230,9 @@ def hash_messages(
         for i in tl.static_range(STATE_WORDS):
             word = tl.load(state_ptr + i)
             state = state + (tl.full((BLOCK_MSGS,), 0, word.dtype) | word,)
+    if OWN_CONSTANTS > 0:
+        # Lanes without a message read another's, since block functions load without a mask.
+        constants_ptr = constants_ptr + tl.where(valid, row, 0) * OWN_CONSTANTS
     for n in range(most_blocks):
         number = tl.full((), 0, tl.int64) + n
         # Far below 0 in a block that holds nothing but padding, to tell it from one that starts with it.

@@ -56,6 +56,18 @@ def _chunk_count(length):
 
 
 @triton.jit
+def _load_key(key_ptr, message, mask, OWN_KEY: tl.constexpr, BLOCK_MSGS: tl.constexpr):
+    """The eight words that a lane's chunks and parents start with."""
+    key = ()
+    if OWN_KEY:
+        key = load_words(key_ptr + message * 8, mask, 8)
+    else:
+        for i in tl.static_range(8):
+            key = key + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(key_ptr + i),)
+    return key
+
+
+@triton.jit
 def _store_node(nodes_ptr, message, cv, m, block_len, flags, mask):
     base = nodes_ptr + message * NODE_WORDS
     store_words(base, cv, mask, 8, 1)
@@ -94,6 +106,7 @@ def blake3_chunks(
     counter: tl.int64,
     flags: tl.int64,
     TABLE: tl.constexpr,
+    OWN_KEY: tl.constexpr,
     ROOTS: tl.constexpr,
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -104,8 +117,9 @@ def blake3_chunks(
     With TABLE, ``table_ptr`` is int64 ``[3, count]``: each message's address, length in bytes and
     first chunk. Otherwise message i starts at ``address + i * stride`` and is ``length`` bytes long,
     or as many as are left of ``total``, and has ``per_row`` chunks. ``nodes`` is their number in
-    all, ``most_blocks`` the most blocks that any chunk has. ``key_ptr`` is uint32 ``[8]``, ``flags``
-    the mode's flags, ``counter`` the number of each message's first chunk.
+    all, ``most_blocks`` the most blocks that any chunk has. ``key_ptr`` is uint32 ``[8]``, or with
+    OWN_KEY ``[count, 8]`` with one for each message, ``flags`` the mode's flags, ``counter`` the number
+    of each message's first chunk.
 
     A message of one chunk has its root here. ROOTS says what becomes of it: 0, it is a part of a
     longer message and its chaining value goes to ``cv_ptr`` with the others; 1, its 8 words of
@@ -150,9 +164,7 @@ def blake3_chunks(
     number_low = (number & 0xFFFFFFFF).to(tl.uint32)
     number_high = (number >> 32).to(tl.uint32)
 
-    cv = ()
-    for i in tl.static_range(8):
-        cv = cv + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(key_ptr + i),)
+    cv = _load_key(key_ptr, message, in_range, OWN_KEY, BLOCK_MSGS)
     for n in range(most_blocks):
         word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS
         left = tl.minimum(tl.maximum(chunk_size - (word * 4).to(tl.int32), 0), BLOCK_BYTES)
@@ -191,6 +203,7 @@ def blake3_parents(
     level: tl.int64,
     flags: tl.int64,
     TABLE: tl.constexpr,
+    OWN_KEY: tl.constexpr,
     ROOTS: tl.constexpr,
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
@@ -231,9 +244,7 @@ def blake3_parents(
     pointer = cv_ptr + (source + 2 * index) * 8
     left = load_words(pointer, has_left, 8)
     right = load_words(pointer + 8, has_right, 8)
-    key = ()
-    for i in tl.static_range(8):
-        key = key + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(key_ptr + i),)
+    key = _load_key(key_ptr, message, in_range, OWN_KEY, BLOCK_MSGS)
     zero = tl.full((BLOCK_MSGS,), 0, tl.uint32)
     parent_flags = zero | (flags.to(tl.uint32) | PARENT)
     if ROOTS == 1:

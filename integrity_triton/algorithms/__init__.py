@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .per_message import PerMessage
 from .record import (
     Algorithm,
     Blake2,
@@ -45,6 +46,7 @@ __all__ = [
     "IteratedHash",
     "KangarooTree",
     "Parameter",
+    "PerMessage",
     "Security",
     "Sponge",
     "SpongeTree",

@@ -17,7 +17,11 @@ def _parameters(word: int) -> tuple[Parameter, ...]:
     return (
         integer("digest_size", 1, largest, largest, "bytes in the digest, which all depend on their number"),
         Parameter(
-            name="key", type=bytes, max_size=largest, doc="the keyed mode, a MAC and PRF; no bytes are no key"
+            name="key",
+            type=bytes,
+            max_size=largest,
+            per_message=True,
+            doc="the keyed mode, a MAC and PRF; no bytes are no key",
         ),
         Parameter(name="salt", type=bytes, max_size=2 * word, doc="randomises the hash"),
         Parameter(name="person", type=bytes, max_size=2 * word, doc="sets one use apart from others"),

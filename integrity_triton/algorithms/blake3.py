@@ -23,6 +23,7 @@ RECORDS = (
                 type=bytes,
                 min_size=32,
                 max_size=32,
+                per_message=True,
                 excludes=("derive_key_context",),
                 doc="32 uniformly random bytes: the keyed mode, a MAC and PRF",
             ),

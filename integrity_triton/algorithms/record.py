@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from .per_message import PerMessage
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 
@@ -195,12 +197,21 @@ class Parameter:
     """For ``int``: the range allowed, both ends included."""
     maximum: int | None = None
     choices: tuple[Any, ...] | None = None
+    sizes: tuple[int, ...] | None = None
+    """For ``bytes``: the only lengths allowed, where they are no range."""
     excludes: tuple[str, ...] = ()
     """Parameters that may not be given together with this one."""
+    per_message: bool = False
+    """For ``bytes``: whether each message of a batch may have its own."""
 
     def check(self, algorithm: str, value: Any) -> Any:
-        """Return ``value`` in canonical form, or raise TypeError or ValueError naming what is allowed."""
+        """Return ``value`` in canonical form, or raise TypeError or ValueError naming what is allowed.
+
+        Errors tell lengths and types of bytes alone, which may be a key.
+        """
         label = f"{algorithm}: {self.name}"
+        if isinstance(value, PerMessage):
+            return self._check_each(label, value)
         if self.type is bytes:
             try:
                 view = memoryview(value)
@@ -209,10 +220,8 @@ class Parameter:
             if not view.c_contiguous:
                 raise BufferError(f"{label} must be a C-contiguous buffer")
             value = bytes(view)
-            low, high = self.min_size or 0, self.max_size
-            if len(value) < low or (high is not None and len(value) > high):
-                allowed = f"{low} bytes" if low == high else f"{low} to {high} bytes"
-                raise ValueError(f"{label} must be {allowed} long, not {len(value)}")
+            if not self._allows(len(value)):
+                raise ValueError(f"{label} must be {self._sizes()} long, not {len(value)}")
             return value
         if (self.type is int and isinstance(value, bool)) or not isinstance(value, self.type):
             raise TypeError(f"{label} must be {self.type.__name__}, not {type(value).__name__}")
@@ -221,6 +230,27 @@ class Parameter:
         if isinstance(value, int):
             self._check_range(label, value)
         return value
+
+    def _check_each(self, label: str, values: PerMessage) -> PerMessage:
+        if not self.per_message:
+            raise TypeError(f"{label} is one for all messages of a batch")
+        for i, size in enumerate(values.sizes):
+            if not size or not self._allows(size):
+                raise ValueError(f"{label} of message {i} must be {self._sizes()} long, not {size}")
+        return values
+
+    def _allows(self, size: int) -> bool:
+        if self.sizes is not None:
+            return size in self.sizes
+        return size >= (self.min_size or 0) and (self.max_size is None or size <= self.max_size)
+
+    def _sizes(self) -> str:
+        if self.sizes is not None:
+            return " or ".join(map(str, self.sizes)) + " bytes"
+        low, high = self.min_size or 0, self.max_size
+        if high is None:
+            return f"at least {low} bytes"
+        return f"{low} bytes" if low == high else f"{low} to {high} bytes"
 
     def _check_range(self, label: str, value: int) -> None:
         below = self.minimum is not None and value < self.minimum

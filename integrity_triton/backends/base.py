@@ -23,6 +23,8 @@ __all__ = [
     "Rows",
     "Stream",
     "addressed",
+    "message",
+    "rows_of",
 ]
 
 
@@ -107,6 +109,21 @@ def addressed(messages: Messages) -> Addressed:
     addresses = np.fromiter((view.data_ptr() for view in messages.views), np.uint64, messages.count)
     lengths = np.fromiter((view.numel() for view in messages.views), np.int64, messages.count)
     return Addressed(addresses.view(np.int64), lengths, messages.device, messages.views)
+
+
+def rows_of(data: torch.Tensor) -> Rows:
+    """The rows of a dense 2-D uint8 tensor as messages."""
+    count, size = data.shape
+    return Rows(data, data.data_ptr(), count, size, size, count * size)
+
+
+def message(messages: Messages, i: int) -> Messages:
+    """Message ``i`` alone."""
+    if isinstance(messages, Ragged):
+        return Ragged([messages.views[i]], messages.device)
+    size, start = messages.row_length(i), i * messages.stride
+    data = messages.data[i:] if messages.data.dim() == 2 else messages.data[start:]
+    return Rows(data, messages.address + start, 1, messages.stride, size, size)
 
 
 class Stream(abc.ABC):

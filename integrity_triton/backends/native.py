@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from ..algorithms import Algorithm, load_reference
+from ..algorithms import Algorithm, PerMessage, load_reference
 from .base import Backend, Messages, Probe, Rows, Stream
 
 if TYPE_CHECKING:
@@ -108,14 +108,20 @@ class NativeBackend(Backend):
         import numpy as np
         import torch
 
+        each = {name: value for name, value in parameters.items() if isinstance(value, PerMessage)}
+
+        def fresh(i: int) -> Any:
+            own = {name: values[i] for name, values in each.items()}
+            return self._new(algorithm, {**parameters, **own}, one_message=messages.count == 1)
+
         # One keyed or personalised hasher, copied for each message, spends the key schedule once.
-        fresh = self._new(algorithm, parameters, one_message=messages.count == 1)
+        shared = None if each else fresh(0)
         message, size = _message_reader(messages)
 
         def run(first: int, last: int) -> bytes:
             digests = []
             for i in range(first, last):
-                hasher = fresh.copy()
+                hasher = fresh(i) if shared is None else shared.copy()
                 hasher.update(message(i))
                 digests.append(_squeeze(algorithm, hasher, length, 0))
             return b"".join(digests)

@@ -15,8 +15,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..algorithms import Algorithm, load_constant
-from .base import Addressed, AnyMessages, Backend, Messages, Ragged, Rows, Stream, addressed
+from ..algorithms import Algorithm, PerMessage, load_constant
+from .base import Addressed, AnyMessages, Backend, Messages, Ragged, Rows, Stream, addressed, message
 from .drivers import Driver, driver_class
 
 if TYPE_CHECKING:
@@ -256,8 +256,28 @@ class TritonBackend(Backend):
         home = messages.device
         if messages.count == 0 or length == 0:
             return torch.empty((messages.count, length), dtype=torch.uint8, device=home)
-        digests = self.driver(algorithm).hash_batch(parameters, self.localize(messages), length)
+        local = self.localize(messages)
+        driver = self.driver(algorithm)
+        try:
+            if driver.keys_per_message or not any(isinstance(v, PerMessage) for v in parameters.values()):
+                digests = driver.hash_batch(parameters, local, length)
+            else:
+                digests = self._one_by_one(driver, parameters, local, length)
+        finally:
+            driver.secrets.wipe()
         return digests.to(home)
+
+    def _one_by_one(
+        self, driver: Driver, parameters: Mapping[str, Any], messages: Messages, length: int
+    ) -> torch.Tensor:
+        """Digests of messages with parameters of their own, for a driver that cannot take these."""
+        import torch
+
+        digests = []
+        for i in range(messages.count):
+            own = {k: v[i] if isinstance(v, PerMessage) else v for k, v in parameters.items()}
+            digests.append(driver.hash_batch(own, message(messages, i), length))
+        return torch.cat(digests)
 
     def stream(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None

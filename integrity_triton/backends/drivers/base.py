@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 import copy
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ...algorithms import Algorithm
-from ..base import Messages, Stream
+from ...algorithms import Algorithm, PerMessage
+from ..base import Messages, Rows, Stream, rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -16,12 +18,70 @@ if TYPE_CHECKING:
     from ..triton_host import TritonBackend
 
 
+class Secrets:
+    """Device memory that holds key material: overwritten with zeros by :meth:`wipe`, or once this object is
+    gone, which the last stream that uses it keeps alive. The overwriting is queued behind what was queued
+    before on the stream on which the memory was held; nothing waits for the device."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[torch.Tensor, Any]] = []
+
+    def hold(self, memory: torch.Tensor) -> torch.Tensor:
+        """Take ``memory`` into care, and return it. A view stands for the part that it shows."""
+        self._held.append((memory, _current_stream(memory.device)))
+        return memory
+
+    def wipe(self) -> None:
+        held, self._held = self._held, []
+        for memory, stream in held:
+            with _on_stream(memory.device, stream):
+                memory.zero_()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.wipe()
+
+
+def _current_stream(device: torch.device) -> Any:
+    import torch
+
+    return None if device.type == "cpu" else torch.get_device_module(device).current_stream(device)
+
+
+def _on_stream(device: torch.device, stream: Any) -> Any:
+    import torch
+
+    return nullcontext() if stream is None else torch.get_device_module(device).stream(stream)
+
+
 class Driver(abc.ABC):
-    """Runs one algorithm on one backend, its ``host``."""
+    """Runs one algorithm on one backend, its ``host``. There is one driver a batch, and one for a stream and
+    its copies."""
+
+    keys_per_message: ClassVar[bool] = False
+    """Whether ``hash_batch`` takes parameters of which each message has its own."""
+
+    key_in_messages: bool = False
+    """Whether a key is among what streams take in as the message."""
 
     def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
         self.host = host
         self.algorithm = algorithm
+        self.secrets = Secrets()
+
+    def secret(self, memory: torch.Tensor) -> torch.Tensor:
+        """``memory``, which is overwritten with zeros when this driver has done its work."""
+        return self.secrets.hold(memory)
+
+    def key_rows(self, key: bytes | PerMessage, size: int, device: torch.device) -> Rows:
+        """A key, or the keys of all messages, as messages of ``size`` bytes, zeros behind shorter ones."""
+        if isinstance(key, PerMessage):
+            return rows_of(self.secret(key.rows(device, size)))
+        return rows_of(self.secret(self.host.words(key.ljust(size, b"\0"), device, 8)).view(1, size))
+
+    def pending(self, device: torch.device) -> PendingBytes:
+        """An empty end of a message, for a stream."""
+        return PendingBytes(device, self.key_in_messages)
 
     @abc.abstractmethod
     def references(self) -> tuple[str, ...]:
@@ -34,7 +94,8 @@ class Driver(abc.ABC):
     @abc.abstractmethod
     def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
         """Digests of at least one message, which the kernels can read where it is, of at least one byte:
-        contiguous uint8 ``[n, length]``. Nothing waits for the device."""
+        contiguous uint8 ``[n, length]``. Nothing waits for the device. A value of ``parameters`` is a
+        ``PerMessage`` only where the class says so."""
 
     @abc.abstractmethod
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
@@ -42,11 +103,13 @@ class Driver(abc.ABC):
 
 
 class PendingBytes:
-    """The end of a message that does not fill a block yet, on the device."""
+    """The end of a message that does not fill a block yet, on the device. Where a key comes before the
+    message, it may be among these bytes: ``secret`` then has them overwritten when they have served."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, secret: bool = False) -> None:
         import torch
 
+        self.secrets = Secrets() if secret else None
         self.data = torch.empty(0, dtype=torch.uint8, device=device)
 
     def take(self, view: torch.Tensor, wanted: int) -> torch.Tensor:
@@ -56,6 +119,9 @@ class PendingBytes:
         moved = min(max(wanted - self.data.numel(), 0), view.numel())
         # Never a view of the caller's memory, which may change after update() returns.
         self.data = torch.cat([self.data, view[:moved]])
+        if self.secrets is not None:
+            self.secrets = Secrets()  # copies may still use the old bytes
+            self.secrets.hold(self.data)
         return view[moved:]
 
 

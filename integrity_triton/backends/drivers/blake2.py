@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ... import algorithms
-from ...algorithms import Algorithm, Blake2Parallel, Blake2X, load_constant
+from ...algorithms import Algorithm, Blake2Parallel, Blake2X, PerMessage, load_constant
 from ..base import Addressed, Messages, Ragged, Rows, Stream, addressed
-from .base import Driver, PendingBytes, copy_stream
+from .base import Driver, copy_stream
 from .iterated import IteratedDriver, IteratedStream, Start
 
 if TYPE_CHECKING:
@@ -24,10 +24,19 @@ BLAKE2X_OUTPUT = "integrity_triton.kernels.blake2x:blake2x_output"
 
 
 class Blake2Driver(IteratedDriver):
+    keys_per_message = True
+
     def start_words(self, parameters: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-        """The initial state: the initial value and the parameter block (the BLAKE2 paper, section 2.8)."""
+        """The initial state, words ``[8]``: the initial value and the parameter block (the BLAKE2 paper,
+        section 2.8). With a key for each message there is a state for each, ``[n, 8]``."""
         import numpy as np
 
+        key = parameters.get("key", b"")
+        if isinstance(key, PerMessage):
+            shared = self.start_words({**parameters, "key": b""})
+            states = np.tile(shared, (len(key), 1))
+            states[:, 0] ^= np.array(key.sizes, shared.dtype) << np.array(8, shared.dtype)
+            return states
         word = self.construction.word_bits // 8
 
         def integer(name: str, default: int, size: int) -> bytes:
@@ -35,7 +44,7 @@ class Blake2Driver(IteratedDriver):
 
         block = (
             integer("digest_size", self.algorithm.digest_size, 1)
-            + len(parameters.get("key", b"")).to_bytes(1, "little")
+            + len(key).to_bytes(1, "little")
             + integer("fanout", 1, 1)
             + integer("depth", 1, 1)
             + integer("leaf_size", 0, 4)
@@ -50,10 +59,10 @@ class Blake2Driver(IteratedDriver):
         words ^= np.frombuffer(block, kind)
         return words
 
-    def key_block(self, parameters: Mapping[str, Any]) -> bytes:
-        """What goes before the message; nothing without a key."""
-        key: bytes = parameters.get("key", b"")
-        return key.ljust(self.algorithm.block_size, b"\0") if key else b""
+    def key_block(self, parameters: Mapping[str, Any], device: torch.device) -> Rows | None:
+        """What goes before the message, for all or for each of them; None without a key."""
+        key = parameters.get("key", b"")
+        return self.key_rows(key, self.algorithm.block_size, device) if len(key) else None
 
     def unkeyed(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
         """The start before the key's block."""
@@ -61,30 +70,27 @@ class Blake2Driver(IteratedDriver):
         return Start(state, flags=int(parameters.get("last_node", False)))
 
     def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
-        return self.after_key(self.unkeyed(parameters, device), self.key_block(parameters), device)
-
-    def after_key(self, start: Start, key_block: bytes, device: torch.device) -> Start:
-        if not key_block:
-            return start
-        key = self.host.words(key_block, device, 8)
-        states = self.iterate(Ragged([key], device), start, final=False)
-        return Start(states[0], len(key_block), flags=start.flags)
+        before = self.unkeyed(parameters, device)
+        key_block = self.key_block(parameters, device)
+        return before if key_block is None else self.behind_blocks(before, key_block)
 
     def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
         return self.output(self.final_states(parameters, messages), length, 0)
 
     def final_states(self, parameters: Mapping[str, Any], messages: Messages) -> torch.Tensor:
-        device, key_block = messages.device, self.key_block(parameters)
-        before = self.unkeyed(parameters, device)
-        states = self.iterate(messages, self.after_key(before, key_block, device), final=True)
-        if not key_block:
-            return states
+        before = self.unkeyed(parameters, messages.device)
+        key_block = self.key_block(parameters, messages.device)
+        if key_block is None:
+            return self.iterate(messages, before, final=True)
+        return self.iterate_behind(messages, before, key_block, self.behind_blocks(before, key_block))
+
+    def iterate_behind(self, messages: Messages, before: Start, blocks: Rows, start: Start) -> torch.Tensor:
+        states = super().iterate_behind(messages, before, blocks, start)
         empty = addressed(messages).lengths == 0
         if not empty.any():
             return states
-        # With no message after it, the key's block is the last.
-        key = self.host.words(key_block, device, 8)
-        return self.replace_rows(states, empty, self.iterate(Ragged([key], device), before, final=True))
+        # With no message after it, the block is the last.
+        return self.replace_rows(states, empty, self.iterate(blocks, before, final=True))
 
     def replace_rows(
         self, states: torch.Tensor, rows: np.ndarray[Any, Any], values: torch.Tensor
@@ -98,8 +104,11 @@ class Blake2Driver(IteratedDriver):
         return torch.where(mask, values.view(signed), states.view(signed)).view(states.dtype)
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> IteratedStream:
+        key_block = self.key_block(parameters, device)
+        self.key_in_messages |= key_block is not None
         stream = IteratedStream(self, self.unkeyed(parameters, device), device)
-        stream.update(self.key_block(parameters))
+        if key_block is not None:
+            stream.update(key_block.data.view(-1))
         return stream
 
 
@@ -146,9 +155,10 @@ class Blake2ParallelDriver(Driver):
         words[-1, 8] = np.iinfo(kind).max
         return Start(self.host.upload(words, device))
 
-    def key_blocks(self, parameters: Mapping[str, Any]) -> bytes:
-        """A key's block for each leaf: what a stripe before the message deals out."""
-        return self.leaf.key_block(parameters) * self.construction.leaves
+    def key_blocks(self, parameters: Mapping[str, Any], device: torch.device) -> torch.Tensor | None:
+        """A key's block for each leaf: what a stripe before the message deals out. None without a key."""
+        block = self.leaf.key_block(parameters, device)
+        return None if block is None else self.secret(block.data.repeat(1, self.construction.leaves).view(-1))
 
     def leaf_states(self, messages: Addressed, start: Start, *, final: bool) -> torch.Tensor:
         """States of all messages' leaves, words ``[n * leaves, 9]``. Each message's start at ``start``;
@@ -192,12 +202,12 @@ class Blake2ParallelDriver(Driver):
 
         places, device = addressed(messages), messages.device
         before = start = self.leaf_start(parameters, device)
-        key_blocks = self.key_blocks(parameters)
-        if key_blocks:
-            keys = addressed(Ragged([self.host.words(key_blocks, device, 8)], device))
-            start = Start(self.leaf_states(keys, before, final=False), self.block_size)
+        key_blocks = self.key_blocks(parameters, device)
+        if key_blocks is not None:
+            keys = addressed(Ragged([key_blocks], device))
+            start = Start(self.secret(self.leaf_states(keys, before, final=False)), self.block_size)
         states = self.leaf_states(places, start, final=True)
-        if key_blocks:
+        if key_blocks is not None:
             # A leaf with nothing after the key's block has that for its last.
             firsts = self.block_size * np.arange(self.construction.leaves)
             empty = (places.lengths[:, None] <= firsts).reshape(-1)
@@ -208,8 +218,11 @@ class Blake2ParallelDriver(Driver):
         return self.root.output(self.root_states(parameters, states), length, 0)
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
+        key_blocks = self.key_blocks(parameters, device)
+        self.key_in_messages |= key_blocks is not None
         stream = _Blake2ParallelStream(self, parameters, device)
-        stream.update(self.key_blocks(parameters))
+        if key_blocks is not None:
+            stream.update(key_blocks)
         return stream
 
 
@@ -219,7 +232,7 @@ class _Blake2ParallelStream(Stream):
     ) -> None:
         self._driver, self._parameters, self._device = driver, parameters, device
         self._at = driver.leaf_start(parameters, device)
-        self._pending = PendingBytes(device)
+        self._pending = driver.pending(device)
 
     def _absorb(self, view: torch.Tensor) -> None:
         if view.numel():
@@ -237,9 +250,10 @@ class _Blake2ParallelStream(Stream):
         first = min(-(-held.numel() // stripe) * stripe, whole)
         if first:
             view = self._pending.take(view, first)
-            self._absorb(self._pending.data[:first])
-            rest, self._pending = self._pending.data[first:], PendingBytes(self._device)
-            self._pending.take(rest, rest.numel())
+            filled = self._pending
+            self._absorb(filled.data[:first])
+            self._pending = self._driver.pending(self._device)
+            self._pending.take(filled.data[first:], filled.data.numel() - first)
         self._absorb(view[: whole - first])
         view = view[whole - first :]
         self._pending.take(view, self._pending.data.numel() + view.numel())
@@ -261,6 +275,8 @@ class _Blake2ParallelStream(Stream):
 
 class Blake2XDriver(Driver):
     """A root hash of each message, and any blocks of output of all in one launch ("BLAKE2X", section 2)."""
+
+    keys_per_message = True
 
     def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)

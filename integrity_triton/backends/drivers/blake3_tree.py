@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Blake3Tree, load_constant
 from ..base import Messages, Ragged, Stream
-from .base import Driver, PendingBytes, copy_stream
+from .base import Driver, copy_stream
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,8 @@ _BLAKE3_OUTPUT_BLOCK = 64
 
 
 class Blake3TreeDriver(Driver):
+    keys_per_message = True
+
     def references(self) -> tuple[str, ...]:
         return (BLAKE3_CHUNKS,)
 
@@ -45,7 +47,9 @@ class Blake3TreeDriver(Driver):
             return load_constant(f"{_KERNELS}.blake3:{name}")
 
         if "key" in parameters:
-            return self.host.words(parameters["key"], device), constant("KEYED_HASH")
+            keys = self.key_rows(parameters["key"], 32, device)
+            words = keys.data.view(torch.uint32)
+            return words if keys.count > 1 else words[0], constant("KEYED_HASH")
         (iv,) = self.host.constants((f"{_KERNELS}.blake3:BLAKE3_IV",), 32, device)
         if "derive_key_context" not in parameters:
             return iv, 0
@@ -126,7 +130,7 @@ class Blake3TreeDriver(Driver):
             "table_ptr": layout.table,
             "key_ptr": key,
         }
-        constants = {"TABLE": layout.has_table, "ROOTS": roots}
+        constants = {"TABLE": layout.has_table, "OWN_KEY": key.dim() == 2, "ROOTS": roots}
         # Where every message ends in a root at the chunk level, nothing is stored here.
         rows = nodes + messages.count if layout.has_table else nodes
         stored = rows if widest > 1 or roots == _INNER else 1
@@ -208,7 +212,7 @@ class Blake3TreeDriver(Driver):
                 "level": 0,
                 "flags": flags,
             },
-            {"TABLE": False, "ROOTS": roots},
+            {"TABLE": False, "OWN_KEY": False, "ROOTS": roots},
         )
         return node if roots == _NODE else parent[0]
 
@@ -221,7 +225,7 @@ class _Blake3Stream(Stream):
         self._key, self._flags = driver.mode(parameters, device)
         self._stack: tuple[torch.Tensor, ...] = ()
         self._chunks = 0
-        self._pending = PendingBytes(device)
+        self._pending = driver.pending(device)
 
     def _push(self, view: torch.Tensor, chunks: int) -> None:
         """Add a subtree of ``chunks`` whole chunks, a power of two that divides the chunks so far."""
@@ -244,7 +248,7 @@ class _Blake3Stream(Stream):
             if not view.numel():
                 return
             self._push(self._pending.data, 1)
-            self._pending = PendingBytes(self._device)
+            self._pending = self._driver.pending(self._device)
         # The last chunk, whole or not, stays: only the end of the message tells what it is.
         while view.numel() > chunk:
             chunks = 1 << (((view.numel() - 1) // chunk).bit_length() - 1)

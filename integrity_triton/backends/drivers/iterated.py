@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, IteratedHash
-from ..base import AnyMessages, Messages, Ragged, Stream
-from .base import Driver, PendingBytes, copy_stream
+from ..base import AnyMessages, Messages, Ragged, Rows, Stream
+from .base import Driver, Secrets, copy_stream
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,13 @@ class Start:
     padding: int = 0
     minimum_padding: int = 0
     flags: int = 0
+    constants: torch.Tensor | None = None
+    """Words that the block function finds in the place of the algorithm's constants, ``[k]``, or ``[n, k]``
+    with those of one message in each row."""
+
+    def own_constants(self) -> int:
+        """Words of constants that each message has for itself."""
+        return self.constants.shape[1] if self.constants is not None and self.constants.dim() == 2 else 0
 
 
 class IteratedDriver(Driver):
@@ -60,6 +67,18 @@ class IteratedDriver(Driver):
     def finish(self, start: Start, length: int) -> Start:
         """What ``start`` is for a last block before ``length`` bytes of output."""
         return start
+
+    def behind_blocks(self, before: Start, blocks: Rows) -> Start:
+        """The start of messages behind secret blocks, which begin at ``before``: one for all, or one for each
+        message, of a multiple of the block size."""
+        states = self.secret(self.iterate(blocks, before, final=False))
+        return replace(
+            before, state=states if blocks.count > 1 else states[0], prefix=before.prefix + blocks.length
+        )
+
+    def iterate_behind(self, messages: Messages, before: Start, blocks: Rows, start: Start) -> torch.Tensor:
+        """Final states of messages that begin at ``start``, which is what :meth:`behind_blocks` gave."""
+        return self.iterate(messages, start, final=True)
 
     def output(self, states: torch.Tensor, length: int, seek: int) -> torch.Tensor:
         """``length`` bytes from byte ``seek`` on, uint8 ``[n, length]``, of final states."""
@@ -112,7 +131,9 @@ class IteratedDriver(Driver):
             {
                 "table_ptr": layout.table,
                 "state_ptr": start.state,
-                "constants_ptr": self.tables(messages.device)[1],
+                "constants_ptr": self.tables(messages.device)[1]
+                if start.constants is None
+                else start.constants,
                 "out_ptr": out,
                 **layout.arguments,
                 "prefix": start.prefix,
@@ -131,6 +152,7 @@ class IteratedDriver(Driver):
                 "BIG_ENDIAN": construction.byteorder == "big",
                 "TABLE": layout.has_table,
                 "OWN_STATE": start.state.dim() == 2,
+                "OWN_CONSTANTS": start.own_constants(),
                 "FINAL": final,
                 # A block's place in its message, too, has to be aligned.
                 "ALIGN": min(layout.align, (step or block) & -(step or block)),
@@ -143,12 +165,15 @@ class IteratedStream(Stream):
     def __init__(self, driver: IteratedDriver, start: Start, device: torch.device) -> None:
         self._driver, self._device = driver, device
         self._at = start
-        self._pending = PendingBytes(device)
+        self._pending = driver.pending(device)
 
     def _absorb(self, view: torch.Tensor) -> None:
         if view.numel():
             at = self._at
             states = self._driver.iterate(Ragged([view], self._device), at, final=False)
+            if self._driver.key_in_messages:
+                self._secrets = Secrets()  # copies may still use the old state
+                self._secrets.hold(states)
             self._at = replace(at, state=states[0], prefix=at.prefix + view.numel())
 
     def update(self, data: Any) -> None:
@@ -161,7 +186,7 @@ class IteratedStream(Stream):
             if self._pending.data.numel() < size or view.numel() < held_back:
                 return
             self._absorb(self._pending.data)
-            self._pending = PendingBytes(self._device)
+            self._pending = self._driver.pending(self._device)
         whole = (view.numel() - held_back) // size * size if view.numel() else 0
         self._absorb(view[:whole])
         self._pending.take(view[whole:], size)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...algorithms import Algorithm, KangarooTree, SpongeTree
 from ...algorithms.encoding import left_encode, right_encode
 from ..base import Addressed, AnyMessages, Messages, Ragged, Rows, Stream, addressed
-from .base import Driver, PendingBytes, copy_stream
+from .base import Driver, copy_stream
 from .sponge import SpongeDriver
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ class _TreeStream(Stream):
         self.driver, self.parameters, self.device = driver, parameters, device
         self.size = driver.chunk_size(parameters)
         self.values: tuple[torch.Tensor, ...] = ()
-        self._pending = PendingBytes(device)
+        self._pending = driver.pending(device)
 
     def _absorb(self, view: torch.Tensor) -> None:
         """Take whole chunks, at least one."""
@@ -338,7 +338,7 @@ class _TreeStream(Stream):
             if self._pending.data.numel() < self.size:
                 return
             self._absorb(self._pending.data)
-            self._pending = PendingBytes(self.device)
+            self._pending = self.driver.pending(self.device)
         whole = view.numel() // self.size * self.size
         if whole:
             self._absorb(view[:whole])

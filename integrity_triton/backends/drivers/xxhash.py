@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, XxHash, load_constant
 from ..base import Messages, Ragged, Stream
-from .base import Driver, PendingBytes, copy_stream
+from .base import Driver, copy_stream
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,7 @@ class _XxHashStream(Stream):
         self._driver, self._seed, self._device = driver, seed, device
         self._state = driver.start(seed, device)
         self._absorbed = 0
-        self._pending = PendingBytes(device)
+        self._pending = driver.pending(device)
 
     def update(self, data: Any) -> None:
         import torch
@@ -137,7 +137,7 @@ class _XxHashStream(Stream):
         if whole:
             self._state = self._driver.absorb(view[:whole], self._state, self._seed)
             self._absorbed += whole
-        self._pending = PendingBytes(self._device)
+        self._pending = self._driver.pending(self._device)
         self._pending.take(view[whole:], block + held_back)
 
     def digest(self, length: int, seek: int) -> bytes:
