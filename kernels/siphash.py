@@ -53,7 +53,7 @@ def siphash_finish(v, D: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
-def _pad_length(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
+def siphash_pad(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     """Zeros up to the end of a 64-bit word, whose last byte is the length modulo 256 (section 2.2)."""
     if i % 2 == 1:
         length = (total & 0xFF).to(tl.uint32) << 24
@@ -84,7 +84,8 @@ def siphash_messages(
     """SipHash-C-D of ``count`` messages.
 
     Messages are where ``hash_messages`` of ``batch.py`` has them. ``state_ptr`` is uint64 ``[4]``, the state
-    after ``prefix`` bytes, a multiple of 32, of every message; with OWN_STATE ``[count, 4]``, one a result row.
+    of every message after ``prefix`` bytes, a multiple of 32; with OWN_STATE ``[count, 4]``, one a result
+    row.
 
     ``out_ptr`` is uint64 ``[count, OUT_WORDS]``: 1 or 2 words of output, or 4 of the state after whole blocks
     of 32 bytes. A word's bytes are from the lowest up.
@@ -110,17 +111,21 @@ def siphash_messages(
     # Of each message, the words that are taken in: the last holds the end of the message and its length.
     if FINAL:
         wanted = (size >> 3) + 1
+        most_wanted = (longest >> 3) + 1
         blocks = (longest >> 5) + 1
     else:
         wanted = size >> 5 << 2
+        most_wanted = longest >> 5 << 2
         blocks = longest >> 5
     for n in range(common, blocks):
         first = tl.full((), 0, tl.int64) + n * 8
         left = tl.minimum(tl.maximum(size - first * 4, -8), 32).to(tl.int32)
         raw = load_block(message, first, left, valid, 8, ALIGN, VECTOR)
-        raw = end_block(raw, left, prefix + size, valid, 0, _pad_length, 8)
+        raw = end_block(raw, left, prefix + size, valid, 0, siphash_pad, 8)
         words = native_words(raw, count, 8, 64, False)
         for i in tl.static_range(4):
-            state = select(first // 2 + i < wanted, siphash_absorb(state, words[i], C), state, 4)
+            place = first // 2 + i
+            if place < most_wanted:
+                state = select(place < wanted, siphash_absorb(state, words[i], C), state, 4)
     out = siphash_finish(state, D, OUT_WORDS == 2) if FINAL else state
     store_words(out_ptr + row * OUT_WORDS, out, valid, OUT_WORDS, VECTOR)

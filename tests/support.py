@@ -16,6 +16,7 @@ from integrity_triton.algorithms import (
     Crc,
     IteratedHash,
     KangarooTree,
+    SipHash,
     SpongeTree,
     XxHash,
     load_reference,
@@ -160,6 +161,8 @@ def edge_lengths(record: Algorithm, backend: str) -> list[int]:
             lengths |= {chunk}
     if isinstance(construction, XxHash):
         lengths |= around(16, 32, 96, 144, 160, 176, 240, 1024, 1088, 2048)
+    if isinstance(construction, SipHash):
+        lengths |= around(24, 32, 64, 96, 256)
     if isinstance(construction, Crc):
         lengths |= around(32, 128, 256, 4096, 8192)
     return sorted(lengths)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oracles import blake2_plain, blake3_plain, keccak_plain, md5_plain, sha2_plain
+from oracles import blake2_plain, blake3_plain, keccak_plain, md5_plain, sha2_plain, siphash_plain
 from support import has_module, pattern
 from vector_files import published
 
@@ -138,3 +138,16 @@ def test_defaults_are_the_standards_sizes():
     assert len(keccak_plain.parallelhash_256().digest()) == 64
     with pytest.raises(ValueError, match="0x01 to 0x7F"):
         keccak_plain.turboshake_128(domain=0x80)
+
+
+def test_siphash():
+    vectors = published("siphash")
+    assert len(vectors) == 128
+    for v in vectors:
+        assert siphash_plain.siphash_2_4(v.message, **v.parameters).digest() == v.digest, v
+    siphash24 = pytest.importorskip("siphash24")
+    key = pattern(16)
+    for n in range(70):
+        for name, library in (("siphash_2_4", siphash24.siphash24), ("siphash_1_3", siphash24.siphash13)):
+            plain = getattr(siphash_plain, name)(pattern(n), key=key)
+            assert plain.digest() == library(pattern(n), key=key).digest(), (name, n)

@@ -29,6 +29,7 @@ from .record import (
     KangarooTree,
     Parameter,
     Security,
+    SipHash,
     Sponge,
     SpongeTree,
     TupleSponge,
@@ -48,6 +49,7 @@ __all__ = [
     "Parameter",
     "PerMessage",
     "Security",
+    "SipHash",
     "Sponge",
     "SpongeTree",
     "TupleSponge",
@@ -72,6 +74,7 @@ _BUILTIN_MODULES = (
     "blake2",
     "crc",
     "xxhash",
+    "siphash",
 )
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,

@@ -179,7 +179,15 @@ class XxHash:
     kind: Literal["xxh64", "xxh3"]
 
 
-Construction = IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SpongeTree | XxHash
+@dataclass(frozen=True, kw_only=True)
+class SipHash:
+    """SipHash-c-d; its kernel is in ``kernels/siphash.py``."""
+
+    rounds: tuple[int, int]
+    """c for each word that is taken in, and d for each of output."""
+
+
+Construction = IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SpongeTree | XxHash | SipHash
 
 
 @dataclass(frozen=True, kw_only=True)

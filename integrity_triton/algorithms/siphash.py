@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .record import Algorithm, Parameter, Security, SipHash
 
-_KEY = Parameter(name="key", type=bytes, min_size=16, max_size=16, doc="16 uniformly random bytes")
+_KEY = Parameter(
+    name="key", type=bytes, min_size=16, max_size=16, per_message=True, doc="16 uniformly random bytes"
+)
 _SIZE = Parameter(
     name="digest_size",
     type=int,

@@ -15,6 +15,7 @@ from ...algorithms import (
     Crc,
     IteratedHash,
     KangarooTree,
+    SipHash,
     Sponge,
     SpongeTree,
     XxHash,
@@ -24,6 +25,7 @@ from .blake2 import Blake2Driver, Blake2ParallelDriver, Blake2XDriver
 from .blake3_tree import Blake3TreeDriver
 from .crc import CrcDriver
 from .iterated import IteratedDriver
+from .siphash import SipHashDriver
 from .sponge import SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
 from .xxhash import XxHashDriver
@@ -41,6 +43,7 @@ _DRIVERS: dict[type, type[Driver]] = {
     Blake2X: Blake2XDriver,
     Crc: CrcDriver,
     XxHash: XxHashDriver,
+    SipHash: SipHashDriver,
 }
 
 
