@@ -33,6 +33,12 @@ def _pad_one_bit(word, remaining):
 
 
 @triton.jit
+def pad_one_bit(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
+    """A one bit and zeros, where the message does not fill its last block (SP 800-38B, section 6.2)."""
+    return _pad_one_bit(word, remaining)
+
+
+@triton.jit
 def pad_length_be64(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     """A one bit, zeros, and the length in bits as 64 bits, big-endian (FIPS 180-4, section 5.1.1)."""
     word = _pad_one_bit(word, remaining)

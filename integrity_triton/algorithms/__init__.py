@@ -18,6 +18,7 @@ from typing import Any
 
 from .per_message import PerMessage
 from .record import (
+    AesCmac,
     Algorithm,
     Blake2,
     Blake2Parallel,
@@ -37,6 +38,7 @@ from .record import (
 )
 
 __all__ = [
+    "AesCmac",
     "Algorithm",
     "Blake2",
     "Blake2Parallel",
@@ -75,6 +77,7 @@ _BUILTIN_MODULES = (
     "crc",
     "xxhash",
     "siphash",
+    "aes",
 )
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,

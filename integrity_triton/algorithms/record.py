@@ -46,7 +46,8 @@ class IteratedHash:
 
     block: str
     pad: str
-    iv: str
+    iv: str | None = None
+    """None where the driver makes the initial state."""
     constants: str | None = None
     """A ``tl.constexpr`` tuple of words that the block function is to find at ``constants_ptr``."""
     word_bits: Literal[32, 64] = 32
@@ -62,7 +63,7 @@ class IteratedHash:
 
     def __post_init__(self) -> None:
         for name in ("block", "pad", "iv", "constants"):
-            if name != "constants" or self.constants is not None:
+            if name in ("block", "pad") or getattr(self, name) is not None:
                 _check_reference("IteratedHash", name, getattr(self, name))
         if self.state_words < 1 or self.minimum_padding < 0:
             raise ValueError("IteratedHash: state_words must be positive, minimum_padding not negative")
@@ -120,6 +121,17 @@ class KangarooTree(SpongeTree):
 
     single: Sponge
     """For a message, with all that follows it, of one chunk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AesCmac(IteratedHash):
+    """CMAC with AES; round keys and subkeys are in the place of constants. A state begins with zeros."""
+
+    block: str = "integrity_triton.kernels.aes:cmac_block"
+    pad: str = "integrity_triton.kernels.padding:pad_one_bit"
+    state_words: int = 4
+    byteorder: Literal["big", "little"] = "little"
+    minimum_padding: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ launches, and knows nothing of where they happen.
 from __future__ import annotations
 
 from ...algorithms import (
+    AesCmac,
     Algorithm,
     Blake2,
     Blake2Parallel,
@@ -20,6 +21,7 @@ from ...algorithms import (
     SpongeTree,
     XxHash,
 )
+from .aes import CmacDriver
 from .base import Driver
 from .blake2 import Blake2Driver, Blake2ParallelDriver, Blake2XDriver
 from .blake3_tree import Blake3TreeDriver
@@ -44,6 +46,7 @@ _DRIVERS: dict[type, type[Driver]] = {
     Crc: CrcDriver,
     XxHash: XxHashDriver,
     SipHash: SipHashDriver,
+    AesCmac: CmacDriver,
 }
 
 
