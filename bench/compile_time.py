@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 
 from integrity_triton import algorithms
 from integrity_triton._data import batch_messages
-from integrity_triton.algorithms import Algorithm, TupleSponge, load_reference
+from integrity_triton.algorithms import Algorithm, Hmac, PerMessage, TupleSponge, load_reference
 from integrity_triton.backends.base import Rows
 from integrity_triton.backends.jit import JitBackend
 from integrity_triton.backends.triton_host import Launch
@@ -42,7 +42,7 @@ MOST_SECONDS = 4.0
 LAYOUTS = ("rows", "ragged", "stream")
 # Constants of kernels that do not make another kernel of it: data, and what depends on the layout.
 _DATA = {"REFLECTED"}
-_LAYOUT = {"TABLE", "OWN_STATE", "FINAL", "ALIGN", "ROOTS", "FOLDED", "LANES"}
+_LAYOUT = {"TABLE", "OWN_STATE", "OWN_CONSTANTS", "OWN_KEY", "FINAL", "ALIGN", "ROOTS", "FOLDED", "LANES"}
 _SHORT, _HALF = 5120, 1 << 19
 
 
@@ -112,8 +112,8 @@ def launches(
     memory = torch.zeros(2 * _HALF + 32, dtype=torch.uint8)
     memory = memory[-memory.data_ptr() % 16 :]
     for record in algorithms.all_algorithms() if records is None else records:
-        # Hashes of tuples run the sponge's kernels, over messages that they make themselves.
-        if recorder.unsupported(record) or isinstance(record.construction, TupleSponge):
+        # Hashes of tuples run the sponge's kernels, over messages that they make themselves; HMAC its hash's.
+        if recorder.unsupported(record) or isinstance(record.construction, TupleSponge | Hmac):
             continue
         known = set(recorder.asked)
         _launch(recorder, record, memory, layouts)
@@ -133,14 +133,18 @@ def _launch(recorder: _Recorder, record: Algorithm, memory: torch.Tensor, layout
         batches.append(batch_messages([short[1:2000], short[3:3]]))
         if record.parallel:
             batches.append(batch_messages([long[1 : _HALF + 1], long[:_HALF]]))
+    parameters = record.trial_parameters()
     for messages in batches:
-        recorder.hash_batch(record, {}, messages, size)
+        recorder.hash_batch(record, parameters, messages, size)
+    if "ragged" in layouts and record.keyed == "required":
+        own = {k: PerMessage([torch.zeros(len(v), dtype=torch.uint8)] * 2) for k, v in parameters.items()}
+        recorder.hash_batch(record, own, batches[0], size)
     if "stream" in layouts:
-        stream = recorder.stream(record, {})
+        stream = recorder.stream(record, parameters)
         stream.update(short)
         stream.update(long[: _HALF if record.parallel else 0])
     if record.xof:
-        recorder.hash_batch(record, {}, batches[0], 4 * record.block_size)
+        recorder.hash_batch(record, parameters, batches[0], 4 * record.block_size)
 
 
 @contextlib.contextmanager

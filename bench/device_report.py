@@ -438,14 +438,7 @@ def occupy(data: torch.Tensor, seconds: float, read_rate: float) -> None:
 
 def parameters_of(record: Algorithm) -> dict[str, Any]:
     """Arguments without which the algorithm does not run: a key of the least size, a length."""
-    found: dict[str, Any] = {} if record.digest_size else {"length": LENGTH}
-    if record.keyed == "required":
-        found |= {
-            p.name: bytes(i % 256 for i in range(p.min_size or p.max_size or 16))
-            for p in record.parameters
-            if p.name == "key"
-        }
-    return found
+    return {**record.trial_parameters(), **({} if record.digest_size else {"length": LENGTH})}
 
 
 def not_timed(record: Algorithm, backend: str) -> str | None:

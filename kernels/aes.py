@@ -183,8 +183,8 @@ def _add_round_key(p, keys_ptr):
 def aes_encrypt(words, keys_ptr, rounds):
     """The cipher (section 5.1) of a block of 4 little-endian uint32 words.
 
-    keys_ptr: 8 planes of each of the ``rounds + 1`` round keys, uint32, as ``aes_expand_keys`` has stored them;
-    a pointer for all lanes, or one a lane. rounds: an integer scalar: 10, 12 or 14.
+    keys_ptr: 8 planes of each of the ``rounds + 1`` round keys, uint32, as ``aes_expand_keys`` stores them; a
+    pointer for all lanes, or one a lane. rounds: an integer scalar: 10, 12 or 14.
     """
     p = _add_round_key(aes_planes(words), keys_ptr)
     for i in range(1, rounds):
@@ -217,8 +217,9 @@ def aes_expand_keys(
 ):
     """KeyExpansion (section 5.2) of ``count`` keys, one a lane.
 
-    ``keys_ptr`` is uint32 ``[count, key_words]``, keys of 4, 6 or 8 little-endian words. Row i of ``out_ptr``,
-    ``stride`` words from the one before, receives 8 planes of each of the ``key_words + 7`` round keys.
+    ``keys_ptr`` is uint32 ``[count, key_words]``, keys of 4, 6 or 8 little-endian words. Row i of
+    ``out_ptr``, ``stride`` words from the one before, receives 8 planes of each of the ``key_words + 7``
+    round keys.
     """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count

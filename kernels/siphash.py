@@ -37,19 +37,20 @@ def siphash_absorb(v, word, C: tl.constexpr):
 
 
 @triton.jit
-def siphash_finish(v, D: tl.constexpr, WIDE: tl.constexpr):
-    """The output's words, one or with WIDE two, after D rounds for each (section 2.3; for two, the
-    reference implementation's SipHash-128)."""
-    v = (v[0], v[1], v[2] ^ (0xEE if WIDE else 0xFF), v[3])
+def siphash_finish(v, out_words, D: tl.constexpr):
+    """Two words of output, D rounds for each (section 2.3; for two, the reference implementation's
+    SipHash-128). With ``out_words``, a scalar, of 1 there is but the first, which the second repeats."""
+    v = (v[0], v[1], v[2] ^ tl.where(out_words == 2, 0xEE, 0xFF).to(tl.uint64), v[3])
     for _ in tl.static_range(D):
         v = sip_round(v)
-    out = (v[0] ^ v[1] ^ v[2] ^ v[3],)
-    if WIDE:
+    first = v[0] ^ v[1] ^ v[2] ^ v[3]
+    second = first
+    if out_words == 2:
         v = (v[0], v[1] ^ 0xDD, v[2], v[3])
         for _ in tl.static_range(D):
             v = sip_round(v)
-        out = out + (v[0] ^ v[1] ^ v[2] ^ v[3],)
-    return out
+        second = v[0] ^ v[1] ^ v[2] ^ v[3]
+    return first, second
 
 
 @triton.jit
@@ -61,7 +62,7 @@ def siphash_pad(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     return word
 
 
-@triton.jit(do_not_specialize=["address", "count", "stride", "length", "total", "prefix"])
+@triton.jit(do_not_specialize=["address", "count", "stride", "length", "total", "prefix", "out_words"])
 def siphash_messages(
     table_ptr,
     state_ptr,
@@ -72,11 +73,12 @@ def siphash_messages(
     length: tl.int64,
     total: tl.int64,
     prefix: tl.int64,
+    out_words: tl.int64,
     C: tl.constexpr,
     D: tl.constexpr,
-    OUT_WORDS: tl.constexpr,
     TABLE: tl.constexpr,
     OWN_STATE: tl.constexpr,
+    FINAL: tl.constexpr,
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
@@ -87,8 +89,8 @@ def siphash_messages(
     of every message after ``prefix`` bytes, a multiple of 32; with OWN_STATE ``[count, 4]``, one a result
     row.
 
-    ``out_ptr`` is uint64 ``[count, OUT_WORDS]``: 1 or 2 words of output, or 4 of the state after whole blocks
-    of 32 bytes. A word's bytes are from the lowest up.
+    With FINAL ``out_ptr`` is uint64 ``[count, out_words]``, 1 or 2 words of output, whose bytes are from the
+    lowest up. Otherwise it is ``[count, 4]``, the state after whole blocks of 32 bytes.
     """
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
@@ -107,7 +109,6 @@ def siphash_messages(
         words = native_words(raw, count, 8, 64, False)
         for i in tl.static_range(4):
             state = siphash_absorb(state, words[i], C)
-    FINAL: tl.constexpr = OUT_WORDS < 4
     # Of each message, the words that are taken in: the last holds the end of the message and its length.
     if FINAL:
         wanted = (size >> 3) + 1
@@ -127,5 +128,10 @@ def siphash_messages(
             place = first // 2 + i
             if place < most_wanted:
                 state = select(place < wanted, siphash_absorb(state, words[i], C), state, 4)
-    out = siphash_finish(state, D, OUT_WORDS == 2) if FINAL else state
-    store_words(out_ptr + row * OUT_WORDS, out, valid, OUT_WORDS, VECTOR)
+    if FINAL:
+        out = siphash_finish(state, out_words, D)
+        tl.store(out_ptr + row * out_words, out[0], mask=valid)
+        if out_words == 2:
+            tl.store(out_ptr + row * 2 + 1, out[1], mask=valid)
+    else:
+        store_words(out_ptr + row * 4, state, valid, 4, VECTOR)

@@ -14,8 +14,10 @@ from integrity_triton.algorithms import (
     Algorithm,
     Blake3Tree,
     Crc,
+    Hmac,
     IteratedHash,
     KangarooTree,
+    Parameter,
     SipHash,
     SpongeTree,
     XxHash,
@@ -44,6 +46,7 @@ def pattern(length: int) -> bytes:
 def oracle(
     record: Algorithm, data: bytes, *, length: int | None = None, seek: int = 0, **params: Any
 ) -> bytes:
+    params = {**required(record), **params}
     try:
         make = load_reference(record.oracle)
     except (ImportError, AttributeError):
@@ -55,6 +58,16 @@ def oracle(
     return hasher.digest(length, seek=seek) if seek else hasher.digest(length)
 
 
+def required(record: Algorithm) -> dict[str, Any]:
+    """Values for the parameters that have to be given."""
+    return {p.name: example(p) for p in record.parameters if p.name in record.required}
+
+
+def example(parameter: Parameter) -> bytes:
+    size = parameter.sizes[-1] if parameter.sizes else parameter.max_size or max(16, parameter.min_size or 0)
+    return pattern(size + 1)[1:]
+
+
 def size_of(record: Algorithm) -> int:
     """Bytes in a digest of the default length, or for an algorithm without one of some length."""
     return record.digest_size or 32
@@ -62,6 +75,7 @@ def size_of(record: Algorithm) -> int:
 
 def _sized(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     record = algorithms.get(name)
+    kwargs = {**required(record), **kwargs}
     return kwargs if record.digest_size else {"length": size_of(record), **kwargs}
 
 
@@ -78,7 +92,7 @@ class new:
     """As the package's, with a length where ``digest`` insists on one."""
 
     def __init__(self, name: str, *args: Any, **kwargs: Any) -> None:
-        self._hasher = it.new(name, *args, **kwargs)
+        self._hasher = it.new(name, *args, **{**required(algorithms.get(name)), **kwargs})
         self._lengths = () if algorithms.get(name).digest_size else (size_of(algorithms.get(name)),)
 
     def __getattr__(self, name: str) -> Any:
@@ -99,6 +113,8 @@ class new:
 def kernel_family(record: Algorithm) -> Any:
     """The same for algorithms that run the same kernels and differ in constants and truncation."""
     construction = record.construction
+    if isinstance(construction, Hmac):
+        return "hmac", kernel_family(algorithms.get(construction.hash))
     if isinstance(construction, IteratedHash):
         return construction.block, construction.pad
     if isinstance(construction, SpongeTree):
@@ -111,6 +127,8 @@ def kernel_family(record: Algorithm) -> Any:
 def driver_family(record: Algorithm) -> Any:
     """The same for algorithms whose messages the same driver kernel reads in the same way."""
     construction = record.construction
+    if isinstance(construction, Hmac):
+        return "hmac", type(algorithms.get(construction.hash).construction)
     if isinstance(construction, IteratedHash):
         return construction.word_bits, construction.byteorder, construction.largest_block
     if isinstance(construction, XxHash):
@@ -119,11 +137,15 @@ def driver_family(record: Algorithm) -> Any:
 
 
 def variants(record: Algorithm) -> list[dict[str, Any]]:
-    """Parameter sets that make the algorithm take each of its modes."""
-    found: list[dict[str, Any]] = [] if record.keyed == "required" else [{}]
+    """Parameter sets that make the algorithm take each of its modes; what has to be given is left out
+    where it is not what the set is about."""
+    found: list[dict[str, Any]] = [{}]
     for parameter in record.parameters:
-        if parameter.type is bytes:
-            found.append({parameter.name: pattern(parameter.max_size or 16)})
+        if parameter.sizes is not None:
+            found += [{parameter.name: pattern(size)} for size in parameter.sizes]
+        elif parameter.type is bytes:
+            sizes = {parameter.max_size or 16, *([parameter.min_size] if parameter.min_size else [])}
+            found += [{parameter.name: pattern(size)} for size in sorted(sizes)]
         elif parameter.type is str:
             found.append({parameter.name: "integrity_triton 2026-11-23 tests"})
         elif parameter.type is bool:
@@ -144,6 +166,8 @@ def around(*sizes: int) -> set[int]:
 
 def edge_lengths(record: Algorithm, backend: str) -> list[int]:
     """Lengths at which an implementation's cases change, from the record's sizes."""
+    if isinstance(record.construction, Hmac):
+        return edge_lengths(algorithms.get(record.construction.hash), backend)
     block = record.block_size
     lengths = {0, 1, 2, 3, 4, 5, 7, 8} | around(block, 2 * block)
     construction = record.construction

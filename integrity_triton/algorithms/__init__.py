@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .hmac import hmac_over
 from .per_message import PerMessage
 from .record import (
     AesCmac,
@@ -26,8 +27,10 @@ from .record import (
     Blake3Tree,
     Construction,
     Crc,
+    Hmac,
     IteratedHash,
     KangarooTree,
+    Kmac,
     Parameter,
     Security,
     SipHash,
@@ -46,8 +49,10 @@ __all__ = [
     "Blake3Tree",
     "Construction",
     "Crc",
+    "Hmac",
     "IteratedHash",
     "KangarooTree",
+    "Kmac",
     "Parameter",
     "PerMessage",
     "Security",
@@ -93,7 +98,10 @@ _entry_points_loaded = False
 
 
 def register(record: Algorithm) -> None:
-    """Add a record. Raises ValueError if its name or an alias is taken."""
+    """Add a record, and with a hash's the one of HMAC over it.
+
+    Raises ValueError if its name or an alias is taken.
+    """
     if not isinstance(record, Algorithm):
         raise TypeError(f"an algorithm is registered as an Algorithm record, not {type(record).__name__}")
     with _lock:
@@ -106,6 +114,9 @@ def register(record: Algorithm) -> None:
         _records[record.name] = record
         for spelling in spellings:
             _names[spelling] = record.name
+        derived = hmac_over(record)
+        if derived is not None and derived.name not in _names:
+            register(derived)
 
 
 def _load_entry_points() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, AesCmac, Parameter, Security
+from .record import AesCmac, Algorithm, Parameter, Security
 
 _KEY = Parameter(
     name="key",

@@ -3,7 +3,7 @@ KangarooTwelve (RFC 9861), and the original submission's padding."""
 
 from __future__ import annotations
 
-from .record import Algorithm, KangarooTree, Parameter, Security, Sponge, SpongeTree, TupleSponge
+from .record import Algorithm, KangarooTree, Kmac, Parameter, Security, Sponge, SpongeTree, TupleSponge
 
 _CUSTOMIZATION = Parameter(
     name="customization", type=bytes, doc="a string S that sets this use of the function apart from others"
@@ -12,6 +12,7 @@ _CUSTOMIZATION = Parameter(
 
 # Output bits are told in 32 bits behind the message.
 _MOST_BYTES = ((1 << 32) - 1) // 8
+_LEAST_TAG = 4  # SP 800-185, section 8.4.2
 
 
 def _sha3(bits: int) -> Algorithm:
@@ -145,11 +146,11 @@ def _kangaroo(bits: int) -> Algorithm:
     )
 
 
-def _digest_size(default: int) -> Parameter:
+def _digest_size(default: int, least: int = 1) -> Parameter:
     return Parameter(
         name="digest_size",
         type=int,
-        minimum=1,
+        minimum=least,
         maximum=_MOST_BYTES,
         doc=f"bytes in the digest, on which all of it depends; {default} if not given",
     )
@@ -219,6 +220,41 @@ def _tuplehash(bits: int, xof: bool) -> Algorithm:
     )
 
 
+def _kmac(bits: int, xof: bool) -> Algorithm:
+    rate, name = 200 - bits // 4, "kmacxof" if xof else "kmac"
+    return Algorithm(
+        name=f"{name}_{bits}",
+        aliases=(f"{name}-{bits}", f"{name}{bits}"),
+        standard=f"NIST SP 800-185, section 4{'.3.1' if xof else ''}",
+        digest_size=bits // 4,
+        block_size=rate,
+        security=Security.SECURE,
+        security_note=f"a MAC and PRF of {bits}-bit strength, with a key of {bits // 8} bytes or more",
+        collision_bits=bits,
+        xof=xof,
+        keyed="required",
+        parameters=(
+            Parameter(
+                name="key",
+                type=bytes,
+                min_size=1,
+                per_message=True,
+                doc=f"secret, best {bits // 8} random bytes or more",
+            ),
+            _CUSTOMIZATION,
+            *(() if xof else (_digest_size(bits // 4, _LEAST_TAG),)),
+        ),
+        construction=Kmac(
+            rate=rate,
+            suffix=0x1F,
+            customizable=True,
+            function_name=b"KMAC",
+            tells="zero" if xof else "length",
+        ),
+        oracle=f"oracles.keccak_plain:{name}_{bits}",
+    )
+
+
 RECORDS = (
     *map(_sha3, (224, 256, 384, 512)),
     *map(_shake, (128, 256)),
@@ -228,4 +264,5 @@ RECORDS = (
     *map(_kangaroo, (128, 256)),
     *(_parallelhash(bits, xof) for xof in (False, True) for bits in (128, 256)),
     *(_tuplehash(bits, xof) for xof in (False, True) for bits in (128, 256)),
+    *(_kmac(bits, xof) for xof in (False, True) for bits in (128, 256)),
 )

@@ -199,7 +199,22 @@ class SipHash:
     """c for each word that is taken in, and d for each of output."""
 
 
-Construction = IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SpongeTree | XxHash | SipHash
+@dataclass(frozen=True, kw_only=True)
+class Kmac(Sponge):
+    """KMAC: cSHAKE of the padded key and the message (SP 800-185, section 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hmac:
+    """HMAC over a hash."""
+
+    hash: str
+    """The name of the algorithm."""
+
+
+Construction = (
+    Hmac | IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SipHash | SpongeTree | XxHash
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +236,8 @@ class Parameter:
     """For ``bytes``: the only lengths allowed, where they are no range."""
     excludes: tuple[str, ...] = ()
     """Parameters that may not be given together with this one."""
+    required: bool = False
+    """Whether there is no default; a key's own is in the algorithm's ``keyed``."""
     per_message: bool = False
     """For ``bytes``: whether each message of a batch may have its own."""
 
@@ -350,6 +367,18 @@ class Algorithm:
         """Whether a message is a tuple of byte strings."""
         return isinstance(self.construction, TupleSponge)
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Parameters that have to be given."""
+        return tuple(
+            p.name for p in self.parameters if p.required or (p.name == "key" and self.keyed == "required")
+        )
+
+    def trial_parameters(self) -> dict[str, bytes]:
+        """The fewest parameters with which the algorithm runs: keys that are no secret, for trials."""
+        sizes = {p.name: p.sizes[-1] if p.sizes else p.min_size or 16 for p in self.parameters}
+        return {name: bytes(i % 256 for i in range(sizes[name])) for name in self.required}
+
     def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Validate constructor keywords; None stands for "not given" and is dropped.
 
@@ -371,8 +400,9 @@ class Algorithm:
             for other in self._by_name[name].excludes:
                 if other in checked:
                     raise ValueError(f"{self.name}: {name} and {other} exclude each other")
-        if self.keyed == "required" and "key" not in checked:
-            raise ValueError(f"{self.name} needs a key")
+        for name in self.required:
+            if name not in checked:
+                raise ValueError(f"{self.name} needs {'an' if name[0] in 'aeiou' else 'a'} {name}")
         return checked
 
     def size(self, parameters: Mapping[str, Any]) -> int:

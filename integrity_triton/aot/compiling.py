@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -12,15 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
 from .._data import batch_messages
-from ..algorithms import Algorithm
+from ..algorithms import Algorithm, PerMessage
 from ..backends import Probe, Rows
 from ..backends.prebuilt import FORMAT, Specialization
 from ..backends.triton_host import Launch, TritonBackend
 from ..errors import IntegrityTritonError
+
+if TYPE_CHECKING:
+    import torch
 
 INTEL_COMPILER = "triton-xpu 3.3.0b1"
 
@@ -98,6 +102,7 @@ def specializations(
         if recorder.unsupported(record):
             continue
         size = record.digest_size or 32
+        modes = _modes(record)
         for start in (0, 4, 1):
             data = memory[start : start + 5120]
             one_row = Rows(data, data.data_ptr(), 1, 5120, 5120, 5120)
@@ -106,14 +111,30 @@ def specializations(
             long = memory[start : start + 2 * half]
             long_rows = Rows(long, long.data_ptr(), 2, half, half, 2 * half)
             long_ragged = batch_messages([long[:half], long[half:]])
+            lengths = (size, 4 * record.block_size) if record.xof else (size,)
             for messages in (one_row, rows, ragged, long_rows, long_ragged):
-                for length in (size, 4 * record.block_size) if record.xof else (size,):
-                    recorder.hash_batch(record, {}, messages, length)
-            stream = recorder.stream(record, {})
+                for mode, length in itertools.product(modes, lengths):
+                    own = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
+                    recorder.hash_batch(record, own or record.trial_parameters(), messages, length)
+            stream = recorder.stream(record, record.trial_parameters())
             # Streams copy what does not fill a block; whole blocks are read where they are.
             stream.update(data)
             stream.digest(size, 0)
     return recorder.recorded
+
+
+def _modes(record: Algorithm) -> list[dict[str, torch.Tensor]]:
+    """Values for each message that make the algorithm run other kernels; at first none."""
+    import torch
+
+    modes: list[dict[str, torch.Tensor]] = [{}]
+    if record.keyed != "no":
+        (key,) = (p for p in record.parameters if p.name == "key")
+        given = {"key": b"", **record.trial_parameters()}
+        if not given["key"]:
+            given["key"] = bytes(key.min_size or key.max_size or 16)
+        modes.append({name: torch.zeros(len(value), dtype=torch.uint8) for name, value in given.items()})
+    return modes
 
 
 def compile_all(

@@ -25,6 +25,7 @@ __all__ = [
     "addressed",
     "message",
     "rows_of",
+    "view_of",
 ]
 
 
@@ -124,6 +125,18 @@ def message(messages: Messages, i: int) -> Messages:
     size, start = messages.row_length(i), i * messages.stride
     data = messages.data[i:] if messages.data.dim() == 2 else messages.data[start:]
     return Rows(data, messages.address + start, 1, messages.stride, size, size)
+
+
+def view_of(messages: Messages, i: int) -> torch.Tensor:
+    """Message ``i`` as a flat uint8 tensor over the same memory."""
+    import torch
+
+    if isinstance(messages, Ragged):
+        return messages.views[i]
+    if messages.data.dim() == 2:
+        return messages.data[i].view(torch.uint8)
+    start = i * messages.stride
+    return messages.data[start : start + messages.row_length(i)]
 
 
 class Stream(abc.ABC):

@@ -361,3 +361,29 @@ class parallelhashxof_128(parallelhash_128, _CustomExtendable):
 
 class parallelhashxof_256(parallelhashxof_128):
     security = 256
+
+
+class kmac_128(_Custom):
+    """SP 800-185, section 4."""
+
+    security = 128
+    function_name = b"KMAC"
+
+    def __init__(self, data: bytes = b"", *, key: bytes, **parameters) -> None:
+        super().__init__(data, **parameters)
+        self._key = bytes(key)
+
+    def _message(self) -> bytes:
+        return bytepad(encode_string(self._key), _rate(self.security)) + self._data
+
+
+class kmac_256(kmac_128):
+    security = 256
+
+
+class kmacxof_128(kmac_128, _CustomExtendable):
+    """SP 800-185, section 4.3.1."""
+
+
+class kmacxof_256(kmacxof_128):
+    security = 256

@@ -14,8 +14,10 @@ from ...algorithms import (
     Blake2X,
     Blake3Tree,
     Crc,
+    Hmac,
     IteratedHash,
     KangarooTree,
+    Kmac,
     SipHash,
     Sponge,
     SpongeTree,
@@ -26,9 +28,10 @@ from .base import Driver
 from .blake2 import Blake2Driver, Blake2ParallelDriver, Blake2XDriver
 from .blake3_tree import Blake3TreeDriver
 from .crc import CrcDriver
+from .hmac import HmacDriver
 from .iterated import IteratedDriver
 from .siphash import SipHashDriver
-from .sponge import SpongeDriver
+from .sponge import KmacDriver, SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
 from .xxhash import XxHashDriver
 
@@ -37,6 +40,8 @@ __all__ = ["Driver", "driver_class"]
 _DRIVERS: dict[type, type[Driver]] = {
     IteratedHash: IteratedDriver,
     Sponge: SpongeDriver,
+    Kmac: KmacDriver,
+    Hmac: HmacDriver,
     SpongeTree: ParallelHashDriver,
     KangarooTree: KangarooDriver,
     Blake3Tree: Blake3TreeDriver,

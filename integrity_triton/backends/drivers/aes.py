@@ -49,8 +49,8 @@ def expand_keys(host: TritonBackend, keys: Rows, extra: int = 0) -> torch.Tensor
 
 
 def encrypt(host: TritonBackend, round_keys: torch.Tensor, blocks: torch.Tensor, rounds: int) -> torch.Tensor:
-    """AES of ``blocks``, uint8 ``[m, 16]``: uint8 of the same shape. ``round_keys`` is what :func:`expand_keys`
-    gave for one key, or for m of them, one a block. Nothing waits for the device."""
+    """AES of ``blocks``, uint8 ``[m, 16]``: uint8 of the same shape. ``round_keys`` is what
+    :func:`expand_keys` gave for one key, or for m of them, one a block. Nothing waits for the device."""
     import torch
 
     count = blocks.shape[0]

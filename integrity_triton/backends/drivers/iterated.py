@@ -81,12 +81,13 @@ class IteratedDriver(Driver):
         """What ``start`` is for a last block before ``length`` bytes of output."""
         return start
 
-    def behind_blocks(self, before: Start, blocks: Rows) -> Start:
+    def behind_blocks(self, before: Start, blocks: Messages) -> Start:
         """The start of messages behind secret blocks, which begin at ``before``: one for all, or one for each
-        message, of a multiple of the block size."""
+        message, of a multiple of the block size; which, if they differ in it, must not matter."""
         states = self.secret(self.iterate(blocks, before, final=False))
+        absorbed = blocks.length if isinstance(blocks, Rows) else 0
         return replace(
-            before, state=states if blocks.count > 1 else states[0], prefix=before.prefix + blocks.length
+            before, state=states if blocks.count > 1 else states[0], prefix=before.prefix + absorbed
         )
 
     def iterate_behind(self, messages: Messages, before: Start, blocks: Rows, start: Start) -> torch.Tensor:
@@ -109,6 +110,7 @@ class IteratedDriver(Driver):
     def tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """The initial state and the block function's constants."""
         construction = self.construction
+        assert construction.iv is not None
         references = (construction.iv, *([construction.constants] if construction.constants else []))
         found = self.host.constants(references, construction.word_bits, device)
         return found[0], found[-1]

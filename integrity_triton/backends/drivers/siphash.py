@@ -73,13 +73,14 @@ class SipHashDriver(IteratedDriver):
                 "out_ptr": out,
                 **layout.arguments,
                 "prefix": start.prefix,
+                "out_words": words,
             },
             {
                 "C": c,
                 "D": d,
-                "OUT_WORDS": words,
                 "TABLE": layout.has_table,
                 "OWN_STATE": start.state.dim() == 2,
+                "FINAL": final,
                 "ALIGN": layout.align,
             },
         )

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...algorithms import Algorithm, Sponge
-from ...algorithms.encoding import bytepad, encode_string, right_encode
-from ..base import Ragged
+from ...algorithms import Algorithm, PerMessage, Sponge
+from ...algorithms.encoding import bytepad, encode_string, left_encode, right_encode
+from ..base import Messages, Ragged, rows_of
 from .iterated import IteratedDriver, Start
 
 if TYPE_CHECKING:
@@ -89,3 +89,34 @@ class SpongeDriver(IteratedDriver):
             {},
         )
         return out.view(torch.uint8)[:, seek : seek + length].contiguous()
+
+
+class KmacDriver(SpongeDriver):
+    """The key's blocks are taken in once (SP 800-185, section 4.3)."""
+
+    keys_per_message = True
+
+    def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        return self.behind_blocks(super().start(parameters, device), self.encoded(parameters["key"], device))
+
+    def encoded(self, key: bytes | PerMessage, device: torch.device) -> Messages:
+        """``bytepad(encode_string(K), rate)`` of a key or of all messages' keys."""
+        import torch
+
+        rate = self.construction.rate
+        if isinstance(key, bytes):
+            return rows_of(
+                self.secret(self.host.words(bytepad(encode_string(key), rate), device, 8)).view(1, -1)
+            )
+        keys: list[torch.Tensor] = [key.rows(device)] if key.size() else [k[None] for k in key.views(device)]
+        blocks = []
+        for rows in keys:
+            before = left_encode(rate) + left_encode(8 * rows.shape[1])
+            used = len(before) + rows.shape[1]
+            padded = self.secret(
+                torch.zeros((len(rows), -(-used // rate) * rate), dtype=torch.uint8, device=device)
+            )
+            padded[:, : len(before)] = self.host.words(before, device, 8)
+            padded[:, len(before) : used] = rows
+            blocks.append(padded)
+        return rows_of(blocks[0]) if key.size() else Ragged([block[0] for block in blocks], device)

@@ -1,0 +1,119 @@
+"""HMAC over whatever hash: a block of key before the message, another before the digest (RFC 2104)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ... import algorithms
+from ...algorithms import Algorithm, Hmac, PerMessage
+from ..base import Messages, Ragged, Rows, Stream, rows_of, view_of
+from .base import Driver
+from .iterated import IteratedDriver
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..triton_host import TritonBackend
+
+_INNER, _OUTER = 0x36, 0x5C
+
+
+class HmacDriver(Driver):
+    """A sequential hash takes each key's two blocks in once, and the messages go on from there where they
+    are. Before the messages of another hash the blocks are put in memory."""
+
+    keys_per_message = True
+
+    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+        super().__init__(host, algorithm)
+        assert isinstance(algorithm.construction, Hmac)
+        self.hash = host.driver(algorithms.get(algorithm.construction.hash))
+        self.hash.key_in_messages = True
+        self.size = self.hash.algorithm.digest_size
+
+    def references(self) -> tuple[str, ...]:
+        return self.hash.references()
+
+    def main_kernel(self) -> tuple[str, str | None]:
+        return self.hash.main_kernel()
+
+    def pads(self, key: bytes | PerMessage, device: torch.device) -> tuple[Rows, Rows]:
+        """The inner and the outer block, for all messages or for each."""
+        block = self.hash.algorithm.block_size
+        keys = self.key_rows(self.short_keys(key, device), block, device).data
+        return rows_of(self.secret(keys ^ _INNER)), rows_of(self.secret(keys ^ _OUTER))
+
+    def short_keys(self, key: bytes | PerMessage, device: torch.device) -> bytes | PerMessage:
+        """The keys, with the digests of those that are longer than a block in their place."""
+        block = self.hash.algorithm.block_size
+        if isinstance(key, bytes):
+            if len(key) <= block:
+                return key
+            key = PerMessage([self.secret(self.host.words(key, device, 8))])
+        long = [i for i, size in enumerate(key.sizes) if size > block]
+        if not long:
+            return key
+        views = key.views(device)
+        digests = self.hash.hash_batch({}, Ragged([views[i] for i in long], device), self.size)
+        for i, digest in zip(long, self.secret(digests), strict=True):
+            views[i] = digest
+        return PerMessage(views)
+
+    def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
+        inner, outer = self.pads(parameters["key"], messages.device)
+        tags = self.hash_behind(outer, rows_of(self.hash_behind(inner, messages)))
+        return tags[:, :length].contiguous()
+
+    def hash_behind(self, blocks: Rows, messages: Messages) -> torch.Tensor:
+        """Digests of messages behind a block, one for all or one for each."""
+        if isinstance(self.hash, IteratedDriver):
+            before = self.hash.finish(self.hash.start({}, messages.device), self.size)
+            start = self.hash.behind_blocks(before, blocks)
+            return self.hash.output(self.hash.iterate_behind(messages, before, blocks, start), self.size, 0)
+        return self.hash.hash_batch({}, self.joined(blocks, messages), self.size)
+
+    def joined(self, blocks: Rows, messages: Messages) -> Messages:
+        import torch
+
+        whole, size = blocks.data.expand(messages.count, -1), blocks.length
+        if (
+            isinstance(messages, Rows)
+            and messages.total >= (messages.count - 1) * messages.stride + messages.length
+        ):
+            out = torch.empty(
+                (messages.count, size + messages.length), dtype=torch.uint8, device=messages.device
+            )
+            self.secret(out[:, :size]).copy_(whole)
+            out[:, size:] = torch.stack([view_of(messages, i) for i in range(messages.count)])
+            return rows_of(out)
+        views = [torch.cat([whole[i], view_of(messages, i)]) for i in range(messages.count)]
+        for view in views:
+            self.secret(view[:size])
+        return Ragged(views, messages.device)
+
+    def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
+        return _HmacStream(self, parameters, device)
+
+
+class _HmacStream(Stream):
+    def __init__(self, driver: HmacDriver, parameters: Mapping[str, Any], device: torch.device) -> None:
+        self._driver = driver
+        inner, outer = driver.pads(parameters["key"], device)
+        self._inner, self._outer = driver.hash.stream({}, device), driver.hash.stream({}, device)
+        self._inner.update(inner.data.view(-1))
+        self._outer.update(outer.data.view(-1))
+
+    def update(self, data: Any) -> None:
+        self._inner.update(data)
+
+    def digest(self, length: int, seek: int) -> bytes:
+        outer = self._outer.copy()
+        outer.update(memoryview(self._inner.digest(self._driver.size, 0)))
+        return outer.digest(self._driver.size, 0)[:length]
+
+    def copy(self) -> Stream:
+        twin = copy.copy(self)
+        twin._inner = self._inner.copy()
+        return twin
