@@ -20,6 +20,7 @@ from .hmac import hmac_over
 from .per_message import PerMessage
 from .record import (
     AesCmac,
+    AesGmac,
     Algorithm,
     Blake2,
     Blake2Parallel,
@@ -42,6 +43,7 @@ from .record import (
 
 __all__ = [
     "AesCmac",
+    "AesGmac",
     "Algorithm",
     "Blake2",
     "Blake2Parallel",

@@ -135,6 +135,18 @@ class AesCmac(IteratedHash):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AesGmac(IteratedHash):
+    """GMAC with AES; the hash subkey and the encrypted counter block are in the place of constants."""
+
+    block: str = "integrity_triton.kernels.ghash:gmac_block"
+    pad: str = "integrity_triton.kernels.padding:pad_length_ghash"
+    word_bits: Literal[32, 64] = 64
+    state_words: int = 2
+    byteorder: Literal["big", "little"] = "big"
+    minimum_padding: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blake2(IteratedHash):
     """BLAKE2b or BLAKE2s: the parameters make the initial state, and a key is the message's first block."""
 

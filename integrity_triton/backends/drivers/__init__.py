@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ...algorithms import (
     AesCmac,
+    AesGmac,
     Algorithm,
     Blake2,
     Blake2Parallel,
@@ -23,7 +24,7 @@ from ...algorithms import (
     SpongeTree,
     XxHash,
 )
-from .aes import CmacDriver
+from .aes import CmacDriver, GmacDriver
 from .base import Driver
 from .blake2 import Blake2Driver, Blake2ParallelDriver, Blake2XDriver
 from .blake3_tree import Blake3TreeDriver
@@ -52,6 +53,7 @@ _DRIVERS: dict[type, type[Driver]] = {
     XxHash: XxHashDriver,
     SipHash: SipHashDriver,
     AesCmac: CmacDriver,
+    AesGmac: GmacDriver,
 }
 
 

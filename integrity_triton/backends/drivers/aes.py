@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..base import Rows
+from ...algorithms import PerMessage
+from ..base import Addressed, Rows
 from .iterated import IteratedDriver, Start
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ _KERNEL_FILE = "integrity_triton.kernels.aes"
 AES_EXPAND_KEYS = f"{_KERNEL_FILE}:aes_expand_keys"
 AES_ENCRYPT_BLOCKS = f"{_KERNEL_FILE}:aes_encrypt_blocks"
 CMAC_SUBKEYS = f"{_KERNEL_FILE}:cmac_subkeys"
+_TABLE_WORDS = 128
 
 
 def rounds_of(key_size: int) -> int:
@@ -24,14 +26,15 @@ def rounds_of(key_size: int) -> int:
     return key_size // 4 + 6
 
 
-def expand_keys(host: TritonBackend, keys: Rows, extra: int = 0) -> torch.Tensor:
-    """The round keys of each of ``keys``, of 16, 24 or 32 bytes: uint32 ``[n, 8 * (rounds + 1) + extra]``, as
-    the kernels take them, with ``extra`` words behind them for the caller. They are for him to keep secret.
+def expand_keys(host: TritonBackend, keys: Rows) -> torch.Tensor:
+    """The round keys of each of ``keys``, of 16, 24 or 32 bytes, as the kernels take them: uint32 ``[n, 128]``,
+    of which ``8 * (rounds + 1)`` words are theirs and 8 or more behind them the caller's, who is to keep all
+    secret.
     """
     import torch
 
-    planes = 8 * (rounds_of(keys.length) + 1)
-    out = host.empty((keys.count, planes + extra), torch.uint32, keys.device)
+    # As long for every size of key, so that one binary serves all.
+    out = host.empty((keys.count, _TABLE_WORDS), torch.uint32, keys.device)
     host.run(
         AES_EXPAND_KEYS,
         keys.count,
@@ -41,7 +44,7 @@ def expand_keys(host: TritonBackend, keys: Rows, extra: int = 0) -> torch.Tensor
             "out_ptr": out,
             "count": keys.count,
             "key_words": keys.length // 4,
-            "stride": planes + extra,
+            "stride": _TABLE_WORDS,
         },
         {},
     )
@@ -85,7 +88,7 @@ class CmacDriver(IteratedDriver):
         size = len(key) if isinstance(key, bytes) else key.size()
         keys = self.key_rows(key, size, device)
         rounds = rounds_of(size)
-        table = self.secret(expand_keys(self.host, keys, extra=8))
+        table = self.secret(expand_keys(self.host, keys))
         self.host.run(
             CMAC_SUBKEYS,
             keys.count,
@@ -95,3 +98,72 @@ class CmacDriver(IteratedDriver):
         )
         state = torch.zeros(4, dtype=torch.int32, device=device).view(torch.uint32)
         return Start(state, flags=rounds, constants=table if keys.count > 1 else table[0])
+
+
+class GmacDriver(IteratedDriver):
+    keys_per_message = True
+
+    def references(self) -> tuple[str, ...]:
+        return (self.construction.block, AES_EXPAND_KEYS, AES_ENCRYPT_BLOCKS)
+
+    def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        import torch
+
+        key, iv = parameters["key"], parameters["iv"]
+        size = len(key) if isinstance(key, bytes) else key.size()
+        keys = self.key_rows(key, size, device)
+        rounds = rounds_of(size)
+        round_keys = self.secret(expand_keys(self.host, keys))
+        zeros = torch.zeros((keys.count, 16), dtype=torch.uint8, device=device)
+        subkeys = self.secret(encrypt(self.host, round_keys, zeros, rounds))
+        ivs = iv if isinstance(iv, PerMessage) else PerMessage([self.host.words(iv, device, 8)])
+        count = max(keys.count, len(ivs))
+        counters = self.counters(self.secret(big_endian(subkeys)), ivs, device).expand(count, -1)
+        masks = self.secret(encrypt(self.host, round_keys, counters.contiguous(), rounds))
+        table = self.secret(big_endian(torch.cat([subkeys.expand(count, -1), masks], dim=1)))
+        return self.begin(table if count > 1 else table[0])
+
+    def begin(self, constants: torch.Tensor, padding: int = 0) -> Start:
+        import torch
+
+        state = torch.zeros(2, dtype=torch.int64, device=constants.device).view(torch.uint64)
+        return Start(state, padding=padding, minimum_padding=16, constants=constants)
+
+    def counters(self, subkeys: torch.Tensor, ivs: PerMessage, device: torch.device) -> torch.Tensor:
+        """The counter block J0 of each IV (SP 800-38D, section 7.1), uint8 ``[n, 16]``. ``subkeys``, uint64
+        ``[n, 2]``, are the hash subkeys, one for each IV or one for all; with one IV and several subkeys
+        there is a block for each of these.
+        """
+        import numpy as np
+        import torch
+
+        sizes = np.array(ivs.sizes)
+        plain = sizes == 12
+        rows = ivs.rows(device, -(-int(sizes.max()) // 16) * 16)
+        one = self.host.words(b"\0\0\0\1", device, 8).expand(len(ivs), -1)
+        direct = torch.cat([rows[:, :12], one], dim=1)
+        if plain.all():
+            return direct
+        count = max(len(ivs), subkeys.shape[0])
+        places = Addressed(
+            np.uint64(rows.data_ptr()).astype(np.int64)
+            + rows.stride(0) * (np.arange(count) if len(ivs) > 1 else np.zeros(count, np.int64)),
+            np.broadcast_to(sizes, count).astype(np.int64),
+            device,
+            rows,
+        )
+        signed = subkeys.view(torch.int64)
+        constants = self.secret(torch.cat([signed, torch.zeros_like(signed)], dim=1)).view(torch.uint64)
+        start = self.begin(constants if len(constants) > 1 else constants[0], padding=1)
+        hashed = self.output(self.iterate(places, start, final=True), 16, 0)
+        if not plain.any():
+            return hashed
+        return torch.where(self.host.upload(plain, device)[:, None], direct, hashed)
+
+
+def big_endian(blocks: torch.Tensor) -> torch.Tensor:
+    """Bytes, uint8 ``[n, 8 * k]``, as big-endian words: uint64 ``[n, k]``."""
+    import torch
+
+    count, size = blocks.shape
+    return blocks.view(count, size // 8, 8).flip(-1).view(count, size).view(torch.uint64)
