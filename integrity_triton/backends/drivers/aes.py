@@ -27,9 +27,9 @@ def rounds_of(key_size: int) -> int:
 
 
 def expand_keys(host: TritonBackend, keys: Rows) -> torch.Tensor:
-    """The round keys of each of ``keys``, of 16, 24 or 32 bytes, as the kernels take them: uint32 ``[n, 128]``,
-    of which ``8 * (rounds + 1)`` words are theirs and 8 or more behind them the caller's, who is to keep all
-    secret.
+    """The round keys of each of ``keys``, of 16, 24 or 32 bytes, as the kernels take them: uint32
+    ``[n, 128]``, of which ``8 * (rounds + 1)`` words are theirs and 8 or more behind them the caller's, who
+    is to keep all secret.
     """
     import torch
 
