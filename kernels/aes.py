@@ -162,10 +162,10 @@ def _mix_columns(p):
     out = ()
     for j in tl.static_range(8):
         x = below[j] ^ rotr32(sums[j], 16)
-        # Twice a byte is its bits one place up, and the one that falls out at 0, 1, 3 and 4 (section 4.2.1).
+        # Twice a byte is its bits one place up, and 0x1B if one falls out (section 4.2.1).
         if j > 0:
             x = x ^ sums[j - 1]
-        if j == 0 or j == 1 or j == 3 or j == 4:
+        if (0x1B >> j) & 1 == 1:
             x = x ^ sums[7]
         out = out + (x,)
     return out
