@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .crc import crc_combine
     from .files import hash_file
     from .hashing import Hash, new
+    from .kdf import hkdf_batch, pbkdf2_batch
     from .lthash import LtHash
 
     algorithms_available: frozenset[str]
@@ -42,9 +43,11 @@ __all__ = [
     "hash_batch",
     "hash_chunks",
     "hash_file",
+    "hkdf_batch",
     "models",
     "new",
     "ops",
+    "pbkdf2_batch",
     "use_backend",
 ]
 
@@ -55,7 +58,9 @@ _LAZY = {
     "hash_batch": "batch",
     "hash_chunks": "batch",
     "hash_file": "files",
+    "hkdf_batch": "kdf",
     "new": "hashing",
+    "pbkdf2_batch": "kdf",
     "use_backend": "backends",
 }
 _SUBMODULES = ("algorithms", "backends", "batch", "conformance", "hashing", "lthash", "models", "ops")

@@ -224,7 +224,7 @@ def hash_messages(
         most_blocks = longest // block
 
     if OWN_STATE:
-        state = load_words(state_ptr + row * STATE_WORDS, valid, STATE_WORDS)
+        state = load_words(state_ptr + row * STATE_WORDS, valid, STATE_WORDS, VECTOR)
     else:
         state = ()
         for i in tl.static_range(STATE_WORDS):

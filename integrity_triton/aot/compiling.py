@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
 from .._data import batch_messages
-from ..algorithms import Algorithm, PerMessage
+from ..algorithms import Algorithm, Hmac, PerMessage
 from ..backends import Probe, Rows
 from ..backends.prebuilt import FORMAT, Specialization
 from ..backends.triton_host import Launch, TritonBackend
@@ -116,6 +116,9 @@ def specializations(
                 for mode, length in itertools.product(modes, lengths):
                     own = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
                     recorder.hash_batch(record, own or record.trial_parameters(), messages, length)
+            if isinstance(record.construction, Hmac):
+                keys = PerMessage([torch.zeros(16, dtype=torch.uint8)] * 2)
+                recorder.mac_chain(record, keys, torch.zeros((2, size), dtype=torch.uint8), 1)
             stream = recorder.stream(record, record.trial_parameters())
             # Streams copy what does not fill a block; whole blocks are read where they are.
             stream.update(data)

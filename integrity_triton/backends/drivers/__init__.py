@@ -36,7 +36,7 @@ from .sponge import KmacDriver, SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
 from .xxhash import XxHashDriver
 
-__all__ = ["Driver", "driver_class"]
+__all__ = ["Driver", "HmacDriver", "IteratedDriver", "driver_class"]
 
 _DRIVERS: dict[type, type[Driver]] = {
     IteratedHash: IteratedDriver,
