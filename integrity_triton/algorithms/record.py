@@ -269,7 +269,7 @@ class Parameter:
             if not view.c_contiguous:
                 raise BufferError(f"{label} must be a C-contiguous buffer")
             value = bytes(view)
-            if not self._allows(len(value)):
+            if not self.allows(len(value)):
                 raise ValueError(f"{label} must be {self._sizes()} long, not {len(value)}")
             return value
         if (self.type is int and isinstance(value, bool)) or not isinstance(value, self.type):
@@ -284,11 +284,12 @@ class Parameter:
         if not self.per_message:
             raise TypeError(f"{label} is one for all messages of a batch")
         for i, size in enumerate(values.sizes):
-            if not size or not self._allows(size):
+            if not size or not self.allows(size):
                 raise ValueError(f"{label} of message {i} must be {self._sizes()} long, not {size}")
         return values
 
-    def _allows(self, size: int) -> bool:
+    def allows(self, size: int) -> bool:
+        """For ``bytes``: whether a value may be so many long."""
         if self.sizes is not None:
             return size in self.sizes
         return size >= (self.min_size or 0) and (self.max_size is None or size <= self.max_size)

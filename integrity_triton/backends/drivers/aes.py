@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import PerMessage
-from ..base import Addressed, Rows
+from ..base import Addressed, Messages, Ragged, Rows, view_of
 from .iterated import IteratedDriver, Start
 
 if TYPE_CHECKING:
@@ -75,9 +75,29 @@ def encrypt(host: TritonBackend, round_keys: torch.Tensor, blocks: torch.Tensor,
     return out.view(torch.uint8)
 
 
-class CmacDriver(IteratedDriver):
+class _AesDriver(IteratedDriver):
     keys_per_message = True
 
+    def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
+        """Keys of one size at a time, which makes the number of rounds."""
+        import numpy as np
+        import torch
+
+        key, device = parameters["key"], messages.device
+        if not isinstance(key, PerMessage) or key.size() is not None:
+            return super().hash_batch(parameters, messages, length)
+        out = torch.empty((messages.count, length), dtype=torch.uint8, device=device)
+        views = {k: v.views(device) for k, v in parameters.items() if isinstance(v, PerMessage)}
+        for size in sorted(set(key.sizes)):
+            rows = [i for i, n in enumerate(key.sizes) if n == size]
+            own = {name: PerMessage([values[i] for i in rows]) for name, values in views.items()}
+            these = Ragged([view_of(messages, i) for i in rows], device)
+            tags = super().hash_batch({**parameters, **own}, these, length)
+            out.index_copy_(0, self.host.upload(np.array(rows), device), tags)
+        return out
+
+
+class CmacDriver(_AesDriver):
     def references(self) -> tuple[str, ...]:
         return (self.construction.block, AES_EXPAND_KEYS, CMAC_SUBKEYS)
 
@@ -100,9 +120,7 @@ class CmacDriver(IteratedDriver):
         return Start(state, flags=rounds, constants=table if keys.count > 1 else table[0])
 
 
-class GmacDriver(IteratedDriver):
-    keys_per_message = True
-
+class GmacDriver(_AesDriver):
     def references(self) -> tuple[str, ...]:
         return (self.construction.block, AES_EXPAND_KEYS, AES_ENCRYPT_BLOCKS)
 
