@@ -100,7 +100,7 @@ class VectorFile:
         return f"{self.package}:{self.path.partition('/')[2]}"
 
     def lines(self) -> list[str]:
-        return (_root(self.package) / self.path).read_text("utf-8").splitlines()
+        return vector_lines(self.package, self.path)
 
 
 _RULES = (
@@ -134,6 +134,10 @@ _RULES = (
     (r"keccak/(Short|Long)MsgKAT_(?P<name>\d\d\d)\.txt", "keccak_{name}", "messages"),
     (r"keccak/ExtremelyLongMsgKAT_(?P<name>\d\d\d)\.txt", "keccak_{name}", "repeat"),
 )
+
+
+def vector_lines(package: str, path: str) -> list[str]:
+    return (_root(package) / path).read_text("utf-8").splitlines()
 
 
 def _root(package: str) -> Path:
