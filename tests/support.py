@@ -31,6 +31,8 @@ PLAIN_ORACLES = {
     "xxh64": "oracles.xxhash_plain:xxh64",
     "xxh3_64": "oracles.xxhash_plain:xxh3_64",
     "xxh3_128": "oracles.xxhash_plain:xxh3_128",
+    "cmac_aes": "oracles.aes_plain:cmac_aes",
+    "gmac_aes": "oracles.aes_plain:gmac_aes",
 }
 # The interpreter takes a quarter of a second a block.
 EXAMPLES = {"native": 60, "interpreter": 6}
