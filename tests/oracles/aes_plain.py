@@ -21,10 +21,9 @@ def _sbox() -> list[int]:
     for a in range(1, 256):
         inverse[a] = next(b for b in range(1, 256) if times(a, b) == 1) if a not in inverse else inverse[a]
         inverse[inverse[a]] = a
-    return [
-        0x63 ^ b ^ turned(b, 1) ^ turned(b, 2) ^ turned(b, 3) ^ turned(b, 4)
-        for _, b in sorted(inverse.items())
-    ]
+    # The matrix's rows are one row turned: a carryless product with 0x1F, modulo x**8 + 1.
+    products = (b << 4 ^ b << 3 ^ b << 2 ^ b << 1 ^ b for _, b in sorted(inverse.items()))
+    return [0x63 ^ p & 0xFF ^ p >> 8 for p in products]
 
 
 SBOX = _sbox()
