@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oracles import aes_plain, blake2_plain, blake3_plain, keccak_plain, md5_plain, sha2_plain, siphash_plain
+from oracles import (
+    aes_plain,
+    blake2_plain,
+    blake3_plain,
+    highwayhash_plain,
+    keccak_plain,
+    md5_plain,
+    sha2_plain,
+    siphash_plain,
+)
 from support import has_module, pattern
 from vector_files import published
 
@@ -166,3 +175,10 @@ def test_macs_of_aes(size):
             iv = pattern(length)
             plain = aes_plain.gmac_aes(message, key=key, iv=iv).digest()
             assert plain == aes_library.gmac_aes(message, key=key, iv=iv).digest(), (n, length)
+
+
+def test_highwayhash():
+    vectors = published("highwayhash")
+    assert len(vectors) == 3 * 65
+    for v in vectors:
+        assert getattr(highwayhash_plain, v.algorithm)(v.message, **v.parameters).digest() == v.digest, v

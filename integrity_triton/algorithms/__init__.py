@@ -28,6 +28,7 @@ from .record import (
     Blake3Tree,
     Construction,
     Crc,
+    HighwayHash,
     Hmac,
     IteratedHash,
     KangarooTree,
@@ -51,6 +52,7 @@ __all__ = [
     "Blake3Tree",
     "Construction",
     "Crc",
+    "HighwayHash",
     "Hmac",
     "IteratedHash",
     "KangarooTree",
@@ -85,6 +87,7 @@ _BUILTIN_MODULES = (
     "xxhash",
     "siphash",
     "aes",
+    "highwayhash",
 )
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,

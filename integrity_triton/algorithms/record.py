@@ -212,6 +212,14 @@ class SipHash:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HighwayHash:
+    """HighwayHash; its kernel is in ``kernels/highwayhash.py``. The digest's size says which."""
+
+    rounds: int
+    """Packets made of the state itself before the output."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kmac(Sponge):
     """KMAC: cSHAKE of the padded key and the message (SP 800-185, section 4)."""
 
@@ -225,7 +233,16 @@ class Hmac:
 
 
 Construction = (
-    Hmac | IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SipHash | SpongeTree | XxHash
+    Hmac
+    | IteratedHash
+    | Blake2Parallel
+    | Blake2X
+    | Blake3Tree
+    | Crc
+    | HighwayHash
+    | SipHash
+    | SpongeTree
+    | XxHash
 )
 
 

@@ -15,6 +15,7 @@ from ...algorithms import (
     Blake2X,
     Blake3Tree,
     Crc,
+    HighwayHash,
     Hmac,
     IteratedHash,
     KangarooTree,
@@ -29,6 +30,7 @@ from .base import Driver
 from .blake2 import Blake2Driver, Blake2ParallelDriver, Blake2XDriver
 from .blake3_tree import Blake3TreeDriver
 from .crc import CrcDriver
+from .highwayhash import HighwayHashDriver
 from .hmac import HmacDriver
 from .iterated import IteratedDriver
 from .siphash import SipHashDriver
@@ -52,6 +54,7 @@ _DRIVERS: dict[type, type[Driver]] = {
     Crc: CrcDriver,
     XxHash: XxHashDriver,
     SipHash: SipHashDriver,
+    HighwayHash: HighwayHashDriver,
     AesCmac: CmacDriver,
     AesGmac: GmacDriver,
 }
