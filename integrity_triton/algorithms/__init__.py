@@ -19,6 +19,8 @@ from typing import Any
 from .hmac import hmac_over
 from .per_message import PerMessage
 from .record import (
+    AesCmac,
+    AesGmac,
     Algorithm,
     Blake2,
     Blake2Parallel,
@@ -26,12 +28,14 @@ from .record import (
     Blake3Tree,
     Construction,
     Crc,
+    HighwayHash,
     Hmac,
     IteratedHash,
     KangarooTree,
     Kmac,
     Parameter,
     Security,
+    SipHash,
     Sponge,
     SpongeTree,
     TupleSponge,
@@ -39,6 +43,8 @@ from .record import (
 )
 
 __all__ = [
+    "AesCmac",
+    "AesGmac",
     "Algorithm",
     "Blake2",
     "Blake2Parallel",
@@ -46,6 +52,7 @@ __all__ = [
     "Blake3Tree",
     "Construction",
     "Crc",
+    "HighwayHash",
     "Hmac",
     "IteratedHash",
     "KangarooTree",
@@ -53,6 +60,7 @@ __all__ = [
     "Parameter",
     "PerMessage",
     "Security",
+    "SipHash",
     "Sponge",
     "SpongeTree",
     "TupleSponge",
@@ -77,6 +85,9 @@ _BUILTIN_MODULES = (
     "blake2",
     "crc",
     "xxhash",
+    "siphash",
+    "aes",
+    "highwayhash",
 )
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,
