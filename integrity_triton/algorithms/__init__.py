@@ -31,6 +31,7 @@ from .record import (
     KangarooTree,
     Kmac,
     Parameter,
+    Poly1305,
     Security,
     Sponge,
     SpongeTree,
@@ -52,6 +53,7 @@ __all__ = [
     "Kmac",
     "Parameter",
     "PerMessage",
+    "Poly1305",
     "Security",
     "Sponge",
     "SpongeTree",
@@ -77,6 +79,7 @@ _BUILTIN_MODULES = (
     "blake2",
     "crc",
     "xxhash",
+    "poly1305",
 )
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,

@@ -192,7 +192,15 @@ class Hmac:
     """The name of the algorithm."""
 
 
-Construction = Hmac | IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SpongeTree | XxHash
+@dataclass(frozen=True, kw_only=True)
+class Poly1305:
+    """A polynomial over the blocks of a message, and a one-time pad; its kernels are in
+    ``kernels/poly1305.py``."""
+
+
+Construction = (
+    Poly1305 | Hmac | IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SpongeTree | XxHash
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from ...algorithms import (
     IteratedHash,
     KangarooTree,
     Kmac,
+    Poly1305,
     Sponge,
     SpongeTree,
     XxHash,
@@ -27,6 +28,7 @@ from .blake3_tree import Blake3TreeDriver
 from .crc import CrcDriver
 from .hmac import HmacDriver
 from .iterated import IteratedDriver
+from .poly1305 import Poly1305Driver
 from .sponge import KmacDriver, SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
 from .xxhash import XxHashDriver
@@ -46,6 +48,7 @@ _DRIVERS: dict[type, type[Driver]] = {
     Blake2X: Blake2XDriver,
     Crc: CrcDriver,
     XxHash: XxHashDriver,
+    Poly1305: Poly1305Driver,
 }
 
 
