@@ -7,8 +7,8 @@ the message's. Parts end at whole multiples of their size before a message's end
 them may be short, and the powers of r that are needed are products of r**(2**k).
 
 - ``poly1305_messages``: a lane a message, block by block.
-- ``poly1305_parts``: a program a part. Lane l takes every LANES-th block, so that neighbours read neighbouring
-  blocks, and the powers of r are those of r**LANES.
+- ``poly1305_parts``: a program a part. Each lane takes every LANES-th block or half of one, so that neighbours
+  read neighbouring bytes. Words of 32 bits are multiplied, as they are, by 2**(32 * w) * r**m mod p.
 - ``poly1305_rows``: a row of a matrix a part. Bytes of the message, less 128 so that they are int8, times the
   digits of 2**(8 * b) * r**m in balanced base 256 are sums of products that int32 holds exactly. What the 128
   and the ones behind the blocks add is the same for all rows of as many blocks, and is added later.
@@ -31,6 +31,7 @@ DIGITS = tl.constexpr(17)
 COLUMNS = tl.constexpr(32)
 LIMB_BITS = tl.constexpr(26)
 _MASK = tl.constexpr(0x3FFFFFF)
+_WORD = tl.constexpr(0xFFFFFFFF)
 # 2**128, the one behind a whole block, in the highest limb.
 _ONE = tl.constexpr(1 << 24)
 # Section 2.5.1: the bits of r that are clear are clear in these.
@@ -65,10 +66,11 @@ def _clamped(words):
 @triton.jit
 def _times(x, y):
     """x * y without carries: sums of 32 x 32 -> 64-bit products. Limbs of x are below 2**29, y's below 2**27."""
-    s1 = y[1] * 5
-    s2 = y[2] * 5
-    s3 = y[3] * 5
-    s4 = y[4] * 5
+    # The masks tell compilers what they cannot see: that these are factors of 32 bits.
+    s1 = y[1] * 5 & _WORD
+    s2 = y[2] * 5 & _WORD
+    s3 = y[3] * 5 & _WORD
+    s4 = y[4] * 5 & _WORD
     return (
         x[0] * y[0] + x[1] * s4 + x[2] * s3 + x[3] * s2 + x[4] * s1,
         x[0] * y[1] + x[1] * y[0] + x[2] * s4 + x[3] * s3 + x[4] * s2,
@@ -117,7 +119,7 @@ def _carried(d):
     d4 &= _MASK
     d1 += d0 >> 26
     d0 &= _MASK
-    return d0, d1, d2, d3, d4
+    return d0, d1 & _WORD, d2, d3, d4
 
 
 @triton.jit
@@ -219,29 +221,50 @@ def _block_limbs(words):
     return _limbs(low, high)
 
 
-@triton.jit(do_not_specialize=["count", "stride", "bits"])
+@triton.jit(do_not_specialize=["count", "stride", "bits", "row_bits", "items", "words"])
 def poly1305_powers(
     key_ptr,
     power_ptr,
     count: tl.int64,
     stride: tl.int64,
     bits: tl.int64,
-    BLOCK_MSGS: tl.constexpr,
+    row_bits: tl.int64,
+    items: tl.int64,
+    words: tl.int64,
     VECTOR: tl.constexpr,
+    BLOCK_MSGS: tl.constexpr,
 ):
-    """r, r**2, r**4, ... of ``count`` keys, ``bits`` of them, at ``power_ptr``: uint32 ``[count, bits, 5]``.
+    """What is made of ``count`` keys, a row of numbers of five limbs for each at ``power_ptr``, uint32
+    ``[count, bits + items * (words + 1), 5]``: first r**(2**k) for k below ``bits``.
+
+    Behind them are the factors of ``poly1305_parts``: where R is r**(2**row_bits), for R**(items - 1), ..., R, 1
+    each that number times 2**(32 * w) for w below ``words``, and times 2**128.
 
     ``key_ptr`` is uint32 words; a key's r is the first four of ``stride``, not yet clamped.
     """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count
-    words = ()
+    key = ()
     for i in tl.static_range(4):
-        words = words + (tl.load(key_ptr + (lane * stride + i), mask=valid, other=0),)
-    h = _clamped(words)
+        key = key + (tl.load(key_ptr + (lane * stride + i), mask=valid, other=0),)
+    h = _clamped(key)
+    row = h
+    pointer = power_ptr + lane * ((bits + items * (words + 1)) * 5)
     for k in range(bits):
-        _store_limbs(power_ptr + (lane * bits + k) * 5, 1, h, valid)
+        _store_limbs(pointer + k * 5, 1, h, valid)
+        row = _where(valid & (k == row_bits), h, row)
         h = _multiply(h, h)
+    zero = tl.full((BLOCK_MSGS,), 0, tl.uint64)
+    h = (zero + 1, zero, zero, zero, zero)
+    for i in range(items):
+        place = pointer + (bits + (items - 1 - i) * (words + 1)) * 5
+        x = h
+        for w in range(words):
+            _store_limbs(place + w * 5, 1, x, valid)
+            x = _multiply(x, (zero, zero + 64, zero, zero, zero))
+        x = _multiply(h, (zero, zero, zero, zero, zero + _ONE))
+        _store_limbs(place + words * 5, 1, x, valid)
+        h = _multiply(h, row)
 
 
 @triton.jit(do_not_specialize=["address", "count", "stride", "length", "total", "key_stride", "results"])
@@ -307,69 +330,73 @@ def poly1305_messages(
 
 
 @triton.jit
-def _whole_block(base, n, place, ALIGN: tl.constexpr, VECTOR: tl.constexpr):
-    """The limbs of each lane's block, ``n + place`` whole blocks behind ``base``."""
+def _whole_item(base, n, place, WORDS: tl.constexpr, ALIGN: tl.constexpr, VECTOR: tl.constexpr):
+    """WORDS words of 32 bits of each lane, uint64, which lie ``n + place`` times as many behind ``base``."""
     # Scalars but for a lane's place, so that the loads are seen to be of neighbours.
-    if ALIGN >= 8 and VECTOR == 2:
-        pair = base.to(tl.pointer_type(tl.uint64)) + 2 * n + 2 * place
-        c = _limbs(tl.load(pair), tl.load(pair + 1))
-    elif ALIGN >= 16 and VECTOR == 4:
-        pointer = tl.multiple_of(base.to(tl.pointer_type(tl.uint32)), 16)
-        tile = pointer + 4 * n + (4 * place[:, None] + tl.arange(0, 4)[None, :])
-        c = _block_limbs(columns(tl.load(tile), 4))
-    elif ALIGN >= 4:
-        word = base.to(tl.pointer_type(tl.uint32)) + 4 * n + 4 * place
-        c = _block_limbs((tl.load(word), tl.load(word + 1), tl.load(word + 2), tl.load(word + 3)))
+    if WORDS == 2:
+        skew = base & 7 if ALIGN < 8 else base ^ base
+        pointer = (base - skew).to(tl.pointer_type(tl.uint64)) + n + place
+        pair = tl.load(pointer)
+        if ALIGN < 8:
+            shift = (skew * 8).to(tl.uint64)
+            # Of pairs that are not read in place, the second half's last bytes are in the next.
+            after = tl.load(pointer + 1, mask=place * 0 + skew > 0, other=0)
+            pair = (pair >> shift) | ((after << 1) << (63 - shift))
+        out = (pair & _WORD, pair >> 32)
     else:
-        address = base + (n + place) * BLOCK_BYTES
-        left = (place * 0 + BLOCK_BYTES).to(tl.int32)
-        words = load_block(address, tl.full((), 0, tl.int64), left, left > 0, 4, ALIGN, VECTOR)
-        c = _block_limbs(words)
-    return c[0], c[1], c[2], c[3], c[4] | _ONE
+        if ALIGN >= 16 and VECTOR == 4:
+            pointer = tl.multiple_of(base.to(tl.pointer_type(tl.uint32)), 16)
+            tile = pointer + 4 * n + (4 * place[:, None] + tl.arange(0, 4)[None, :])
+            words = columns(tl.load(tile), 4)
+        elif ALIGN >= 4:
+            word = base.to(tl.pointer_type(tl.uint32)) + 4 * n + 4 * place
+            words = (tl.load(word), tl.load(word + 1), tl.load(word + 2), tl.load(word + 3))
+        else:
+            left = (place * 0 + 16).to(tl.int32)
+            words = load_block(
+                base + (n + place) * 16, tl.full((), 0, tl.int64), left, left > 0, 4, ALIGN, VECTOR
+            )
+        out = ()
+        for i in tl.static_range(4):
+            out = out + (words[i].to(tl.uint64),)
+    return out
 
 
 @triton.jit
-def _edge_block(base, n, place, block, size, ALIGN: tl.constexpr, VECTOR: tl.constexpr):
-    """As ``_whole_block`` for blocks of a message of ``size`` bytes, of which the first lane's is the one of
-    number ``block``, negative before the message: 0 where there is none, and the last one may be short."""
-    at = block + place
-    left = tl.minimum(tl.maximum(size - at * BLOCK_BYTES, 0), BLOCK_BYTES).to(tl.int32)
-    left = tl.where(at >= 0, left, 0)
-    address = base + (n + place) * BLOCK_BYTES
-    words = load_block(address, tl.full((), 0, tl.int64), left, left > 0, 4, ALIGN, VECTOR)
-    words = end_block(words, left, left, (left > 0) & (left < BLOCK_BYTES), 0, _pad_one, 4)
-    c = _block_limbs(words)
-    return c[0], c[1], c[2], c[3], c[4] + tl.where(left == BLOCK_BYTES, _ONE, 0)
+def _edge_item(base, n, place, start, size, WORDS: tl.constexpr, ALIGN: tl.constexpr, VECTOR: tl.constexpr):
+    """As ``_whole_item`` where ``base`` is at byte ``start`` of a message of ``size`` bytes, negative before
+    it: 0 outside the message, with the one behind a short block. One word more is 1 where a whole block starts.
+    """
+    at = start + (n + place) * (4 * WORDS)
+    left = tl.minimum(tl.maximum(size - at, -1), 4 * WORDS).to(tl.int32)
+    left = tl.where(at >= 0, left, -1)
+    words = load_block(
+        base + (n + place) * (4 * WORDS),
+        tl.full((), 0, tl.int64),
+        tl.maximum(left, 0),
+        left > 0,
+        WORDS,
+        ALIGN,
+        VECTOR,
+    )
+    # A message may end where a block's second half starts.
+    ends = (left >= 0) & (left < 4 * WORDS) & (size % 16 != 0)
+    words = end_block(words, left, left, ends, 0, _pad_one, WORDS)
+    out = ()
+    for i in tl.static_range(WORDS):
+        out = out + (words[i].to(tl.uint64),)
+    whole = (at >= 0) & (at % 16 == 0) & (size - at >= 16)
+    return out + (whole.to(tl.uint64),)
 
 
 @triton.jit
-def _whole_blocks(
-    base, n, place, LANES: tl.constexpr, UNROLL: tl.constexpr, ALIGN: tl.constexpr, VECTOR: tl.constexpr
-):
-    """A lane's blocks of a step, UNROLL times five limbs."""
-    c = ()
-    for i in tl.static_range(UNROLL):
-        c = c + _whole_block(base, n + i * LANES, place, ALIGN, VECTOR)
-    return c
-
-
-@triton.jit
-def _edge_blocks(
-    base,
-    n,
-    place,
-    block,
-    size,
-    LANES: tl.constexpr,
-    UNROLL: tl.constexpr,
-    ALIGN: tl.constexpr,
-    VECTOR: tl.constexpr,
-):
-    """As ``_whole_blocks`` where some may not be whole."""
-    c = ()
-    for i in tl.static_range(UNROLL):
-        c = c + _edge_block(base, n + i * LANES, place, block + i * LANES, size, ALIGN, VECTOR)
-    return c
+def _plus_words(d, words, factors, first: tl.constexpr, WORDS: tl.constexpr):
+    """d + the sum of ``words`` times as many of ``factors``, from number ``first`` on."""
+    for w in tl.static_range(WORDS):
+        f = factors[5 * (first + w) : 5 * (first + w) + 5]
+        x = words[w]
+        d = (d[0] + x * f[0], d[1] + x * f[1], d[2] + x * f[2], d[3] + x * f[3], d[4] + x * f[4])
+    return d
 
 
 @triton.jit(
@@ -383,6 +410,7 @@ def _edge_blocks(
         "per_row",
         "part_bits",
         "power_stride",
+        "bits",
     ]
 )
 def poly1305_parts(
@@ -398,8 +426,10 @@ def poly1305_parts(
     per_row: tl.int64,
     part_bits: tl.int64,
     power_stride: tl.int64,
+    bits: tl.int64,
     LANE_BITS: tl.constexpr,
-    UNROLL_BITS: tl.constexpr,
+    ITEM_BITS: tl.constexpr,
+    WORDS: tl.constexpr,
     TABLE: tl.constexpr,
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -413,9 +443,13 @@ def poly1305_parts(
     With TABLE, ``table_ptr`` is int64 ``[4, count]``: each message's address, length in bytes, first part and
     the row of its result. Otherwise message i starts at ``address + i * stride``, is ``length`` bytes long, or
     as many as are left of ``total``, and has ``per_row`` parts; a shorter one has fewer. ``power_ptr`` is what
-    ``poly1305_powers`` stores, the powers of one key ``power_stride`` words from those of the next, or 0.
+    ``poly1305_powers`` stores with ``bits`` powers, one key's ``power_stride`` words from the next one's, or 0.
     """
     LANES: tl.constexpr = 1 << LANE_BITS
+    ITEMS: tl.constexpr = 1 << ITEM_BITS
+    # Blocks of an item of all lanes, and of a step.
+    ROW_BITS: tl.constexpr = LANE_BITS - (1 if WORDS == 2 else 0)
+    STEP: tl.constexpr = ITEMS << ROW_BITS
     tl.static_assert(BLOCK_MSGS == LANES)
     number = tl.program_id(0).to(tl.int64)
     if TABLE:
@@ -430,8 +464,6 @@ def poly1305_parts(
         begin = address + message * stride
         size = tl.minimum(length, total - message * stride)
         row = message
-    UNROLL: tl.constexpr = 1 << UNROLL_BITS
-    STEP: tl.constexpr = LANES * UNROLL
     part = tl.full((), 1, tl.int64) << part_bits
     blocks = (size + (BLOCK_BYTES - 1)) // BLOCK_BYTES
     own = tl.maximum((blocks + part - 1) >> part_bits, 1)
@@ -442,31 +474,41 @@ def poly1305_parts(
     powers = power_ptr + row * power_stride
 
     if index < own:
-        # The powers of r**LANES that the blocks of a step are multiplied by, the last one's is 1.
-        ahead = _load_power(powers, LANE_BITS + UNROLL_BITS)
+        ahead = _load_power(powers, ROW_BITS + ITEM_BITS)
         factors = ()
-        for i in tl.static_range(UNROLL - 1):
-            factor = _load_power(powers, LANE_BITS)
-            for _ in tl.static_range(UNROLL - 2 - i):
-                factor = _multiply(factor, _load_power(powers, LANE_BITS))
-            factors = factors + factor
+        for i in tl.static_range(ITEMS * (WORDS + 1)):
+            factors = factors + _load_power(powers, bits + i)
+        # All items' ones together, which one of the lanes that share a block adds.
+        ones = factors[5 * WORDS : 5 * WORDS + 5]
+        for i in tl.static_range(ITEMS - 1):
+            ones = _plus(ones, factors[5 * (WORDS + 1) * (i + 2) - 5 : 5 * (WORDS + 1) * (i + 2)])
+        first_half = place % (4 // WORDS) == 0
         zero = tl.full((LANES,), 0, tl.uint64)
+        ones = _where(first_half, ones, (zero, zero, zero, zero, zero))
         h = (zero, zero, zero, zero, zero)
         for m in range(tl.maximum(-start, 0) // STEP, part // STEP):
-            n = (tl.full((), 0, tl.int64) + m) * STEP
-            block = start + n
+            n = (tl.full((), 0, tl.int64) + m) * (ITEMS * LANES)
+            block = start + m * STEP
+            d = _times(h, ahead)
             if (block < 0) | ((block + STEP) * BLOCK_BYTES > size):
-                c = _edge_blocks(base, n, place, block, size, LANES, UNROLL, ALIGN, VECTOR)
+                for i in tl.static_range(ITEMS):
+                    item = _edge_item(
+                        base, n + i * LANES, place, start * BLOCK_BYTES, size, WORDS, ALIGN, VECTOR
+                    )
+                    d = _plus_words(d, item, factors, i * (WORDS + 1), WORDS + 1)
             else:
-                c = _whole_blocks(base, n, place, LANES, UNROLL, ALIGN, VECTOR)
-            d = _plus(_times(h, ahead), c[5 * UNROLL - 5 :])
-            for i in tl.static_range(UNROLL - 1):
-                d = _plus(d, _times(c[5 * i : 5 * i + 5], factors[5 * i : 5 * i + 5]))
+                d = _plus(d, ones)
+                for i in tl.static_range(ITEMS):
+                    item = _whole_item(base, n + i * LANES, place, WORDS, ALIGN, VECTOR)
+                    d = _plus_words(d, item, factors, i * (WORDS + 1), WORDS)
             h = _carried(d)
-        # A lane's last block is LANES - place blocks before the end of the part, itself among them.
-        behind = LANES - 1 - place
+        if WORDS == 2:
+            # Second halves are 2**64 times what they were taken for.
+            h = _where(first_half, h, _multiply(h, (zero, zero, zero + (1 << 12), zero, zero)))
+        # A lane's last block is this many before the part's last.
+        behind = (1 << ROW_BITS) - 1 - place // (4 // WORDS)
         h = _multiply(h, _load_power(powers, 0))
-        for i in tl.static_range(LANE_BITS):
+        for i in tl.static_range(ROW_BITS):
             h = _where((behind >> i) & 1 != 0, _multiply(h, _load_power(powers, i)), h)
         sums = ()
         for i in tl.static_range(5):

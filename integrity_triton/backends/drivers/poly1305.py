@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...algorithms import PerMessage, load_constant
@@ -33,6 +34,25 @@ _PARTS = 4096  # as many as a large batch is worth
 _LEAST_PART_BITS, _MOST_PART_BITS = 8, 16
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How ``poly1305_parts`` deals a message out to lanes."""
+
+    lane_bits: int
+    item_bits: int
+    words: int
+    """Of 32 bits that a lane takes of an item: half a block or a block."""
+
+    @property
+    def items(self) -> int:
+        return 1 << self.item_bits
+
+    @property
+    def row_bits(self) -> int:
+        """Of the blocks of an item of all lanes."""
+        return self.lane_bits - (1 if self.words == 2 else 0)
+
+
 class Key:
     """r of one key for all messages, or of one for each, on the device, and what is made of it."""
 
@@ -41,36 +61,41 @@ class Key:
         self.words, self.count = words, count
         self.stride = stride if count > 1 else 0
         self._own_words = stride
-        self._bits = 0
+        self.bits = 0
         self._powers: torch.Tensor | None = None
         self._matrix: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def powers(self, driver: Poly1305Driver, bits: int) -> torch.Tensor:
-        """uint32 ``[count, at least bits, 5]``: r, r**2, r**4, ..."""
+        """uint32 ``[count, n, 5]``: r, r**2, r**4, ..., ``self.bits`` powers but at least ``bits``, and the
+        factors of parts."""
         import torch
 
-        if self._powers is None or bits > self._bits:
-            shape = (self.count, bits, 5)
-            powers = driver.secret(driver.host.empty(shape, torch.uint32, self.words.device))
+        if self._powers is None or bits > self.bits:
+            shape = driver.shape()
+            count = bits + shape.items * (shape.words + 1)
+            powers = driver.host.empty((self.count, count, 5), torch.uint32, self.words.device)
             driver.host.run(
                 POLY1305_POWERS,
                 self.count,
                 self.words.device,
                 {
                     "key_ptr": self.words,
-                    "power_ptr": powers,
+                    "power_ptr": driver.secret(powers),
                     "count": self.count,
                     "stride": self._own_words,
                     "bits": bits,
+                    "row_bits": shape.row_bits,
+                    "items": shape.items,
+                    "words": shape.words,
                 },
                 {},
             )
-            self._powers, self._bits = powers, bits
+            self._powers, self.bits = powers, bits
         return self._powers
 
     def power_stride(self) -> int:
         """Words from one key's powers to the next's."""
-        return 5 * self._bits if self.count > 1 else 0
+        return 0 if self._powers is None or self.count == 1 else 5 * self._powers.shape[1]
 
     def matrix(self, driver: Poly1305Driver, row_bits: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The matrix of one key and the offsets of its rows."""
@@ -116,6 +141,12 @@ class Poly1305Driver(Driver):
         from ..triton_host import tuned
 
         return tuned(self.host.name, POLY1305)
+
+    def shape(self) -> Shape:
+        from ..triton_host import tuned
+
+        tuning = tuned(self.host.name, POLY1305_PARTS)
+        return Shape(tuning["BLOCK_MSGS"].bit_length() - 1, tuning["ITEM_BITS"], tuning["WORDS"])
 
     def ways(self, lengths: np.ndarray[Any, Any], key: Key) -> np.ndarray[Any, Any]:
         """For messages of each of ``lengths``: 0 for a lane, 1 for parts, 2 for rows of a matrix."""
@@ -276,13 +307,10 @@ class Poly1305Driver(Driver):
         import numpy as np
         import torch
 
-        from ..triton_host import tuned
-
         device = messages.device
         row_bits = self.choice()["ROW_BITS"]
-        tuning = tuned(self.host.name, POLY1305_PARTS)
-        lane_bits = tuning["BLOCK_MSGS"].bit_length() - 1
-        step_bits = lane_bits + tuning["UNROLL_BITS"]
+        shape = self.shape()
+        step_bits = shape.row_bits + shape.item_bits
         part_bits = row_bits - 4 if matrix else 0
 
         def parts_of(lengths: Any) -> Any:
@@ -336,7 +364,7 @@ class Poly1305Driver(Driver):
             values = self.secret(self.host.empty((5, parts), torch.uint32, device))
             self.host.run(
                 POLY1305_PARTS,
-                parts << lane_bits,
+                parts << shape.lane_bits,
                 device,
                 {
                     "table_ptr": layout.table,
@@ -346,8 +374,9 @@ class Poly1305Driver(Driver):
                     **shared,
                     "part_bits": part_bits,
                     "power_stride": key.power_stride(),
+                    "bits": key.bits,
                 },
-                {"LANE_BITS": lane_bits, **constants},
+                {"LANE_BITS": shape.lane_bits, **constants},
             )
         arguments = {k: v for k, v in layout.arguments.items() if k != "address"}
         self.host.run(
