@@ -98,7 +98,7 @@ def _plus(x, y):
 
 @triton.jit
 def _carried(d):
-    """Limbs below 2**26, the second below 2**26 + 2**14, of the same value modulo p; d's are below 2**62."""
+    """Limbs below 2**26, the second below 2**26 + 2**14, of the same value modulo p; d's are below 2**63.5."""
     d0, d1, d2, d3, d4 = d
     # Two chains of carries, each half as long.
     d1 += d0 >> 26
@@ -399,6 +399,46 @@ def _plus_words(d, words, factors, first: tl.constexpr, WORDS: tl.constexpr):
     return d
 
 
+@triton.jit
+def _whole_step(
+    d,
+    factors,
+    base,
+    n,
+    place,
+    ITEMS: tl.constexpr,
+    WORDS: tl.constexpr,
+    ALIGN: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """d + the products of each lane's ITEMS items, ``n`` items behind ``base``, but for the ones behind blocks."""
+    for i in tl.static_range(ITEMS):
+        item = _whole_item(base, n + i * place.shape[0], place, WORDS, ALIGN, VECTOR)
+        d = _plus_words(d, item, factors, i * (WORDS + 1), WORDS)
+    return d
+
+
+@triton.jit
+def _edge_step(
+    d,
+    factors,
+    base,
+    n,
+    place,
+    start,
+    size,
+    ITEMS: tl.constexpr,
+    WORDS: tl.constexpr,
+    ALIGN: tl.constexpr,
+    VECTOR: tl.constexpr,
+):
+    """d + all products of each lane's items, where some may not be whole."""
+    for i in tl.static_range(ITEMS):
+        item = _edge_item(base, n + i * place.shape[0], place, start, size, WORDS, ALIGN, VECTOR)
+        d = _plus_words(d, item, factors, i * (WORDS + 1), WORDS + 1)
+    return d
+
+
 @triton.jit(
     do_not_specialize=[
         "address",
@@ -451,6 +491,8 @@ def poly1305_parts(
     ROW_BITS: tl.constexpr = LANE_BITS - (1 if WORDS == 2 else 0)
     STEP: tl.constexpr = ITEMS << ROW_BITS
     tl.static_assert(BLOCK_MSGS == LANES)
+    # Sums of products of 32 and a little more than 26 bits are to be of 64.
+    tl.static_assert(ITEMS * WORDS <= 32)
     number = tl.program_id(0).to(tl.int64)
     if TABLE:
         message = _find(table_ptr + 2 * count, number, count - 1)
@@ -491,16 +533,11 @@ def poly1305_parts(
             block = start + m * STEP
             d = _times(h, ahead)
             if (block < 0) | ((block + STEP) * BLOCK_BYTES > size):
-                for i in tl.static_range(ITEMS):
-                    item = _edge_item(
-                        base, n + i * LANES, place, start * BLOCK_BYTES, size, WORDS, ALIGN, VECTOR
-                    )
-                    d = _plus_words(d, item, factors, i * (WORDS + 1), WORDS + 1)
+                d = _edge_step(
+                    d, factors, base, n, place, start * BLOCK_BYTES, size, ITEMS, WORDS, ALIGN, VECTOR
+                )
             else:
-                d = _plus(d, ones)
-                for i in tl.static_range(ITEMS):
-                    item = _whole_item(base, n + i * LANES, place, WORDS, ALIGN, VECTOR)
-                    d = _plus_words(d, item, factors, i * (WORDS + 1), WORDS)
+                d = _whole_step(_plus(d, ones), factors, base, n, place, ITEMS, WORDS, ALIGN, VECTOR)
             h = _carried(d)
         if WORDS == 2:
             # Second halves are 2**64 times what they were taken for.
