@@ -21,6 +21,7 @@ from ...algorithms import (
     KangarooTree,
     Kmac,
     SipHash,
+    Poly1305,
     Sponge,
     SpongeTree,
     XxHash,
@@ -34,6 +35,7 @@ from .highwayhash import HighwayHashDriver
 from .hmac import HmacDriver
 from .iterated import IteratedDriver
 from .siphash import SipHashDriver
+from .poly1305 import Poly1305Driver
 from .sponge import KmacDriver, SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
 from .xxhash import XxHashDriver
@@ -57,6 +59,7 @@ _DRIVERS: dict[type, type[Driver]] = {
     HighwayHash: HighwayHashDriver,
     AesCmac: CmacDriver,
     AesGmac: GmacDriver,
+    Poly1305: Poly1305Driver,
 }
 
 
