@@ -20,8 +20,8 @@ from ...algorithms import (
     IteratedHash,
     KangarooTree,
     Kmac,
-    SipHash,
     Poly1305,
+    SipHash,
     Sponge,
     SpongeTree,
     XxHash,
@@ -34,8 +34,8 @@ from .crc import CrcDriver
 from .highwayhash import HighwayHashDriver
 from .hmac import HmacDriver
 from .iterated import IteratedDriver
-from .siphash import SipHashDriver
 from .poly1305 import Poly1305Driver
+from .siphash import SipHashDriver
 from .sponge import KmacDriver, SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
 from .xxhash import XxHashDriver

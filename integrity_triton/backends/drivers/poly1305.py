@@ -161,8 +161,11 @@ class Poly1305Driver(Driver):
     # Batches and streams
 
     def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
-        keys = self.keys(parameters["key"], messages.device)
-        return self.tags(messages, Key(keys.view(-1), len(keys), 8), keys.view(-1)[4:], 8)
+        given = parameters["key"]
+        keys = self.keys(given, messages.device)
+        # With r in common, powers and matrices of it serve all messages.
+        one = isinstance(given, PerMessage) and given.shared >= _BLOCK
+        return self.tags(messages, Key(keys.view(-1), 1 if one else len(keys), 8), keys.view(-1)[4:], 8)
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
         return _Poly1305Stream(self, self.keys(parameters["key"], device), device)
