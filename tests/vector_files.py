@@ -47,6 +47,7 @@ def _bytes(text: str) -> bytes:
 _PARAMETERS = {
     "customization": _bytes,
     "key": _bytes,
+    "nonce": _bytes,
     "domain": lambda text: int(text, 16),
     "block_size": int,
     "digest_size": int,

@@ -238,6 +238,11 @@ class Poly1305:
     ``kernels/poly1305.py``."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Poly1305Aes(Poly1305):
+    """Poly1305 whose pad is AES of a nonce."""
+
+
 Construction = (
     Hmac
     | IteratedHash

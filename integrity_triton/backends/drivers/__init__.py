@@ -21,6 +21,7 @@ from ...algorithms import (
     KangarooTree,
     Kmac,
     Poly1305,
+    Poly1305Aes,
     SipHash,
     Sponge,
     SpongeTree,
@@ -35,6 +36,7 @@ from .highwayhash import HighwayHashDriver
 from .hmac import HmacDriver
 from .iterated import IteratedDriver
 from .poly1305 import Poly1305Driver
+from .poly1305_aes import Poly1305AesDriver
 from .siphash import SipHashDriver
 from .sponge import KmacDriver, SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
@@ -60,6 +62,7 @@ _DRIVERS: dict[type, type[Driver]] = {
     AesCmac: CmacDriver,
     AesGmac: GmacDriver,
     Poly1305: Poly1305Driver,
+    Poly1305Aes: Poly1305AesDriver,
 }
 
 
