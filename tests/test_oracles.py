@@ -133,10 +133,10 @@ def test_kt128(custom):
 @pytest.mark.parametrize("name", ["rfc9861", "sp800_185"])
 def test_published_samples(name):
     vectors = [v for v in published(name) if v.size <= MOST_BYTES]
-    assert len(vectors) == {"rfc9861": 59, "sp800_185": 29}[name]
+    assert len(vectors) == {"rfc9861": 59, "sp800_185": 41}[name]
     for v in vectors:
         make, length = getattr(keccak_plain, v.algorithm), len(v.digest)
-        if isinstance(make(), keccak_plain._Custom) and "xof" not in v.algorithm:
+        if issubclass(make, keccak_plain._Custom) and "xof" not in v.algorithm:
             assert make(v.message, digest_size=length, **v.parameters).digest() == v.digest, v
         else:
             assert make(v.message, **v.parameters).digest(length, seek=v.skip) == v.digest, v

@@ -34,6 +34,7 @@ from .record import (
     KangarooTree,
     Kmac,
     Parameter,
+    Poly1305,
     Security,
     SipHash,
     Sponge,
@@ -59,6 +60,7 @@ __all__ = [
     "Kmac",
     "Parameter",
     "PerMessage",
+    "Poly1305",
     "Security",
     "SipHash",
     "Sponge",
@@ -88,6 +90,7 @@ _BUILTIN_MODULES = (
     "siphash",
     "aes",
     "highwayhash",
+    "poly1305",
 )
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,

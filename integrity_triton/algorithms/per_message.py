@@ -15,10 +15,12 @@ class PerMessage:
     Says nothing of them in its ``repr``: they may be keys.
     """
 
-    __slots__ = ("_rows", "_views", "sizes")
+    __slots__ = ("_rows", "_views", "shared", "sizes")
 
-    def __init__(self, values: torch.Tensor | Sequence[torch.Tensor]) -> None:
-        """``values`` is uint8 ``[n, size]``, or n flat uint8 tensors."""
+    def __init__(self, values: torch.Tensor | Sequence[torch.Tensor], *, shared: int = 0) -> None:
+        """``values`` is uint8 ``[n, size]``, or n flat uint8 tensors, of which the first ``shared`` bytes are
+        the same in all."""
+        self.shared = shared
         self._rows: torch.Tensor | None = None
         if isinstance(values, Sequence):
             self._views = tuple(values)

@@ -232,9 +232,16 @@ class Hmac:
     """The name of the algorithm."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Poly1305:
+    """A polynomial over the blocks of a message, and a one-time pad; its kernels are in
+    ``kernels/poly1305.py``."""
+
+
 Construction = (
     Hmac
     | IteratedHash
+    | Poly1305
     | Blake2Parallel
     | Blake2X
     | Blake3Tree

@@ -20,6 +20,7 @@ from ...algorithms import (
     IteratedHash,
     KangarooTree,
     Kmac,
+    Poly1305,
     SipHash,
     Sponge,
     SpongeTree,
@@ -33,6 +34,7 @@ from .crc import CrcDriver
 from .highwayhash import HighwayHashDriver
 from .hmac import HmacDriver
 from .iterated import IteratedDriver
+from .poly1305 import Poly1305Driver
 from .siphash import SipHashDriver
 from .sponge import KmacDriver, SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
@@ -57,6 +59,7 @@ _DRIVERS: dict[type, type[Driver]] = {
     HighwayHash: HighwayHashDriver,
     AesCmac: CmacDriver,
     AesGmac: GmacDriver,
+    Poly1305: Poly1305Driver,
 }
 
 

@@ -1,0 +1,35 @@
+"""Poly1305: RFC 8439 (D. J. Bernstein, "The Poly1305-AES message-authentication code", 2005)."""
+
+from __future__ import annotations
+
+from .record import Algorithm, Parameter, Poly1305, Security
+
+RECORDS = (
+    Algorithm(
+        name="poly1305",
+        standard="RFC 8439, section 2.5",
+        digest_size=16,
+        block_size=16,
+        security=Security.SECURE,
+        security_note=(
+            "a one-time MAC: a key that serves for two messages gives itself away; a forgery of at most L bytes "
+            "passes with probability at most 8 * ceil(L / 16) / 2**106"
+        ),
+        collision_bits=0,
+        parallel=True,
+        keyed="required",
+        parameters=(
+            Parameter(
+                name="key",
+                type=bytes,
+                min_size=32,
+                max_size=32,
+                per_message=True,
+                doc="r and s, 16 bytes each: secret, uniformly random, and for one message only",
+            ),
+        ),
+        construction=Poly1305(),
+        native="integrity_triton.algorithms.poly1305_library:poly1305",
+        oracle="oracles.poly1305_plain:poly1305",
+    ),
+)
