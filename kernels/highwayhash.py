@@ -23,7 +23,7 @@ HIGHWAYHASH_INIT1 = tl.constexpr(
 
 @triton.jit
 def _zipper_merge(a, b):
-    """Sixteen bytes, of which ``a`` is the lower half, in the order 3 12 2 5 14 1 15 0, 11 4 10 13 9 6 8 7."""
+    """Sixteen bytes, ``a`` the lower half of them, in the order 3 12 2 5 14 1 15 0 11 4 10 13 9 6 8 7."""
     low = ((a & 0xFF000000) | (b & 0xFF00000000)) >> 24
     low = low | (((a & 0xFF0000000000) | (b & 0xFF000000000000)) >> 16)
     low = low | (a & 0xFF0000) | ((a & 0xFF00) << 32) | ((b >> 56) << 48) | (a << 56)
@@ -137,9 +137,9 @@ def highwayhash_messages(
     Messages are where ``hash_messages`` of ``batch.py`` has them. ``state_ptr`` is uint64 ``[16]``, the state
     of every message after packets before it; with OWN_STATE ``[count, 16]``, one a result row.
 
-    With FINAL ``out_ptr`` is uint64 ``[count, out_words]``, 1, 2 or 4 words of output, made by ``rounds`` more
-    packets and stored from the lowest byte up. Otherwise it is ``[count, 16]``, the state after the whole
-    packets of 32 bytes.
+    With FINAL ``out_ptr`` is uint64 ``[count, out_words]``, 1, 2 or 4 words of output, made by ``rounds``
+    more packets and stored from the lowest byte up. Otherwise it is ``[count, 16]``, the state after the
+    whole packets of 32 bytes.
     """
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS

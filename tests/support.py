@@ -14,6 +14,7 @@ from integrity_triton.algorithms import (
     Algorithm,
     Blake3Tree,
     Crc,
+    HighwayHash,
     Hmac,
     IteratedHash,
     KangarooTree,
@@ -187,6 +188,8 @@ def edge_lengths(record: Algorithm, backend: str) -> list[int]:
             lengths |= {chunk}
     if isinstance(construction, XxHash):
         lengths |= around(16, 32, 96, 144, 160, 176, 240, 1024, 1088, 2048)
+    if isinstance(construction, HighwayHash):
+        lengths |= set(range(block))
     if isinstance(construction, SipHash):
         lengths |= around(24, 32, 64, 96, 256)
     if isinstance(construction, Crc):

@@ -1,5 +1,5 @@
-"""HighwayHash in plain Python, one value at a time, from the paper's description and, for what it leaves open,
-from what the reference implementation does."""
+"""HighwayHash in plain Python, one value at a time, from the paper's description and, for what it leaves
+open, from what the reference implementation does."""
 
 from __future__ import annotations
 

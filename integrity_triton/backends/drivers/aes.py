@@ -137,8 +137,9 @@ class GmacDriver(_AesDriver):
         ivs = iv if isinstance(iv, PerMessage) else PerMessage([self.host.words(iv, device, 8)])
         count = max(keys.count, len(ivs))
         counters = self.counters(self.secret(big_endian(subkeys)), ivs, device).expand(count, -1)
-        masks = self.secret(encrypt(self.host, round_keys, counters.contiguous(), rounds))
-        table = self.secret(big_endian(torch.cat([subkeys.expand(count, -1), masks], dim=1)))
+        masks = self.secret(encrypt(self.host, round_keys, self.secret(counters.contiguous()), rounds))
+        both = self.secret(torch.cat([subkeys.expand(count, -1), masks], dim=1))
+        table = self.secret(big_endian(both))
         return self.begin(table if count > 1 else table[0])
 
     def begin(self, constants: torch.Tensor, padding: int = 0) -> Start:
@@ -173,7 +174,7 @@ class GmacDriver(_AesDriver):
         signed = subkeys.view(torch.int64)
         constants = self.secret(torch.cat([signed, torch.zeros_like(signed)], dim=1)).view(torch.uint64)
         start = self.begin(constants if len(constants) > 1 else constants[0], padding=1)
-        hashed = self.output(self.iterate(places, start, final=True), 16, 0)
+        hashed = self.secret(self.output(self.iterate(places, start, final=True), 16, 0))
         if not plain.any():
             return hashed
         return torch.where(self.host.upload(plain, device)[:, None], direct, hashed)

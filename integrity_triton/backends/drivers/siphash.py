@@ -51,7 +51,7 @@ class SipHashDriver(IteratedDriver):
         # Unsigned words lack operations on some devices.
         constants = self.host.words(iv, device, 64).view(torch.int64)
         keys = self.key_rows(parameters["key"], 16, device).data.view(torch.int64)
-        states = self.secret(keys.repeat(1, 2) ^ constants).view(torch.uint64)
+        states = self.secret(self.secret(keys.repeat(1, 2)) ^ constants).view(torch.uint64)
         return Start(states if len(states) > 1 else states[0], minimum_padding=1, flags=words)
 
     def iterate(
