@@ -623,6 +623,40 @@ def poly1305_offsets(
     _store_limbs(offsets_ptr + lane, ENTRIES, offset, lane < ENTRIES)
 
 
+@triton.jit
+def _row_bytes(base, low, high, k, CUT: tl.constexpr, BLOCK_K: tl.constexpr, ALIGN: tl.constexpr):
+    """Bytes k to k + BLOCK_K of rows that start at the addresses ``base``: uint8 ``[rows, BLOCK_K]``. With CUT
+    those from ``low`` to before ``high`` alone are read, and the others are anything."""
+    if ALIGN >= 4:
+        WIDTH: tl.constexpr = 16 if ALIGN >= 16 else 4
+        at = (k + tl.arange(0, BLOCK_K))[None, :]
+        pointer = tl.multiple_of(base.to(tl.pointer_type(tl.uint8))[:, None], (WIDTH, WIDTH)) + at
+        if CUT:
+            out = tl.load(pointer, mask=(at >= low[:, None]) & (at < high[:, None]), other=0)
+        else:
+            out = tl.load(pointer)
+    else:
+        # Words around the bytes: each of these by itself would be an address and a load of its own.
+        skew = (base & 3).to(tl.int32)[:, None]
+        pointer = (base - (base & 3)).to(tl.pointer_type(tl.uint32))[:, None]
+        word = (k // 4 + tl.arange(0, BLOCK_K // 4))[None, :]
+        pointer = pointer + word
+        after = skew + word * 0 > 0
+        if CUT:
+            at = 4 * word - skew
+            here = (at + 4 > low[:, None]) & (at < high[:, None])
+            after = after & (at + 8 > low[:, None]) & (at + 4 < high[:, None])
+            this = tl.load(pointer, mask=here, other=0)
+        else:
+            this = tl.load(pointer)
+        shift = (skew * 8).to(tl.uint32)
+        this = (this >> shift) | ((tl.load(pointer + 1, mask=after, other=0) << 1) << (31 - shift))
+        even = tl.join((this & 0xFF).to(tl.uint8), ((this >> 16) & 0xFF).to(tl.uint8))
+        odd = tl.join(((this >> 8) & 0xFF).to(tl.uint8), (this >> 24).to(tl.uint8))
+        out = tl.reshape(tl.join(even, odd), (base.shape[0], BLOCK_K))
+    return out
+
+
 @triton.jit(do_not_specialize=["address", "count", "stride", "length", "total", "parts", "per_row"])
 def poly1305_rows(
     table_ptr,
@@ -646,6 +680,8 @@ def poly1305_rows(
     matrix product: int32 ``[parts, COLUMNS]`` at ``sums_ptr``. ``digits_ptr`` is what ``poly1305_matrix`` stores;
     the other arguments are those of ``poly1305_parts``."""
     ROW: tl.constexpr = 1 << ROW_BITS
+    # Words around bytes take more registers.
+    STEP_K: tl.constexpr = BLOCK_K if ALIGN >= 4 else BLOCK_K // 2
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
     lane = first + tl.arange(0, BLOCK_MSGS)
     number = tl.minimum(lane, parts - 1)
@@ -666,28 +702,27 @@ def poly1305_rows(
     valid = (lane < parts) & (index < own)
     size = tl.where(valid, size, 0)
     start = tl.where(valid, start, -ROW)
-    cut = (start < 0) | (start + ROW > size)
-    pointer = (begin + start).to(tl.pointer_type(tl.uint8))[:, None]
-    if ALIGN >= 16:
-        pointer = tl.multiple_of(pointer, (16, 16))
-    elif ALIGN >= 4:
-        pointer = tl.multiple_of(pointer, (4, 4))
-    ks = tl.arange(0, BLOCK_K)
+    # Bytes of the row that are the message's: from ``low`` to before ``high``.
+    low = tl.maximum(-start, 0).to(tl.int32)
+    high = tl.minimum(tl.maximum(size - start, 0), ROW).to(tl.int32)
+    cut = (low > 0) | (high < ROW)
+    base = begin + start
+    ks = tl.arange(0, STEP_K)
     column = tl.arange(0, COLUMNS)
     digits = digits_ptr + (column[None, :] * ROW + ks[:, None])
     sums = tl.full((BLOCK_MSGS, COLUMNS), 0, tl.int32)
     if tl.reduce(cut.to(tl.int32), 0, _add) == 0:
-        for k in range(0, ROW, BLOCK_K):
-            a = tl.load(pointer + (k + ks)[None, :])
+        for k in range(0, ROW, STEP_K):
+            a = _row_bytes(base, low, high, k, False, STEP_K, ALIGN)
             b = tl.load(digits + k)
             sums = tl.dot((a ^ 0x80).to(tl.int8, bitcast=True), b, sums, out_dtype=tl.int32)
     else:
-        for k in range(0, ROW, BLOCK_K):
-            at = start[:, None] + (k + ks)[None, :]
-            within = (at >= 0) & (at < size[:, None])
-            a = tl.load(pointer + (k + ks)[None, :], mask=within, other=0)
+        for k in range(0, ROW, STEP_K):
+            at = (k + ks)[None, :]
+            a = _row_bytes(base, low, high, k, True, STEP_K, ALIGN)
+            a = tl.where(at < high[:, None], a, tl.where(at == high[:, None], 1, 0).to(tl.uint8))
             # Before the message there is nothing, not even a byte of 0, which would be -128.
-            a = tl.where(at < 0, 0x80, tl.where(at == size[:, None], 1, a)).to(tl.uint8)
+            a = tl.where(at < low[:, None], tl.full((), 0x80, tl.uint8), a)
             b = tl.load(digits + k)
             sums = tl.dot((a ^ 0x80).to(tl.int8, bitcast=True), b, sums, out_dtype=tl.int32)
     tl.store(
