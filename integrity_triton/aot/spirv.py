@@ -107,11 +107,13 @@ def without_masks(module: bytes, threads: int) -> bytes:
             masks.add(instruction[2])
         elif opcode == _OP_LOAD and instruction[3] in variables:
             vectors.add(instruction[2])
-        elif opcode == _OP_EXTRACT and instruction[3] in vectors and instruction[4:] == (0,):
-            numbers.add(instruction[2])
-        elif (opcode == _OP_U_CONVERT and instruction[3] in numbers) or (
-            # Which of three dimensions was asked for is a constant by now.
-            opcode == _OP_SELECT and instruction[4] in numbers
+        elif (
+            (opcode == _OP_EXTRACT and instruction[3] in vectors and instruction[4:] == (0,))
+            or (opcode == _OP_U_CONVERT and instruction[3] in numbers)
+            or (
+                # Which of three dimensions was asked for is a constant by now.
+                opcode == _OP_SELECT and instruction[4] in numbers
+            )
         ):
             numbers.add(instruction[2])
         elif opcode == _OP_AND and instruction[3] in numbers and instruction[4] in masks:

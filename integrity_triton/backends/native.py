@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from ..algorithms import Algorithm, Hmac, PerMessage, load_reference
+from ..algorithms import Algorithm, Hmac, load_reference
 from ..algorithms import get as get_algorithm
 from .base import Backend, Messages, Probe, Rows, Stream
+from .per_message import PerMessage
 
 if TYPE_CHECKING:
     import torch
