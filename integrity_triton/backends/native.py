@@ -151,8 +151,11 @@ class NativeBackend(Backend):
             digests = []
             for i in range(first, last):
                 hasher = fresh(i) if shared is None else shared.copy()
-                hasher.update(message(i))
-                digests.append(_squeeze(algorithm, hasher, length, 0))
+                if hasattr(hasher, "digest_of"):  # faster over a message that is whole
+                    digests.append(hasher.digest_of(message(i)))
+                else:
+                    hasher.update(message(i))
+                    digests.append(_squeeze(algorithm, hasher, length, 0))
             return b"".join(digests)
 
         # Ragged batches have a few giants among many dwarfs: small spans keep the threads even.
