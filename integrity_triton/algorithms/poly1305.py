@@ -15,7 +15,7 @@ RECORDS = (
             "a one-time MAC: a key that serves for two messages gives itself away; a forgery of at most L bytes "
             "passes with probability at most 8 * ceil(L / 16) / 2**106"
         ),
-        collision_bits=0,
+        collision_bits=64,
         parallel=True,
         keyed="required",
         parameters=(
