@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from .crc import crc_combine
     from .files import hash_file
     from .hashing import Hash, new
+    from .kdf import hkdf_batch, pbkdf2_batch
     from .lthash import LtHash
+    from .mac import TagMismatch, TensorTags, mac_tensors
 
     algorithms_available: frozenset[str]
 
@@ -35,6 +37,8 @@ __all__ = [
     "IntegrityError",
     "IntegrityTritonError",
     "LtHash",
+    "TagMismatch",
+    "TensorTags",
     "__version__",
     "algorithms_available",
     "backends",
@@ -42,20 +46,28 @@ __all__ = [
     "hash_batch",
     "hash_chunks",
     "hash_file",
+    "hkdf_batch",
+    "mac_tensors",
     "models",
     "new",
     "ops",
+    "pbkdf2_batch",
     "use_backend",
 ]
 
 _LAZY = {
     "Hash": "hashing",
     "LtHash": "lthash",
+    "TagMismatch": "mac",
+    "TensorTags": "mac",
     "crc_combine": "crc",
     "hash_batch": "batch",
     "hash_chunks": "batch",
     "hash_file": "files",
+    "hkdf_batch": "kdf",
+    "mac_tensors": "mac",
     "new": "hashing",
+    "pbkdf2_batch": "kdf",
     "use_backend": "backends",
 }
 _SUBMODULES = ("algorithms", "backends", "batch", "conformance", "hashing", "lthash", "models", "ops")

@@ -28,8 +28,29 @@ def load_block(
 
     Reads only aligned vectors (of VECTOR words if ALIGN allows that, else single words) that hold
     at least one byte of the message; bytes of such a vector beyond the message are returned as read. With
-    SHORT, words after ``left`` are zeros: the message may go on though the block has ended.
+    SHORT, vectors after ``left`` are zeros: the message may go on though the block has ended. With VECTOR
+    of 2, ``first_word`` is even.
     """
+    if (VECTOR == 2 and ALIGN < 8) and (STEP == 1 and BLOCK_WORDS % 2 == 0):
+        out = _load_unaligned_pairs(address, first_word, left, valid, BLOCK_WORDS, SHORT)
+    else:
+        out = _load_vectors(address, first_word, left, valid, BLOCK_WORDS, ALIGN, VECTOR, SHORT, STEP)
+    return out
+
+
+@triton.jit
+def _load_vectors(
+    address,
+    first_word,
+    left,
+    valid,
+    BLOCK_WORDS: tl.constexpr,
+    ALIGN: tl.constexpr,
+    VECTOR: tl.constexpr,
+    SHORT: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """``load_block`` by words, or where ALIGN allows it by vectors, whose addresses all lanes know."""
     out = ()
     PAIRS: tl.constexpr = VECTOR == 2 and ALIGN >= 8
     # Pairs are worth it as 64-bit words alone.
@@ -84,6 +105,52 @@ def load_block(
             words = words + (word,)
         out = words
     return out[:BLOCK_WORDS]
+
+
+@triton.jit
+def _load_unaligned_pairs(address, first_word, left, valid, BLOCK_WORDS: tl.constexpr, SHORT: tl.constexpr):
+    """``load_block`` by 64-bit words, within which messages may start: half as many loads and shifts."""
+    skew = (address & 7).to(tl.int32)
+    pointer = (address - skew).to(tl.pointer_type(tl.uint64)) + first_word // 2
+    shift = (skew * 8).to(tl.uint64)
+    # Of a lane without a byte here, no word has its end beyond the start.
+    end = tl.where(valid & (left > 0), left + skew, 0)
+    words = ()
+    low = tl.load(pointer, mask=end > 0, other=0)
+    for k in tl.static_range(BLOCK_WORDS // 2):
+        high = tl.load(pointer + (k + 1), mask=end > 8 * (k + 1), other=0)
+        # Shifted left in two steps, because with no skew a shift by 64 would be undefined.
+        pair = (low >> shift) | ((high << 1) << (63 - shift))
+        if SHORT:
+            pair = tl.where(left > 8 * k, pair, 0)
+        words = words + ((pair & 0xFFFFFFFF).to(tl.uint32), (pair >> 32).to(tl.uint32))
+        low = high
+    return words
+
+
+@triton.jit
+def messages_of_lanes(
+    table_ptr, address, count, stride, length, total, TABLE: tl.constexpr, BLOCK_MSGS: tl.constexpr
+):
+    """Of a program's lanes: whether they exist, address, length and result row of their messages; and the
+    greatest and the least of those lengths. Arguments are those of ``hash_messages``."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
+    lane = first + tl.arange(0, BLOCK_MSGS)
+    valid = lane < count
+    final_lane = tl.minimum(first + BLOCK_MSGS, count) - 1
+    if TABLE:
+        message = tl.load(table_ptr + lane, mask=valid, other=0)
+        size = tl.load(table_ptr + count + lane, mask=valid, other=0)
+        row = tl.load(table_ptr + 2 * count + lane, mask=valid, other=0)
+        longest = tl.load(table_ptr + count + first)
+        shortest = tl.load(table_ptr + count + final_lane)
+    else:
+        message = address + lane * stride
+        size = tl.where(valid, tl.minimum(length, total - lane * stride), 0)
+        row = lane
+        longest = tl.minimum(length, total - first * stride)
+        shortest = tl.minimum(length, total - final_lane * stride)
+    return valid, message, size, row, longest, shortest
 
 
 @triton.jit
@@ -199,7 +266,7 @@ def hash_messages(
         most_blocks = longest // block
 
     if OWN_STATE:
-        state = load_words(state_ptr + row * STATE_WORDS, valid, STATE_WORDS)
+        state = load_words(state_ptr + row * STATE_WORDS, valid, STATE_WORDS, VECTOR)
     else:
         state = ()
         for i in tl.static_range(STATE_WORDS):

@@ -158,9 +158,15 @@ def store_words(pointer, words, mask, WORDS: tl.constexpr, VECTOR: tl.constexpr)
 
 
 @triton.jit
-def load_words(pointer, mask, WORDS: tl.constexpr):
-    """``WORDS`` consecutive words a lane from ``pointer`` on, 0 where masked off."""
+def load_words(pointer, mask, WORDS: tl.constexpr, VECTOR: tl.constexpr = 1):
+    """``WORDS`` consecutive words a lane from ``pointer`` on, 0 where masked off, ``VECTOR`` to an
+    instruction as far as that divides ``WORDS``."""
     out = ()
-    for i in tl.static_range(WORDS):
-        out = out + (tl.load(pointer + i, mask=mask, other=0),)
+    if VECTOR == 4 and WORDS % 4 == 0:
+        for g in tl.static_range(WORDS // 4):
+            place = pointer[:, None] + (4 * g + tl.arange(0, 4))[None, :]
+            out = out + columns(tl.load(place, mask=mask[:, None], other=0), 4)
+    else:
+        for i in tl.static_range(WORDS):
+            out = out + (tl.load(pointer + i, mask=mask, other=0),)
     return out

@@ -21,8 +21,9 @@ from .padding import pad_zeros
 CHUNK_BYTES = tl.constexpr(1024)
 BLOCK_BYTES = tl.constexpr(64)
 BLOCK_WORDS = tl.constexpr(16)
-# A root node awaiting its output: chaining value, message words, block length, flags.
-NODE_WORDS = tl.constexpr(26)
+# A root node awaiting its output: chaining value, message words, block length, flags, and two words of no
+# meaning, with which it is of whole vectors of four.
+NODE_WORDS = tl.constexpr(28)
 
 
 @triton.jit
@@ -56,11 +57,11 @@ def _chunk_count(length):
 
 
 @triton.jit
-def _load_key(key_ptr, message, mask, OWN_KEY: tl.constexpr, BLOCK_MSGS: tl.constexpr):
+def _load_key(key_ptr, message, mask, OWN_KEY: tl.constexpr, VECTOR: tl.constexpr, BLOCK_MSGS: tl.constexpr):
     """The eight words that a lane's chunks and parents start with."""
     key = ()
     if OWN_KEY:
-        key = load_words(key_ptr + message * 8, mask, 8)
+        key = load_words(key_ptr + message * 8, mask, 8, VECTOR)
     else:
         for i in tl.static_range(8):
             key = key + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(key_ptr + i),)
@@ -68,12 +69,10 @@ def _load_key(key_ptr, message, mask, OWN_KEY: tl.constexpr, BLOCK_MSGS: tl.cons
 
 
 @triton.jit
-def _store_node(nodes_ptr, message, cv, m, block_len, flags, mask):
-    base = nodes_ptr + message * NODE_WORDS
-    store_words(base, cv, mask, 8, 1)
-    store_words(base + 8, m, mask, 16, 1)
-    tl.store(base + 24, block_len, mask=mask)
-    tl.store(base + 25, flags, mask=mask)
+def _store_node(nodes_ptr, message, cv, m, block_len, flags, mask, VECTOR: tl.constexpr):
+    WORDS: tl.constexpr = NODE_WORDS if VECTOR == 4 else NODE_WORDS - 2
+    node = cv + m + (block_len, flags, flags, flags)
+    store_words(nodes_ptr + message * NODE_WORDS, node, mask, WORDS, VECTOR)
 
 
 @triton.jit(
@@ -164,7 +163,7 @@ def blake3_chunks(
     number_low = (number & 0xFFFFFFFF).to(tl.uint32)
     number_high = (number >> 32).to(tl.uint32)
 
-    cv = _load_key(key_ptr, message, in_range, OWN_KEY, BLOCK_MSGS)
+    cv = _load_key(key_ptr, message, in_range, OWN_KEY, VECTOR, BLOCK_MSGS)
     for n in range(most_blocks):
         word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS
         left = tl.minimum(tl.maximum(chunk_size - (word * 4).to(tl.int32), 0), BLOCK_BYTES)
@@ -178,7 +177,8 @@ def blake3_chunks(
         if ROOTS == 1:
             block_flags = tl.where(last & single, block_flags | ROOT, block_flags)
         if ROOTS == 2:
-            _store_node(out_ptr, message, cv, m, left.to(tl.uint32), block_flags, valid & last & single)
+            root = valid & last & single
+            _store_node(out_ptr, message, cv, m, left.to(tl.uint32), block_flags, root, VECTOR)
         new = blake3_compress(cv, m, number_low, number_high, left.to(tl.uint32), block_flags)
         cv = select(n < blocks, new, cv, 8)
 
@@ -242,15 +242,16 @@ def blake3_parents(
     root = children == (2 if ROOTS != 0 else -1)
 
     pointer = cv_ptr + (source + 2 * index) * 8
-    left = load_words(pointer, has_left, 8)
-    right = load_words(pointer + 8, has_right, 8)
-    key = _load_key(key_ptr, message, in_range, OWN_KEY, BLOCK_MSGS)
+    left = load_words(pointer, has_left, 8, VECTOR)
+    right = load_words(pointer + 8, has_right, 8, VECTOR)
+    key = _load_key(key_ptr, message, in_range, OWN_KEY, VECTOR, BLOCK_MSGS)
     zero = tl.full((BLOCK_MSGS,), 0, tl.uint32)
     parent_flags = zero | (flags.to(tl.uint32) | PARENT)
     if ROOTS == 1:
         parent_flags = tl.where(root, parent_flags | ROOT, parent_flags)
     if ROOTS == 2:
-        _store_node(out_ptr, message, key, left + right, zero | BLOCK_BYTES, parent_flags, has_right & root)
+        last = has_right & root
+        _store_node(out_ptr, message, key, left + right, zero | BLOCK_BYTES, parent_flags, last, VECTOR)
     new = blake3_compress(key, left + right, zero, zero, zero | BLOCK_BYTES, parent_flags)
     cv = select(has_right, new, left, 8)
     if ROOTS == 1:
@@ -274,11 +275,9 @@ def blake3_output(
     valid = lane < count * per_message
     message = lane // per_message
     number = first_block + lane - message * per_message
-    base = nodes_ptr + message * NODE_WORDS
-    cv = load_words(base, valid, 8)
-    m = load_words(base + 8, valid, 16)
-    block_len = tl.load(base + 24, mask=valid, other=0)
-    flags = tl.load(base + 25, mask=valid, other=0) | ROOT
+    WORDS: tl.constexpr = NODE_WORDS if VECTOR == 4 else NODE_WORDS - 2
+    node = load_words(nodes_ptr + message * NODE_WORDS, valid, WORDS, VECTOR)
+    cv, m, block_len, flags = node[:8], node[8:24], node[24], node[25] | ROOT
     low = (number & 0xFFFFFFFF).to(tl.uint32)
     high = (number >> 32).to(tl.uint32)
     store_words(out_ptr + lane * 16, blake3_compress(cv, m, low, high, block_len, flags), valid, 16, VECTOR)

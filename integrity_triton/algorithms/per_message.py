@@ -15,10 +15,12 @@ class PerMessage:
     Says nothing of them in its ``repr``: they may be keys.
     """
 
-    __slots__ = ("_rows", "_views", "sizes")
+    __slots__ = ("_rows", "_views", "shared", "sizes")
 
-    def __init__(self, values: torch.Tensor | Sequence[torch.Tensor]) -> None:
-        """``values`` is uint8 ``[n, size]``, or n flat uint8 tensors."""
+    def __init__(self, values: torch.Tensor | Sequence[torch.Tensor], *, shared: int = 0) -> None:
+        """``values`` is uint8 ``[n, size]``, or n flat uint8 tensors, of which the first ``shared`` bytes are
+        the same in all."""
+        self.shared = shared
         self._rows: torch.Tensor | None = None
         if isinstance(values, Sequence):
             self._views = tuple(values)
@@ -41,6 +43,12 @@ class PerMessage:
     def size(self) -> int | None:
         """Bytes in each value; None if they differ."""
         return self.sizes[0] if len(set(self.sizes)) == 1 else None
+
+    def repeated(self, times: int) -> PerMessage:
+        """Each value ``times`` times."""
+        if self._rows is not None:
+            return PerMessage(self._rows.repeat_interleave(times, dim=0))
+        return PerMessage([view for view in self._views for _ in range(times)])
 
     def views(self, device: torch.device) -> list[torch.Tensor]:
         """Each value, flat uint8, on ``device``."""

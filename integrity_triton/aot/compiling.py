@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
 from .._data import batch_messages
-from ..algorithms import Algorithm, PerMessage
+from ..algorithms import Algorithm, Hmac, PerMessage
 from ..backends import Probe, Rows
 from ..backends.drivers import driver_class
 from ..backends.prebuilt import FORMAT, Specialization
@@ -123,6 +123,8 @@ def _taking(record: Algorithm, way: str | None) -> Iterator[None]:
 
 def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> None:
     """Have everything launched for ``record`` that is compiled apart."""
+    import torch
+
     size = record.digest_size or 32
     modes = _modes(record)
     for start in (0, 4, 1):
@@ -138,6 +140,9 @@ def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> Non
             for mode, length in itertools.product(modes, lengths):
                 own = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
                 recorder.hash_batch(record, own or record.trial_parameters(), messages, length)
+        if isinstance(record.construction, Hmac):
+            keys = PerMessage([torch.zeros(16, dtype=torch.uint8)] * 2)
+            recorder.mac_chain(record, keys, torch.zeros((2, size), dtype=torch.uint8), 1)
         stream = recorder.stream(record, record.trial_parameters())
         # Streams copy what does not fill a block; whole blocks are read where they are.
         stream.update(data)

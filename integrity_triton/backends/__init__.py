@@ -17,9 +17,9 @@ from importlib import import_module
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..algorithms import Algorithm
+from ..algorithms import Algorithm, PerMessage
 from ..errors import BackendUnavailable
-from .base import Backend, Messages, Probe, Ragged, Rows, Stream
+from .base import Backend, Messages, Probe, Ragged, Rows, Stream, rows_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,9 @@ __all__ = [
     "Stream",
     "get",
     "hash_batch",
+    "pbkdf2",
     "register",
+    "rows_of",
     "select",
     "statuses",
     "use_backend",
@@ -271,6 +273,26 @@ def hash_batch(
             f"({chosen.name}: {error})",
         )
         return native.hash_batch(algorithm, parameters, messages, length)
+
+
+def pbkdf2(
+    algorithm: Algorithm,
+    passwords: PerMessage,
+    salts: bytes | PerMessage,
+    iterations: int,
+    length: int,
+    device: torch.device,
+    *,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """PBKDF2 on the backend that :func:`select` gives for messages as long as all that is hashed."""
+    import torch
+
+    lanes = len(passwords) * -(-length // algorithm.digest_size)
+    hashed = 2 * algorithm.block_size * iterations
+    work = Rows(torch.empty(0, dtype=torch.uint8, device=device), 0, lanes, hashed, hashed, lanes * hashed)
+    chosen = select(algorithm, device.type, messages=work, backend=backend)
+    return chosen.pbkdf2(algorithm, passwords, salts, iterations, length, device)
 
 
 class _CallableModule(ModuleType):

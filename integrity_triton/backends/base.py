@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..algorithms import Algorithm
+from ..algorithms import Algorithm, PerMessage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,6 +180,48 @@ class Backend(abc.ABC):
         self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
     ) -> torch.Tensor:
         """Digests of all messages: contiguous uint8 ``[n, length]`` on ``messages.device``."""
+
+    def pbkdf2(
+        self,
+        algorithm: Algorithm,
+        passwords: PerMessage,
+        salts: bytes | PerMessage,
+        iterations: int,
+        length: int,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """PBKDF2 with ``algorithm``, an HMAC (RFC 8018, section 5.2): uint8 ``[n, length]`` on ``device``."""
+        import torch
+
+        size, count = algorithm.digest_size, len(passwords)
+        blocks = -(-length // size)
+        if count == 0:
+            return torch.empty((0, length), dtype=torch.uint8, device=device)
+        numbers = bytearray(b"".join(i.to_bytes(4, "big") for i in range(1, blocks + 1)))
+        ends = torch.frombuffer(numbers, dtype=torch.uint8).view(blocks, 4)
+        if isinstance(salts, bytes):
+            before = torch.frombuffer(bytearray(salts + b"\0"), dtype=torch.uint8)[:-1].expand(blocks, -1)
+            texts = torch.cat([before, ends], dim=1).to(device).repeat(count, 1)
+            messages: Messages = rows_of(texts)
+        else:
+            ends = ends.to(device)
+            views = [torch.cat([salt, end]) for salt in salts.views(device) for end in ends]
+            messages = Ragged(views, device)
+        keys = passwords.repeated(blocks)
+        first = self.hash_batch(algorithm, {"key": keys}, messages, size)
+        total = self.mac_chain(algorithm, keys, first, iterations - 1)
+        return total.reshape(count, blocks * size)[:, :length].contiguous()
+
+    def mac_chain(
+        self, algorithm: Algorithm, keys: PerMessage, first: torch.Tensor, rounds: int
+    ) -> torch.Tensor:
+        """The exclusive or of tags, uint8 ``[n, digest_size]``, and of ``rounds`` more, each the tag of the
+        one before under the same key."""
+        total = first.clone()
+        for _ in range(rounds):
+            first = self.hash_batch(algorithm, {"key": keys}, rows_of(first), algorithm.digest_size)
+            total ^= first
+        return total
 
     @abc.abstractmethod
     def stream(

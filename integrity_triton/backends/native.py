@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import threading
@@ -9,7 +10,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from ..algorithms import Algorithm, PerMessage, load_reference
+from ..algorithms import Algorithm, Hmac, PerMessage, load_reference
+from ..algorithms import get as get_algorithm
 from .base import Backend, Messages, Probe, Rows, Stream
 
 if TYPE_CHECKING:
@@ -102,6 +104,32 @@ class NativeBackend(Backend):
     ) -> Stream:
         return _NativeStream(algorithm, self._new(algorithm, parameters, one_message=True))
 
+    def pbkdf2(
+        self,
+        algorithm: Algorithm,
+        passwords: PerMessage,
+        salts: bytes | PerMessage,
+        iterations: int,
+        length: int,
+        device: torch.device,
+    ) -> torch.Tensor:
+        import torch
+
+        name = _openssl_name(algorithm)
+        if name is None:
+            return super().pbkdf2(algorithm, passwords, salts, iterations, length, device)
+
+        def run(i: int) -> bytes:
+            salt = salts if isinstance(salts, bytes) else salts[i]
+            return hashlib.pbkdf2_hmac(name, passwords[i], salt, iterations, length)
+
+        try:
+            joined = bytearray(b"".join(self._executor().map(run, range(len(passwords)))))
+        except ValueError:  # OpenSSL has the hash, but not as a name here
+            return super().pbkdf2(algorithm, passwords, salts, iterations, length, device)
+        out = torch.frombuffer(joined or bytearray(1), dtype=torch.uint8)[: len(joined)]
+        return out.view(len(passwords), length).to(device)
+
     def hash_batch(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
     ) -> torch.Tensor:
@@ -136,6 +164,13 @@ class NativeBackend(Backend):
             joined = b"".join(done.result() for done in running)
         out = torch.from_numpy(np.frombuffer(bytearray(joined), dtype=np.uint8))
         return out.view(messages.count, length).to(messages.device)
+
+
+def _openssl_name(algorithm: Algorithm) -> str | None:
+    """What OpenSSL calls the hash under an HMAC, if it is one of its own."""
+    assert isinstance(algorithm.construction, Hmac)
+    module, _, name = (get_algorithm(algorithm.construction.hash).native or "").partition(":")
+    return name if module in ("hashlib", "integrity_triton.algorithms.openssl") else None
 
 
 def _message_reader(messages: Messages) -> tuple[Callable[[int], Any], int]:

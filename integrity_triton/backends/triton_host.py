@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm, PerMessage, load_constant
 from .base import Addressed, AnyMessages, Backend, Messages, Ragged, Rows, Stream, addressed, message
-from .drivers import Driver, driver_class
+from .drivers import Driver, HmacDriver, IteratedDriver, driver_class
 
 if TYPE_CHECKING:
     import numpy as np
@@ -278,6 +278,17 @@ class TritonBackend(Backend):
             own = {k: v[i] if isinstance(v, PerMessage) else v for k, v in parameters.items()}
             digests.append(driver.hash_batch(own, message(messages, i), length))
         return torch.cat(digests)
+
+    def mac_chain(
+        self, algorithm: Algorithm, keys: PerMessage, first: torch.Tensor, rounds: int
+    ) -> torch.Tensor:
+        driver = self.driver(algorithm)
+        if rounds == 0 or not isinstance(driver, HmacDriver) or not isinstance(driver.hash, IteratedDriver):
+            return super().mac_chain(algorithm, keys, first, rounds)
+        try:
+            return driver.chain(keys, first.to(self.device_for(first.device)), rounds).to(first.device)
+        finally:
+            driver.secrets.wipe()
 
     def stream(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None

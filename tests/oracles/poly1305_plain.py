@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .aes_plain import Aes
+
 P = 2**130 - 5
 
 
@@ -31,3 +33,8 @@ class poly1305:
 
     def digest(self) -> bytes:
         return self._tag
+
+
+def poly1305_aes(data: bytes = b"", *, key: bytes, nonce: bytes) -> poly1305:
+    """D. J. Bernstein, "The Poly1305-AES message-authentication code", 2005, section 2."""
+    return poly1305(data, key=key[16:] + Aes(key[:16]).encrypt(nonce))

@@ -55,6 +55,7 @@ class Blake2Driver(IteratedDriver):
         for name in ("salt", "person"):
             block += parameters.get(name, b"").ljust(2 * word, b"\0")
         kind = np.dtype(f"<u{word}")
+        assert self.construction.iv is not None
         words: np.ndarray[Any, Any] = np.array(load_constant(self.construction.iv), kind)
         words ^= np.frombuffer(block, kind)
         return words

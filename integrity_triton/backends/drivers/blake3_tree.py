@@ -73,7 +73,7 @@ class Blake3TreeDriver(Driver):
         return self.output(nodes, length, seek)
 
     def output(self, nodes: torch.Tensor, length: int, seek: int) -> torch.Tensor:
-        """Output of root nodes, uint32 ``[n, 26]``, as uint8 ``[n, length]``."""
+        """Output of root nodes, uint32 ``[n, 28]``, as uint8 ``[n, length]``."""
         import torch
 
         first, skip = divmod(seek, _BLAKE3_OUTPUT_BLOCK)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..triton_host import TritonBackend
 
+HMAC_CHAIN = "integrity_triton.kernels.pbkdf2:hmac_chain"
 _INNER, _OUTER = 0x36, 0x5C
 
 
@@ -92,6 +93,51 @@ class HmacDriver(Driver):
         for view in views:
             self.secret(view[:size])
         return Ragged(views, messages.device)
+
+    def chain(self, keys: PerMessage, first: torch.Tensor, rounds: int) -> torch.Tensor:
+        """See ``Backend.mac_chain``; over a sequential hash alone."""
+        import torch
+
+        hash_, count, device = self.hash, first.shape[0], first.device
+        assert isinstance(hash_, IteratedDriver)
+        construction = hash_.construction
+        before = hash_.finish(hash_.start({}, device), self.size)
+        # torch.cat lacks unsigned words on some devices.
+        signed = torch.int64 if construction.word_bits == 64 else torch.int32
+        sides = [hash_.behind_blocks(before, blocks).state for blocks in self.pads(keys, device)]
+        states = self.secret(torch.cat([side.view(signed).view(count, -1) for side in sides]))
+        word = construction.word_bits // 8
+        words = -(-self.size // word)
+        padded = torch.nn.functional.pad(first, (0, words * word - self.size))
+        dtype = torch.uint64 if word == 8 else torch.uint32
+        out = self.host.empty((count, words), dtype, device)
+        self.host.run(
+            HMAC_CHAIN,
+            count,
+            device,
+            {
+                "states_ptr": states.view(dtype),
+                "first_ptr": padded.view(dtype),
+                "constants_ptr": hash_.tables(device)[1],
+                "out_ptr": out,
+                "count": count,
+                "rounds": rounds,
+                "prefix": hash_.block_size,
+                "size": self.size,
+                "padding": before.padding,
+                "flags": before.flags,
+            },
+            {
+                "BLOCK": construction.block,
+                "PAD": construction.pad,
+                "BLOCK_BYTES": construction.largest_block or hash_.block_size,
+                "WORD_BITS": construction.word_bits,
+                "STATE_WORDS": construction.state_words,
+                "DIGEST_WORDS": words,
+                "BIG_ENDIAN": construction.byteorder == "big",
+            },
+        )
+        return out.view(torch.uint8)[:, : self.size].contiguous()
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
         return _HmacStream(self, parameters, device)

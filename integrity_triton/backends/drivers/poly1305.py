@@ -162,11 +162,14 @@ class Poly1305Driver(Driver):
     # Batches and streams
 
     def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
-        keys = self.keys(parameters["key"], messages.device)
-        return self.tags(messages, Key(keys.view(-1), len(keys), 8), keys.view(-1)[4:], 8)
+        given = parameters["key"]
+        keys = self.keys(given, messages.device)
+        # With r in common, powers and matrices of it serve all messages.
+        one = isinstance(given, PerMessage) and given.shared >= _BLOCK
+        return self.tags(messages, Key(keys.view(-1), 1 if one else len(keys), 8), keys.view(-1)[4:], 8)
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
-        return _Poly1305Stream(self, self.keys(parameters["key"], device), device)
+        return Poly1305Stream(self, self.keys(parameters["key"], device), device)
 
     def keys(self, key: bytes | PerMessage, device: torch.device) -> torch.Tensor:
         """One key, or one for each message, as words: uint32 ``[n, 8]``, r and s."""
@@ -401,10 +404,11 @@ class Poly1305Driver(Driver):
         )
 
 
-class _Poly1305Stream(Stream):
+class Poly1305Stream(Stream):
     """The value of the blocks so far is on the device, where the rest waits for more."""
 
     def __init__(self, driver: Poly1305Driver, keys: torch.Tensor, device: torch.device) -> None:
+        """``keys``: r and s, uint32 of eight elements."""
         self._driver, self._device = driver, device
         self._key, self._pad = Key(keys.view(-1), 1, 8), keys.view(-1)[4:]
         self._value = driver.zeros(device)

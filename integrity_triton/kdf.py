@@ -1,0 +1,121 @@
+"""Key derivation in batches: HKDF and PBKDF2, out of the HMAC of any hash."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import algorithms
+from ._data import batch_messages, buffer_view, per_message
+from .algorithms import Algorithm, PerMessage
+from .backends import Messages, Ragged, Rows, pbkdf2, rows_of
+from .backends import hash_batch as run_batch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _hmac(hash_name: str) -> Algorithm:
+    record = algorithms.get(hash_name)
+    try:
+        return algorithms.get(f"hmac_{record.name}")
+    except ValueError:
+        raise ValueError(f"there is no HMAC over {record.name}") from None
+
+
+def _positive(name: str, value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be int, not {type(value).__name__}")
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} must be between 1 and {most}, not {value}")
+    return value
+
+
+def hkdf_batch(
+    key_material: Any,
+    hash_name: str,
+    /,
+    *,
+    length: int,
+    salt: Any = b"",
+    info: Any = b"",
+    backend: str | None = None,
+) -> torch.Tensor:
+    """HKDF (RFC 5869) of every input keying material of a batch, on the device that holds it.
+
+    ``key_material`` is a batch as :func:`integrity_triton.hash_batch` takes it, ``salt`` bytes-like or one
+    for each, ``info`` bytes-like. Returns uint8 ``[n, length]``; ``length`` is in bytes, at most 255 digests.
+
+    Raises ValueError for a hash without HMAC or an impossible length, and as ``hash_batch`` does.
+    """
+    import torch
+
+    record = _hmac(hash_name)
+    size = record.digest_size
+    _positive("length", length, 255 * size)
+    messages = batch_messages(key_material)
+    salts = per_message(salt, messages.count, "salt")
+    if not isinstance(salts, PerMessage):
+        # RFC 5869, section 2.2: no salt is a digest of zeros, which as a key is the same as none.
+        salts = bytes(buffer_view(salts)) or bytes(size)
+    elif 0 in salts.sizes:
+        raise ValueError("a salt is empty; give one salt for all, or none, or bytes for each")
+    secrets = [run_batch(record, {"key": salts}, messages, size, backend=backend)]
+    keys = PerMessage(secrets[0])
+    context = torch.frombuffer(bytearray(buffer_view(info)) or bytearray(1), dtype=torch.uint8)
+    context = context[: len(buffer_view(info))].to(messages.device).expand(messages.count, -1)
+    block = torch.empty((messages.count, 0), dtype=torch.uint8, device=messages.device)
+    for i in range(1, -(-length // size) + 1):
+        counter = torch.full((messages.count, 1), i, dtype=torch.uint8, device=messages.device)
+        text = torch.cat([block, context, counter], dim=1)
+        block = run_batch(record, {"key": keys}, rows_of(text), size, backend=backend)
+        secrets += [text, block]
+    out = torch.cat(secrets[2::2], dim=1)[:, :length].contiguous()
+    for secret in secrets:
+        secret.zero_()
+    return out
+
+
+def pbkdf2_batch(
+    passwords: Any,
+    hash_name: str,
+    /,
+    *,
+    salt: Any,
+    iterations: int,
+    length: int | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """PBKDF2 with HMAC (RFC 8018, section 5.2) of every password of a batch, on the device that holds them.
+
+    ``passwords`` is a batch as :func:`integrity_triton.hash_batch` takes it, ``salt`` bytes-like or one for
+    each. Returns uint8 ``[n, length]``; ``length`` is in bytes and by default a digest's.
+
+    Raises ValueError for a hash without HMAC, an impossible length or number of iterations, and as
+    ``hash_batch`` does.
+    """
+    record = _hmac(hash_name)
+    size = record.digest_size
+    length = size if length is None else _positive("length", length, size * (2**32 - 1))
+    _positive("iterations", iterations, 2**63 - 1)
+    messages = batch_messages(passwords)
+    salts = per_message(salt, messages.count, "salt")
+    if not isinstance(salts, PerMessage):
+        salts = bytes(buffer_view(salts))
+    return pbkdf2(record, _values(messages), salts, iterations, length, messages.device, backend=backend)
+
+
+def _values(messages: Messages) -> PerMessage:
+    """A batch of messages as keys. No bytes are as a key what a zero is: HMAC fills up with zeros."""
+    import torch
+
+    from .backends.base import view_of
+
+    if isinstance(messages, Rows) and messages.length and messages.data.dim() == 2:
+        return PerMessage(messages.data.view(torch.uint8))
+    views = (
+        list(messages.views)
+        if isinstance(messages, Ragged)
+        else [view_of(messages, i) for i in range(messages.count)]
+    )
+    zero = torch.zeros(1, dtype=torch.uint8, device=messages.device)
+    return PerMessage([view if view.numel() else zero for view in views])
