@@ -104,13 +104,13 @@ def specializations(
         if recorder.unsupported(record):
             continue
         for way in driver_class(record).ways or (None,):
-            with _taking(record, way):
+            with taking(record, way):
                 _record(recorder, record, memory)
     return recorder.recorded
 
 
 @contextlib.contextmanager
-def _taking(record: Algorithm, way: str | None) -> Iterator[None]:
+def taking(record: Algorithm, way: str | None) -> Iterator[None]:
     """A record's driver takes one of the ways that it has."""
     kind = driver_class(record)
     before = kind.way

@@ -147,8 +147,8 @@ class Poly1305Driver(Driver):
         return Shape(tuning["BLOCK_MSGS"].bit_length() - 1, tuning["ITEM_BITS"], tuning["WORDS"])
 
     def ways_of(self, lengths: np.ndarray[Any, Any], key: Key) -> np.ndarray[Any, Any]:
-        """Of ``ways``, which is taken for messages of each of ``lengths``: its index. A matrix is worth its making
-        for many bytes under one key."""
+        """Of ``ways``, which is taken for messages of each of ``lengths``: its index. A matrix is worth its
+        making for many bytes under one key."""
         import numpy as np
 
         if self.way is not None and not (self.way == "rows" and key.count > 1):
@@ -178,8 +178,9 @@ class Poly1305Driver(Driver):
         return self.key_rows(key, 32, device).data.contiguous().view(torch.uint32)
 
     def tags(self, messages: AnyMessages, key: Key, pads: torch.Tensor, stride: int) -> torch.Tensor:
-        """Tags of messages under r of ``key``: uint8 ``[n, 16]``. ``pads``, flat uint32, are s of every message,
-        four words of ``stride`` each; or if ``key`` is one for all and there are no more, s of all."""
+        """Tags of messages under r of ``key``: uint8 ``[n, 16]``. ``pads``, flat uint32, are s of every
+        message, four words of ``stride`` each; or if ``key`` is one for all and there are no more, s of
+        all."""
         import torch
 
         own = pads.numel() > stride
@@ -194,7 +195,8 @@ class Poly1305Driver(Driver):
         return self.host.empty((5,), torch.int64, device).zero_().view(torch.uint64)
 
     def extend(self, start: torch.Tensor, message: torch.Tensor, key: Key) -> torch.Tensor:
-        """The value, uint64 ``[5]``, of a message whose first part has the value ``start``, of whole blocks."""
+        """The value, uint64 ``[5]``, of a message whose first part has the value ``start``, of whole
+        blocks."""
         values = self.values(Ragged([message], message.device), key)
         return self.finish(values, key, start, None, 0, -(-message.numel() // _BLOCK)).view(-1)
 
