@@ -12,8 +12,8 @@ RECORDS = (
         block_size=16,
         security=Security.SECURE,
         security_note=(
-            "a one-time MAC: a key that serves for two messages gives itself away; a forgery of at most L bytes "
-            "passes with probability at most 8 * ceil(L / 16) / 2**106"
+            "a one-time MAC: a key that serves for two messages gives itself away; a forgery of at most L "
+            "bytes passes with probability at most 8 * ceil(L / 16) / 2**106"
         ),
         collision_bits=64,
         parallel=True,
