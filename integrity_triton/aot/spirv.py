@@ -85,8 +85,8 @@ def strip(module: bytes) -> bytes:
 
 
 def without_masks(module: bytes, threads: int) -> bytes:
-    """The module with the local identifier as it is where it is masked to numbers below ``threads``, a power of
-    two and the size of every work-group, of one dimension.
+    """The module with the local identifier as it is where it is masked to numbers below ``threads``, a power
+    of two and the size of every work-group, of one dimension.
 
     Compilers that gather the work of a sub-group into vectors see through the number itself that neighbours
     read neighbouring words, and through a mask they do not.
@@ -107,11 +107,11 @@ def without_masks(module: bytes, threads: int) -> bytes:
             masks.add(instruction[2])
         elif opcode == _OP_LOAD and instruction[3] in variables:
             vectors.add(instruction[2])
-        elif opcode == _OP_EXTRACT and instruction[3] in vectors and instruction[4:] == (0,):
-            numbers.add(instruction[2])
-        elif (opcode == _OP_U_CONVERT and instruction[3] in numbers) or (
+        elif (
+            (opcode == _OP_EXTRACT and instruction[3] in vectors and instruction[4:] == (0,))
+            or (opcode == _OP_U_CONVERT and instruction[3] in numbers)
             # Which of three dimensions was asked for is a constant by now.
-            opcode == _OP_SELECT and instruction[4] in numbers
+            or (opcode == _OP_SELECT and instruction[4] in numbers)
         ):
             numbers.add(instruction[2])
         elif opcode == _OP_AND and instruction[3] in numbers and instruction[4] in masks:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ...algorithms import PerMessage, load_constant
+from ...algorithms import load_constant
 from ..base import Addressed, AnyMessages, Messages, Ragged, Rows, Stream, addressed
+from ..per_message import PerMessage
 from .base import Driver, Secrets, copy_stream
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ POLY1305_PARTS = f"{_KERNEL_FILE}:poly1305_parts"
 POLY1305_ROWS = f"{_KERNEL_FILE}:poly1305_rows"
 POLY1305_SUM = f"{_KERNEL_FILE}:poly1305_sum"
 POLY1305_FINISH = f"{_KERNEL_FILE}:poly1305_finish"
-
-Way = Literal["messages", "parts", "rows"]
 
 _BLOCK = 16
 _PARTS = 4096  # as many as a large batch is worth
@@ -128,6 +126,7 @@ class Key:
 
 class Poly1305Driver(Driver):
     keys_per_message = True
+    ways = ("messages", "parts", "rows")
 
     def references(self) -> tuple[str, ...]:
         return (POLY1305_MESSAGES, POLY1305_PARTS, POLY1305_FINISH)
@@ -148,10 +147,13 @@ class Poly1305Driver(Driver):
         tuning = tuned(self.host.name, POLY1305_PARTS)
         return Shape(tuning["BLOCK_MSGS"].bit_length() - 1, tuning["ITEM_BITS"], tuning["WORDS"])
 
-    def ways(self, lengths: np.ndarray[Any, Any], key: Key) -> np.ndarray[Any, Any]:
-        """For messages of each of ``lengths``: 0 for a lane, 1 for parts, 2 for rows of a matrix."""
+    def ways_of(self, lengths: np.ndarray[Any, Any], key: Key) -> np.ndarray[Any, Any]:
+        """Of ``ways``, which is taken for messages of each of ``lengths``: its index. A matrix is worth its
+        making for many bytes under one key."""
         import numpy as np
 
+        if self.way is not None and not (self.way == "rows" and key.count > 1):
+            return np.full(len(lengths), self.ways.index(self.way))
         choice = self.choice()
         found = (lengths >= choice["PARTS_FROM"]).astype(np.int64)
         if choice["ROWS_FROM"] and key.count == 1:
@@ -177,8 +179,9 @@ class Poly1305Driver(Driver):
         return self.key_rows(key, 32, device).data.contiguous().view(torch.uint32)
 
     def tags(self, messages: AnyMessages, key: Key, pads: torch.Tensor, stride: int) -> torch.Tensor:
-        """Tags of messages under r of ``key``: uint8 ``[n, 16]``. ``pads``, flat uint32, are s of every message,
-        four words of ``stride`` each; or if ``key`` is one for all and there are no more, s of all."""
+        """Tags of messages under r of ``key``: uint8 ``[n, 16]``. ``pads``, flat uint32, are s of every
+        message, four words of ``stride`` each; or if ``key`` is one for all and there are no more, s of
+        all."""
         import torch
 
         own = pads.numel() > stride
@@ -193,7 +196,8 @@ class Poly1305Driver(Driver):
         return self.host.empty((5,), torch.int64, device).zero_().view(torch.uint64)
 
     def extend(self, start: torch.Tensor, message: torch.Tensor, key: Key) -> torch.Tensor:
-        """The value, uint64 ``[5]``, of a message whose first part has the value ``start``, of whole blocks."""
+        """The value, uint64 ``[5]``, of a message whose first part has the value ``start``, of whole
+        blocks."""
         values = self.values(Ragged([message], message.device), key)
         return self.finish(values, key, start, None, 0, -(-message.numel() // _BLOCK)).view(-1)
 
@@ -245,11 +249,11 @@ class Poly1305Driver(Driver):
         count, device = messages.count, messages.device
         out = self.secret(self.host.empty((5, count), torch.int64, device).zero_()).view(torch.uint64)
         if isinstance(messages, Rows):
-            (way,) = self.ways(np.array([min(messages.length, messages.total)]), key).tolist()
+            (way,) = self.ways_of(np.array([min(messages.length, messages.total)]), key).tolist()
             self._run(way, messages, None, key, out)
             return out
         places = messages if isinstance(messages, Addressed) else addressed(messages)
-        ways = self.ways(places.lengths, key)
+        ways = self.ways_of(places.lengths, key)
         for way in range(3):
             chosen = np.flatnonzero(ways == way)
             if len(chosen) == count:

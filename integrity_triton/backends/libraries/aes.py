@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
+from ...errors import BackendUnavailable
+
 
 class _Cmac:
     def __init__(self, running: CMAC, digest_size: int) -> None:
@@ -44,7 +46,12 @@ class _Gmac:
         if 8 <= len(self._iv) <= 128 and len(self._message) < 1 << 31:
             tag = self._cipher.encrypt(self._iv, b"", self._message)
         else:
-            from Crypto.Cipher import AES as _Aes
+            try:
+                from Crypto.Cipher import AES as _Aes
+            except ImportError:
+                raise BackendUnavailable(
+                    "native GMAC with an IV of fewer than 8 or more than 128 bytes takes pycryptodome"
+                ) from None
 
             cipher = _Aes.new(self._key, _Aes.MODE_GCM, nonce=self._iv)
             tag = cipher.update(self._message).digest()
