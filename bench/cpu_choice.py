@@ -46,7 +46,8 @@ def seconds(call: Callable[[], object]) -> float:
 
 def hash_batch(messages: torch.Tensor, record: Algorithm, backend: str) -> torch.Tensor:
     length = None if record.digest_size else LENGTH
-    return it.hash_batch(messages, record.name, length=length, backend=backend, **record.trial_parameters())
+    keys: dict[str, Any] = dict(record.trial_parameters())
+    return it.hash_batch(messages, record.name, length=length, backend=backend, **keys)
 
 
 def passed_over(record: Algorithm) -> str | None:
