@@ -221,3 +221,34 @@ def test_a_kernel_that_does_not_compile_says_why(compiler, wanted, tmp_path):
     )
     with pytest.raises(compiling.CompileError, match="power of 2"):
         compiling.compile_all([broken], XPU, [tmp_path / "out"], compiler=compiler)
+
+
+def _spirv(*instructions: tuple[int, ...]) -> bytes:
+    words = [0x07230203, 0x00010400, 0, 100, 0]
+    for opcode, *operands in instructions:
+        words += [(len(operands) + 1) << 16 | opcode, *operands]
+    return struct.pack(f"<{len(words)}I", *words)
+
+
+def test_a_mask_of_the_local_identifier_that_changes_nothing_is_left_out():
+    def module(mask: int, operation: tuple[int, ...], builtin: int = 27) -> bytes:
+        return _spirv(
+            (71, 5, 11, builtin),  # OpDecorate %5 BuiltIn LocalInvocationId
+            (43, 2, 7, mask, 0),  # OpConstant
+            (61, 3, 8, 5),  # OpLoad
+            (81, 2, 9, 8, 0),  # OpCompositeExtract of the first dimension
+            (81, 2, 12, 8, 1),  # and of the second
+            (113, 2, 10, 9),  # OpUConvert
+            operation,
+        )
+
+    masked, copied = (199, 2, 11, 10, 7), (83, 2, 11, 10)  # OpBitwiseAnd, OpCopyObject
+    assert spirv.without_masks(module(15, masked), 16) == module(15, copied)
+    for other in (
+        (module(7, masked), 16),  # one of part of the work-group
+        (module(15, masked), 32),
+        (module(15, (199, 2, 11, 12, 7)), 16),
+        (module(15, (197, 2, 11, 10, 7)), 16),  # OpBitwiseOr
+        (module(15, masked, builtin=26), 16),  # WorkgroupId
+    ):
+        assert spirv.without_masks(*other) == other[0]
