@@ -25,11 +25,12 @@ from triton.backends.compiler import GPUTarget
 
 from integrity_triton import algorithms
 from integrity_triton._data import batch_messages
-from integrity_triton.algorithms import Algorithm, Hmac, PerMessage, TupleSponge, load_reference
+from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge, load_reference
 from integrity_triton.aot.compiling import taking
 from integrity_triton.backends.base import Rows
 from integrity_triton.backends.drivers import driver_class
 from integrity_triton.backends.jit import JitBackend
+from integrity_triton.backends.per_message import PerMessage
 from integrity_triton.backends.triton_host import Launch
 
 TARGETS = {

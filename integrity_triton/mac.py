@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import algorithms
 from ._data import buffer_view, is_tensor, tensor_bytes
-from .algorithms import PerMessage
 from .backends import Ragged, rows_of
 from .backends import hash_batch as run_batch
+from .backends.per_message import PerMessage
 from .errors import IntegrityError
 from .hashing import new
 
@@ -212,8 +212,8 @@ def mac_tensors(
     twice for different tensors under a key: see docs/mac_tensors.md. ``chunk_size`` is in bytes, a multiple
     of 16; a chunk is what a mismatch names. Nothing waits for the devices.
 
-    Raises TypeError for a name that is not a str or a value that is no tensor with dense bytes, ValueError for
-    a key, nonce or chunk size that cannot be.
+    Raises TypeError for a name that is not a str or a value that is no tensor with dense bytes, ValueError
+    for a key, nonce or chunk size that cannot be.
     """
     key, nonce = _sized(key, "key", KEY_SIZE), _sized(nonce, "nonce", NONCE_SIZE)
     _check_chunk_size(chunk_size)

@@ -15,6 +15,7 @@ import pytest
 
 import integrity_triton as it
 from integrity_triton import algorithms, backends
+from integrity_triton.aot import build as build_module
 from integrity_triton.aot import compiling, spirv
 from integrity_triton.backends import opencl, prebuilt
 
@@ -42,6 +43,22 @@ def test_no_artifact_is_older_than_its_source():
         if prebuilt.source_digest(entry["references"]) != entry["sources"]
     ]
     assert not stale, "rebuild with python -m integrity_triton.aot (see CONTRIBUTING.md)"
+
+
+def test_what_is_up_to_date_is_not_built_again(wanted, tmp_path, monkeypatch):
+    shutil.copytree(prebuilt.folder(), tmp_path, dirs_exist_ok=True)
+    assert set(build_module._up_to_date(tmp_path, wanted)) == set(wanted)
+    assert not build_module._up_to_date(tmp_path / "none", wanted)
+    first, second, *_ = wanted
+    damaged = tmp_path / f"{first}.spv.xz"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (tmp_path / f"{second}.json").write_text("{}")
+    assert set(build_module._up_to_date(tmp_path, wanted)) == set(wanted) - {first, second}
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "source_digest", lambda references: "another")
+        assert not build_module._up_to_date(tmp_path, wanted)
+    monkeypatch.setattr(build_module, "builder_digest", lambda: "another")
+    assert not build_module._up_to_date(tmp_path, wanted)
 
 
 def test_a_source_digest_covers_what_the_device_file_imports(monkeypatch):

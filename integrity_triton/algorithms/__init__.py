@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from .hmac import hmac_over
-from .per_message import PerMessage
 from .record import (
     AesCmac,
     AesGmac,
@@ -28,6 +27,7 @@ from .record import (
     Blake3Tree,
     Construction,
     Crc,
+    EachMessage,
     HighwayHash,
     Hmac,
     IteratedHash,
@@ -54,13 +54,13 @@ __all__ = [
     "Blake3Tree",
     "Construction",
     "Crc",
+    "EachMessage",
     "HighwayHash",
     "Hmac",
     "IteratedHash",
     "KangarooTree",
     "Kmac",
     "Parameter",
-    "PerMessage",
     "Poly1305",
     "Poly1305Aes",
     "Security",

@@ -63,6 +63,6 @@ def hmac_over(record: Algorithm) -> Algorithm | None:
             ),
         ),
         construction=Hmac(hash=record.name),
-        native=None if record.native is None else f"integrity_triton.algorithms.hmac_library:{name}",
+        native=None if record.native is None else f"integrity_triton.backends.libraries.hmac:{name}",
         oracle=f"oracles.hmac_plain:{name}",
     )

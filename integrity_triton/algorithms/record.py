@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from .per_message import PerMessage
-
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 
@@ -258,6 +256,13 @@ Construction = (
 )
 
 
+class EachMessage:
+    """A parameter's values, of type bytes, of which every message of a batch has its own."""
+
+    sizes: tuple[int, ...]
+    """Bytes in each."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """One keyword that a constructor takes beside its data."""
@@ -288,7 +293,7 @@ class Parameter:
         Errors tell lengths and types of bytes alone, which may be a key.
         """
         label = f"{algorithm}: {self.name}"
-        if isinstance(value, PerMessage):
+        if isinstance(value, EachMessage):
             return self._check_each(label, value)
         if self.type is bytes:
             try:
@@ -309,7 +314,7 @@ class Parameter:
             self._check_range(label, value)
         return value
 
-    def _check_each(self, label: str, values: PerMessage) -> PerMessage:
+    def _check_each(self, label: str, values: EachMessage) -> EachMessage:
         if not self.per_message:
             raise TypeError(f"{label} is one for all messages of a batch")
         for i, size in enumerate(values.sizes):

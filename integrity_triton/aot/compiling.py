@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
 from .._data import batch_messages
-from ..algorithms import Algorithm, Hmac, PerMessage
+from ..algorithms import Algorithm, Hmac
 from ..backends import Probe, Rows
 from ..backends.drivers import driver_class
+from ..backends.per_message import PerMessage
 from ..backends.prebuilt import FORMAT, Specialization
 from ..backends.triton_host import Launch, TritonBackend
 from ..errors import IntegrityTritonError

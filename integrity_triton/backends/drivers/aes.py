@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...algorithms import PerMessage
 from ..base import Addressed, Messages, Ragged, Rows, view_of
+from ..per_message import PerMessage
 from .iterated import IteratedDriver, Start
 
 if TYPE_CHECKING:

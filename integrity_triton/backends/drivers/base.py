@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ...algorithms import Algorithm, PerMessage
+from ...algorithms import Algorithm
 from ..base import Messages, Rows, Stream, rows_of
+from ..per_message import PerMessage
 
 if TYPE_CHECKING:
     import torch

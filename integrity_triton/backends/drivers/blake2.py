@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ... import algorithms
-from ...algorithms import Algorithm, Blake2Parallel, Blake2X, PerMessage, load_constant
+from ...algorithms import Algorithm, Blake2Parallel, Blake2X, load_constant
 from ..base import Addressed, Messages, Ragged, Rows, Stream, addressed
+from ..per_message import PerMessage
 from .base import Driver, copy_stream
 from .iterated import IteratedDriver, IteratedStream, Start
 

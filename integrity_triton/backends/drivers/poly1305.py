@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...algorithms import PerMessage, load_constant
+from ...algorithms import load_constant
 from ..base import Addressed, AnyMessages, Messages, Ragged, Rows, Stream, addressed
+from ..per_message import PerMessage
 from .base import Driver, Secrets, copy_stream
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...algorithms import PerMessage
 from ..base import Messages, Stream, rows_of
+from ..per_message import PerMessage
 from .aes import AES_ENCRYPT_BLOCKS, AES_EXPAND_KEYS, encrypt, expand_keys, rounds_of
 from .poly1305 import Key, Poly1305Driver, Poly1305Stream
 

@@ -1,4 +1,4 @@
-"""HMAC by the standard library over each hash's CPU library: ``hmac_library.hmac_sha256(data, key=key)``.
+"""HMAC by the standard library over each hash's CPU library: ``hmac_sha256(data, key=key)``.
 
 A name whose hash has no CPU library here is an AttributeError, as it is of any module.
 """
@@ -33,8 +33,7 @@ class _Hmac:
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    from . import get, load_reference
-    from .record import Hmac
+    from ...algorithms import Hmac, get, load_reference
 
     if not name.startswith("hmac_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -46,5 +45,5 @@ def __getattr__(name: str) -> Callable[..., Any]:
     make = load_reference(hash_.native)
     module = hash_.native.partition(":")[0]
     # By name, OpenSSL does all of it.
-    by_name = module in ("hashlib", f"{__package__}.openssl")
+    by_name = module in ("hashlib", "integrity_triton.algorithms.openssl")
     return partial(_Hmac, hash_.native.partition(":")[2] if by_name else make)

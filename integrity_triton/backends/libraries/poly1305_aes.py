@@ -7,7 +7,7 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
-from .poly1305_library import poly1305
+from .poly1305 import poly1305
 
 
 def poly1305_aes(data: Any = b"", *, key: bytes, nonce: bytes) -> Any:

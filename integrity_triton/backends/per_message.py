@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..algorithms import EachMessage
+
 if TYPE_CHECKING:
     import torch
 
 
-class PerMessage:
+class PerMessage(EachMessage):
     """The values of one parameter for the messages of a batch, as flat uint8 tensors.
 
     Says nothing of them in its ``repr``: they may be keys.
