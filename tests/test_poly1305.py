@@ -15,10 +15,10 @@ import torch
 import integrity_triton as it
 from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launches
 from integrity_triton import algorithms, backends
-from integrity_triton.algorithms import poly1305_library
 from integrity_triton.aot import compiling
 from integrity_triton.backends import Ragged
 from integrity_triton.backends.drivers.poly1305 import Key, Poly1305Driver
+from integrity_triton.backends.libraries import poly1305 as poly1305_library
 from integrity_triton.backends.triton_host import TritonBackend
 from oracles import poly1305_plain
 from oracles.poly1305_plain import P, clamp, poly1305, value

@@ -245,8 +245,8 @@ class Poly1305Driver(Driver):
     # Values of messages
 
     def values(self, messages: AnyMessages, key: Key, secrets: Secrets | None = None) -> torch.Tensor:
-        """The polynomials of messages at r of ``key``: uint64 ``[5, n]``, limbs of 26 bits in 64. They, and what
-        leads to them, are in the care of ``secrets``, by default the driver's."""
+        """The polynomials of messages at r of ``key``: uint64 ``[5, n]``, limbs of 26 bits in 64. They, and
+        what leads to them, are in the care of ``secrets``, by default the driver's."""
         secrets = self.secrets if secrets is None else secrets
         import numpy as np
         import torch
