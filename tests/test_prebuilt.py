@@ -79,7 +79,9 @@ def test_artifacts_are_small_and_stripped(wanted):
     for name in wanted:
         artifact = prebuilt.load(name)
         assert spirv.strip(artifact.binary) == artifact.binary
-        assert len(lzma.compress(artifact.binary)) < 16 << 10
+        # Without a matrix unit, Triton writes a matrix product out.
+        most = (32 if artifact.sidecar["kernel"].endswith(":poly1305_rows") else 16) << 10
+        assert len(lzma.compress(artifact.binary)) < most
         capabilities = {i[1] for op, i in spirv._instructions(_words(artifact.binary)) if op == 17}
         assert 6 in capabilities  # Kernel: it is OpenCL's kind of module
         assert 5892 not in capabilities

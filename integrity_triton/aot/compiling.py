@@ -139,7 +139,10 @@ def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> Non
         lengths = (size, 4 * record.block_size) if record.xof else (size,)
         for messages in (one_row, rows, ragged, long_rows, long_ragged):
             for mode, length in itertools.product(modes, lengths):
-                own = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
+                own = {
+                    name: PerMessage([values[i % len(values)] for i in range(messages.count)])
+                    for name, values in mode.items()
+                }
                 recorder.hash_batch(record, own or record.trial_parameters(), messages, length)
         if isinstance(record.construction, Hmac):
             keys = PerMessage([torch.zeros(16, dtype=torch.uint8)] * 2)
@@ -150,17 +153,23 @@ def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> Non
         stream.digest(size, 0)
 
 
-def _modes(record: Algorithm) -> list[dict[str, torch.Tensor]]:
-    """Values for each message that make the algorithm run other kernels; at first none."""
+_LONG_KEY = 200  # bytes, more than any block
+
+
+def _modes(record: Algorithm) -> list[dict[str, list[torch.Tensor]]]:
+    """Values for the messages in turn that make the algorithm run other kernels; at first none."""
     import torch
 
-    modes: list[dict[str, torch.Tensor]] = [{}]
+    modes: list[dict[str, list[torch.Tensor]]] = [{}]
     if record.keyed != "no":
         (key,) = (p for p in record.parameters if p.name == "key")
         given = {"key": b"", **record.trial_parameters()}
         if not given["key"]:
             given["key"] = bytes(key.min_size or key.max_size or 16)
-        modes.append({name: torch.zeros(len(value), dtype=torch.uint8) for name, value in given.items()})
+        own = {name: [torch.zeros(len(value), dtype=torch.uint8)] for name, value in given.items()}
+        modes.append(own)
+        if key.sizes is None and key.max_size is None:
+            modes.append({**own, "key": [*own["key"], torch.zeros(_LONG_KEY, dtype=torch.uint8)]})
     return modes
 
 
