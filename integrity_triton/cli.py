@@ -666,6 +666,13 @@ _REPORTS = {"json": "to_json", "md": "to_markdown", "html": "to_html", "xml": "t
 @click.option("--backend", "backends", metavar="NAME", multiple=True, help="Only this backend; repeatable.")
 @click.option("--device", "devices", metavar="NAME", multiple=True, help="Only this device; repeatable.")
 @click.option("--algorithm", "names", metavar="NAME", multiple=True, help="Only this algorithm; repeatable.")
+@click.option(
+    "--compile",
+    "targets",
+    metavar="TARGET",
+    multiple=True,
+    help="Compile for this target, as for aot; runs nothing but what --backend names; repeatable.",
+)
 @click.option("--quick", is_flag=True, help="Fewer cases: for a first look.")
 @click.option("--full", is_flag=True, help="Many more cases: takes minutes.")
 @click.option(
@@ -683,6 +690,7 @@ def conformance(
     backends: tuple[str, ...],
     devices: tuple[str, ...],
     names: tuple[str, ...],
+    targets: tuple[str, ...],
     quick: bool,
     full: bool,
     seed: int | None,
@@ -710,9 +718,10 @@ def conformance(
     output.line(f"seed {chosen}")
 
     def show(cell: Cell) -> None:
-        if cell.status not in ("ran", "failed"):
+        if cell.status == "absent":
             return
-        output.line(f"{cell.algorithm} on {cell.place}: {cell.verdict} cases")
+        about = cell.reason if cell.status == "compile-only" else f"{cell.verdict} cases"
+        output.line(f"{cell.algorithm} on {cell.place}: {about}")
         for failure in cell.failures:
             output.line(f"  {failure.check}: {failure.case}")
             output.line(f"    expected {failure.expected}")
@@ -724,6 +733,7 @@ def conformance(
         algorithms=names,
         effort="quick" if quick else "full" if full else "standard",
         seed=chosen,
+        targets=targets,
         progress=show,
     )
     for path in reports:

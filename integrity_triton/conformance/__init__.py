@@ -16,15 +16,17 @@ from .. import algorithms as registry
 from ..algorithms import Algorithm, Hmac
 from ..backends import Backend, BackendStatus, get, statuses
 from .checks import EFFORTS, SLOW_EFFORTS, Failure, Subject, Watch, check
+from .compilation import Compilation
 from .environment import describe
 from .known_answers import Answers, load
-from .report import ABSENT, FAILED, RAN, Cell, Report
+from .report import ABSENT, COMPILED, FAILED, RAN, Cell, Report
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Cell", "Failure", "Report", "run"]
 
+_REFERENCE = "native"
 # Thousands of times slower than the others, and of no use but for tests: runs where it is asked for.
 _SLOW = "interpreter"
 _SLOW_REASON = "runs only if asked for by name: it is thousands of times slower than the others"
@@ -46,16 +48,18 @@ def run(
     algorithms: Sequence[str] = (),
     effort: str = "standard",
     seed: int | None = None,
+    targets: Sequence[str] = (),
     progress: Callable[[Cell], None] | None = None,
 ) -> Report:
     """Check algorithms (by default all) on backends and devices (by default all that are here).
 
     ``devices`` are torch's names, as ``"cpu"`` or with a number; ``effort`` is ``"quick"``, ``"standard"``
     or ``"full"``; random data come from ``seed``, by default a fresh one, and from the algorithm's name.
-    ``progress`` is called with each cell when it is done. Whatever is named and cannot run is a problem of
-    the report, and makes it not ``ok``.
+    For ``targets`` of :class:`integrity_triton.aot.compiling.Target`, which need not be here, the kernels are
+    compiled and not run. ``progress`` is called with each cell when it is done. Whatever is named and cannot
+    run is a problem of the report, and makes it not ``ok``.
 
-    Raises ValueError for an unknown algorithm, backend or effort.
+    Raises ValueError for an unknown algorithm, backend, target or effort.
     """
     if effort not in EFFORTS:
         raise ValueError(f"unknown effort {effort!r} (known: {', '.join(EFFORTS)})")
@@ -72,16 +76,24 @@ def run(
         effort=effort,
         seed=secrets.randbits(32) if seed is None else seed,
     )
+    compilers = [Compilation(name) for name in dict.fromkeys(targets)]
     date, began = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     cells: list[Cell] = []
+
+    def done(cell: Cell) -> None:
+        cells.append(cell)
+        if progress is not None:
+            progress(cell)
+
     for status in known.values():
-        if backends and status.name not in backends:
-            continue
+        # What is only to be compiled is not an order to run.
+        if status.name in backends or not (backends or targets):
+            for record in records:
+                for cell in suite.cells(record, status):
+                    done(cell)
+    for compiling in compilers:
         for record in records:
-            for cell in suite.cells(record, status):
-                cells.append(cell)
-                if progress is not None:
-                    progress(cell)
+            done(compiling.cell(record))
     return Report(
         cells=tuple(cells),
         problems=tuple(suite.problems(cells)),
@@ -93,6 +105,7 @@ def run(
             "backends": list(suite.backends),
             "devices": list(suite.devices),
             "algorithms": list(suite.algorithms),
+            "targets": list(targets),
         },
         environment=describe(),
     )
@@ -171,6 +184,7 @@ class _Suite:
             if cell.status == FAILED
         ]
         ran = [cell for cell in cells if cell.status in (RAN, FAILED)]
+        compiled = any(cell.status == COMPILED for cell in cells)
         for name in self.backends:
             mine = [cell for cell in cells if cell.backend == name]
             if not any(cell.backend == name for cell in ran):
@@ -184,12 +198,12 @@ class _Suite:
                     if cell.status == ABSENT and cell.algorithm in self.algorithms
                 ]
         for name in self.algorithms:
-            if not self.backends and not any(cell.algorithm == name for cell in ran):
+            if not (self.backends or compiled) and not any(cell.algorithm == name for cell in ran):
                 found.append(f"{name} was asked for, and no backend here runs it")
         for name in self.devices:
             if not any(name in (cell.device, cell.device.partition(":")[0]) for cell in ran):
                 found.append(f"device {name} was asked for, and nothing ran on it")
-        if not ran and not found:
+        if not (ran or compiled or found):
             found.append("nothing ran")
         return found
 
@@ -220,9 +234,12 @@ def _places(backend: Backend, status: BackendStatus) -> list[_Place]:
 
 
 def _partner(record: Algorithm, backend: str) -> str | None:
-    """The backend whose digests are to agree: the CPU libraries', else another one that runs kernels."""
+    """The backend whose digests are to agree: the CPU libraries', else another one that runs kernels. The
+    libraries have none: where they differ from another backend, its cell tells."""
+    if backend == _REFERENCE:
+        return None
     names = [s.name for s in statuses() if s.available and s.name not in (backend, _SLOW)]
-    for name in sorted(names, key=lambda name: name != "native"):
+    for name in sorted(names, key=lambda name: name != _REFERENCE):
         if get(name).unsupported(record) is None:
             return name
     return None

@@ -7,6 +7,7 @@ from html import escape
 
 from .report import ABSENT, COMPILED, FAILED, RAN, Cell, Report
 
+_FITTING = 3
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --back: #ffffff; --soft: #59636e; --line: #d1d9e0;
   --band: #f6f8fa; --good: #116329; --bad: #b3131b; --bad-back: #ffebe9; }
@@ -32,6 +33,8 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0;
 thead th { position: sticky; top: 0; background: var(--band); padding-left: .3rem; }
 tbody th, tbody td { padding-left: .3rem; }
 tbody th { font-weight: 500; overflow-wrap: anywhere; }
+tbody td { white-space: nowrap; }
+tbody td.bad { white-space: normal; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: .5rem 0; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
@@ -39,7 +42,7 @@ code { font: .875rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; }
 li { margin: .35rem 0; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .45rem; }
-  body { padding: .75rem; } }
+  body { padding: .75rem; } table { font-size: .9rem; line-height: 1.35; } }
 @media print { :root { color-scheme: light; --text: #000; --back: #fff; --soft: #444; --line: #999;
   --band: #fff; --good: #000; --bad: #000; --bad-back: #fff; }
   body { max-width: none; padding: 0; font-size: 9.5pt; } thead { display: table-header-group; }
@@ -85,7 +88,9 @@ def _matrix(report: Report) -> Iterator[str]:
         return
     yield "<h2>Algorithms and backends</h2>"
     yield '<p class="soft">Ran: the number of cases, all of which passed.</p>'
-    yield '<div class="wide"><table>'
+    # A frame that scrolls keeps the head of the table from staying in view: only where it has to be.
+    wide = len(report.places) > _FITTING
+    yield '<div class="wide"><table>' if wide else "<div><table>"
     heads = "".join(f'<th scope="col">{escape(place)}</th>' for place in report.places)
     yield f'<thead><tr><th scope="col">algorithm</th>{heads}</tr></thead>'
     yield "<tbody>"

@@ -153,8 +153,8 @@ class Report:
             lines += ["", f"## {cell.algorithm} on {cell.place}", ""]
             for failure in cell.failures:
                 lines += [
-                    f"- {failure.check}: {_md(failure.case)}",
-                    f"  - expected `{failure.expected}`",
+                    f"- {_md(failure.check)}: {_md(failure.case)}",
+                    f"  - expected `{_md(failure.expected)}`",
                     f"  - found `{_md(failure.found)}`",
                 ]
         return "\n".join(lines) + "\n"
