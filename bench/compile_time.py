@@ -25,9 +25,12 @@ from triton.backends.compiler import GPUTarget
 
 from integrity_triton import algorithms
 from integrity_triton._data import batch_messages
-from integrity_triton.algorithms import Algorithm, Hmac, PerMessage, TupleSponge, load_reference
+from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge, load_reference
+from integrity_triton.aot.compiling import taking
 from integrity_triton.backends.base import Rows
+from integrity_triton.backends.drivers import driver_class
 from integrity_triton.backends.jit import JitBackend
+from integrity_triton.backends.per_message import PerMessage
 from integrity_triton.backends.triton_host import Launch
 
 TARGETS = {
@@ -122,7 +125,9 @@ def launches(
             with contextlib.suppress(TypeError):
                 recorder.mac_chain(record, keys, first, 1)
         else:
-            _launch(recorder, record, memory, layouts)
+            for way in driver_class(record).ways or (None,):
+                with taking(record, way):
+                    _launch(recorder, record, memory, layouts)
         new = [asked for name, asked in recorder.asked.items() if name not in known]
         if new:
             found[record.name] = new

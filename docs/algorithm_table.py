@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from integrity_triton.algorithms import Algorithm, all_algorithms
+from integrity_triton.algorithms import Algorithm, Hmac, all_algorithms
 from integrity_triton.algorithms.description import allowed, digest, kind, listed
 
 PAGE = Path(__file__).with_name("algorithms.md")
@@ -19,7 +19,7 @@ def table() -> str:
     rows = [
         ("name", "kind", "digest, block", "security", "parameters", "standard"),
         ("---",) * 6,
-        *(_row(record) for record in sorted(all_algorithms(), key=listed)),
+        *(_row(r) for r in sorted(all_algorithms(), key=listed) if not isinstance(r.construction, Hmac)),
     ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .hashing import Hash, new
     from .kdf import hkdf_batch, pbkdf2_batch
     from .lthash import LtHash
+    from .mac import TagMismatch, TensorTags, mac_tensors
 
     algorithms_available: frozenset[str]
 
@@ -36,6 +37,8 @@ __all__ = [
     "IntegrityError",
     "IntegrityTritonError",
     "LtHash",
+    "TagMismatch",
+    "TensorTags",
     "__version__",
     "algorithms_available",
     "backends",
@@ -44,6 +47,7 @@ __all__ = [
     "hash_chunks",
     "hash_file",
     "hkdf_batch",
+    "mac_tensors",
     "models",
     "new",
     "ops",
@@ -54,11 +58,14 @@ __all__ = [
 _LAZY = {
     "Hash": "hashing",
     "LtHash": "lthash",
+    "TagMismatch": "mac",
+    "TensorTags": "mac",
     "crc_combine": "crc",
     "hash_batch": "batch",
     "hash_chunks": "batch",
     "hash_file": "files",
     "hkdf_batch": "kdf",
+    "mac_tensors": "mac",
     "new": "hashing",
     "pbkdf2_batch": "kdf",
     "use_backend": "backends",

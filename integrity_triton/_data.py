@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from .algorithms import PerMessage
 from .algorithms.encoding import left_encode
 from .backends import Messages, Ragged, Rows
+from .backends.per_message import PerMessage
 
 if TYPE_CHECKING:
     import torch

@@ -169,10 +169,13 @@ def algorithms(names: tuple[str, ...], as_json: bool, backend: str | None) -> in
 
 
 def _algorithm_rows(found: Sequence[Algorithm]) -> Iterator[tuple[str, str]]:
-    from .algorithms import Security, description
+    from .algorithms import Hmac, Security, description
 
+    derived = [record for record in found if isinstance(record.construction, Hmac)]
+    found = [record for record in found if record not in derived]
     width = max((len(record.name) for record in found), default=0)
-    yield f"{'name':<{width}}  security  digest  block  ", "kind; what is wrong with it; other names"
+    columns = "  security  digest  block  "
+    yield f"{'name':<{width}}{columns}", "kind; what is wrong with it; other names"
     for record in found:
         remarks = [description.kind(record)]
         remarks += [record.security_note] if record.security is not Security.SECURE else []
@@ -181,6 +184,12 @@ def _algorithm_rows(found: Sequence[Algorithm]) -> Iterator[tuple[str, str]]:
             f"{record.name:<{width}}  {record.security.value:<8}  {description.digest(record):>6}  "
             f"{record.block_size:>5}  ",
             "; ".join(remarks),
+        )
+    if derived:
+        hashes = ", ".join(record.name.removeprefix("hmac_") for record in derived)
+        yield (
+            f"{'hmac_*':<{width + len(columns)}}",
+            f"HMAC over each of {hashes}; for example algorithms {derived[0].name}",
         )
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import algorithms
 from ._data import batch_messages, buffer_view, per_message
-from .algorithms import Algorithm, PerMessage
+from .algorithms import Algorithm
 from .backends import Messages, Ragged, Rows, pbkdf2, rows_of
 from .backends import hash_batch as run_batch
+from .backends.per_message import PerMessage
 
 if TYPE_CHECKING:
     import torch

@@ -129,6 +129,31 @@ def _load_unaligned_pairs(address, first_word, left, valid, BLOCK_WORDS: tl.cons
 
 
 @triton.jit
+def messages_of_lanes(
+    table_ptr, address, count, stride, length, total, TABLE: tl.constexpr, BLOCK_MSGS: tl.constexpr
+):
+    """Of a program's lanes: whether they exist, address, length and result row of their messages; and the
+    greatest and the least of those lengths. Arguments are those of ``hash_messages``."""
+    first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
+    lane = first + tl.arange(0, BLOCK_MSGS)
+    valid = lane < count
+    final_lane = tl.minimum(first + BLOCK_MSGS, count) - 1
+    if TABLE:
+        message = tl.load(table_ptr + lane, mask=valid, other=0)
+        size = tl.load(table_ptr + count + lane, mask=valid, other=0)
+        row = tl.load(table_ptr + 2 * count + lane, mask=valid, other=0)
+        longest = tl.load(table_ptr + count + first)
+        shortest = tl.load(table_ptr + count + final_lane)
+    else:
+        message = address + lane * stride
+        size = tl.where(valid, tl.minimum(length, total - lane * stride), 0)
+        row = lane
+        longest = tl.minimum(length, total - first * stride)
+        shortest = tl.minimum(length, total - final_lane * stride)
+    return valid, message, size, row, longest, shortest
+
+
+@triton.jit
 def end_block(words, left, total, last, padding, PAD: tl.constexpr, BLOCK_WORDS: tl.constexpr):
     """Clear what ``load_block`` read beyond each message's end, and pad.
 

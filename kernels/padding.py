@@ -33,6 +33,12 @@ def _pad_one_bit(word, remaining):
 
 
 @triton.jit
+def pad_one_bit(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
+    """A one bit and zeros, where the message does not fill its last block (SP 800-38B, section 6.2)."""
+    return _pad_one_bit(word, remaining)
+
+
+@triton.jit
 def pad_length_be64(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     """A one bit, zeros, and the length in bits as 64 bits, big-endian (FIPS 180-4, section 5.1.1)."""
     word = _pad_one_bit(word, remaining)
@@ -83,3 +89,17 @@ def pad_sponge(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     word = tl.where(starts, word | ((suffix << up) & 0xFFFFFFFF).to(tl.uint32), word)
     word = tl.where(goes_on, word | ((suffix >> down) & 0xFFFFFFFF).to(tl.uint32), word)
     return tl.where(last & (rate == 4 * (i + 1)), word ^ 0x80000000, word)
+
+
+@triton.jit
+def pad_length_ghash(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
+    """Zeros up to the end of a block, and a block of two lengths in bits, each as 64 bits, big-endian (SP
+    800-38D, sections 7.1 and 6.4). The message's is the first of them, or with ``padding`` of 1 the second;
+    the other is zero."""
+    bits = total.to(tl.uint64) << 3
+    here = last & (padding == i // 2)
+    if i % 2 == 0:
+        word = tl.where(here, bswap32_apart((bits >> 32).to(tl.uint32), total), word)
+    else:
+        word = tl.where(here, bswap32((bits & 0xFFFFFFFF).to(tl.uint32)), word)
+    return word

@@ -7,7 +7,7 @@ One message a lane.
 import triton
 import triton.language as tl
 
-from .batch import end_block, load_block
+from .batch import end_block, load_block, messages_of_lanes
 from .bits import bswap32, bswap64, join64, rotl32, rotl64, select, wrap_add, wrap_mul, wrap_sub
 from .padding import pad_zeros
 
@@ -112,31 +112,6 @@ def _xxh64_end(state, raw, tail, total, seed):
     return _xxh64_avalanche(h)
 
 
-@triton.jit
-def _messages(
-    table_ptr, address, count, stride, length, total, TABLE: tl.constexpr, BLOCK_MSGS: tl.constexpr
-):
-    """Of a program's lanes: whether they exist, address, length and result row of their messages; and the
-    greatest and the least of those lengths."""
-    first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
-    lane = first + tl.arange(0, BLOCK_MSGS)
-    valid = lane < count
-    final_lane = tl.minimum(first + BLOCK_MSGS, count) - 1
-    if TABLE:
-        message = tl.load(table_ptr + lane, mask=valid, other=0)
-        size = tl.load(table_ptr + count + lane, mask=valid, other=0)
-        row = tl.load(table_ptr + 2 * count + lane, mask=valid, other=0)
-        longest = tl.load(table_ptr + count + first)
-        shortest = tl.load(table_ptr + count + final_lane)
-    else:
-        message = address + lane * stride
-        size = tl.where(valid, tl.minimum(length, total - lane * stride), 0)
-        row = lane
-        longest = tl.minimum(length, total - first * stride)
-        shortest = tl.minimum(length, total - final_lane * stride)
-    return valid, message, size, row, longest, shortest
-
-
 @triton.jit(
     do_not_specialize=["address", "count", "stride", "length", "total", "prefix", "seed"],
 )
@@ -165,7 +140,7 @@ def xxh64_messages(
     With FINAL, ``out_ptr`` is uint64 ``[count]`` and receives digests, their bytes from the highest down.
     Otherwise it is ``[count, 4]``, the accumulators after the whole stripes of 32 bytes.
     """
-    valid, message, size, row, longest, shortest = _messages(
+    valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
     )
     state = ()
@@ -500,7 +475,7 @@ def xxh3_messages(
     bytes from the highest down. Otherwise it is ``[count, 8]``, the accumulators after blocks of 1024
     bytes, of which the messages have a whole number; more bytes follow them.
     """
-    valid, message, size, row, longest, shortest = _messages(
+    valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
     )
     seed_word = seed.to(tl.uint64)

@@ -14,10 +14,12 @@ from integrity_triton.algorithms import (
     Algorithm,
     Blake3Tree,
     Crc,
+    HighwayHash,
     Hmac,
     IteratedHash,
     KangarooTree,
     Parameter,
+    SipHash,
     SpongeTree,
     XxHash,
     load_reference,
@@ -30,6 +32,8 @@ PLAIN_ORACLES = {
     "xxh64": "oracles.xxhash_plain:xxh64",
     "xxh3_64": "oracles.xxhash_plain:xxh3_64",
     "xxh3_128": "oracles.xxhash_plain:xxh3_128",
+    "cmac_aes": "oracles.aes_plain:cmac_aes",
+    "gmac_aes": "oracles.aes_plain:gmac_aes",
 }
 # The interpreter takes a quarter of a second a block.
 EXAMPLES = {"native": 60, "interpreter": 6}
@@ -184,6 +188,10 @@ def edge_lengths(record: Algorithm, backend: str) -> list[int]:
             lengths |= {chunk}
     if isinstance(construction, XxHash):
         lengths |= around(16, 32, 96, 144, 160, 176, 240, 1024, 1088, 2048)
+    if isinstance(construction, HighwayHash):
+        lengths |= set(range(block))
+    if isinstance(construction, SipHash):
+        lengths |= around(24, 32, 64, 96, 256)
     if isinstance(construction, Crc):
         lengths |= around(32, 128, 256, 4096, 8192)
     return sorted(lengths)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "integrity_triton"
 
 # From the front of the house to the back: a room may import itself and the rooms after it.
 ROOMS = ["cli", "models", "conformance", "aot", "api", "backends", "algorithms", "base"]
-API = {"batch", "crc", "files", "hashing", "kdf", "lthash", "ops", "_data"}
+API = {"batch", "crc", "files", "hashing", "kdf", "lthash", "mac", "ops", "_data"}
 BASE = {"errors", "_version"}
 VENDOR = re.compile(r"cuda|nvidia|hip|rocm|amd|xpu|intel", re.IGNORECASE)
 VENDOR_FILES = {"cuda.py", "hip.py", "xpu.py", "opencl.py"}

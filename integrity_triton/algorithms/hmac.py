@@ -43,7 +43,7 @@ def hmac_over(record: Algorithm) -> Algorithm | None:
         block_size=record.block_size,
         security=grade,
         security_note=note,
-        collision_bits=record.collision_bits,
+        collision_bits=4 * size,  # without the key, nothing is known that beats chance
         parallel=record.parallel,
         keyed="required",
         parameters=(
@@ -63,6 +63,6 @@ def hmac_over(record: Algorithm) -> Algorithm | None:
             ),
         ),
         construction=Hmac(hash=record.name),
-        native=None if record.native is None else f"integrity_triton.algorithms.hmac_library:{name}",
+        native=None if record.native is None else f"integrity_triton.backends.libraries.hmac:{name}",
         oracle=f"oracles.hmac_plain:{name}",
     )

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from .per_message import PerMessage
-
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 _RESOURCE = re.compile(r"[A-Za-z_][\w.]*:[\w][\w./-]*\Z")
@@ -47,7 +45,8 @@ class IteratedHash:
 
     block: str
     pad: str
-    iv: str
+    iv: str | None = None
+    """None where the driver makes the initial state."""
     constants: str | None = None
     """A ``tl.constexpr`` tuple of words that the block function is to find at ``constants_ptr``."""
     word_bits: Literal[32, 64] = 32
@@ -63,7 +62,7 @@ class IteratedHash:
 
     def __post_init__(self) -> None:
         for name in ("block", "pad", "iv", "constants"):
-            if name != "constants" or self.constants is not None:
+            if name in ("block", "pad") or getattr(self, name) is not None:
                 _check_reference("IteratedHash", name, getattr(self, name))
         if self.state_words < 1 or self.minimum_padding < 0:
             raise ValueError("IteratedHash: state_words must be positive, minimum_padding not negative")
@@ -124,6 +123,29 @@ class KangarooTree(SpongeTree):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AesCmac(IteratedHash):
+    """CMAC with AES; round keys and subkeys are in the place of constants. A state begins with zeros."""
+
+    block: str = "integrity_triton.kernels.aes:cmac_block"
+    pad: str = "integrity_triton.kernels.padding:pad_one_bit"
+    state_words: int = 4
+    byteorder: Literal["big", "little"] = "little"
+    minimum_padding: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AesGmac(IteratedHash):
+    """GMAC with AES; the hash subkey and the encrypted counter block are in the place of constants."""
+
+    block: str = "integrity_triton.kernels.ghash:gmac_block"
+    pad: str = "integrity_triton.kernels.padding:pad_length_ghash"
+    word_bits: Literal[32, 64] = 64
+    state_words: int = 2
+    byteorder: Literal["big", "little"] = "big"
+    minimum_padding: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blake2(IteratedHash):
     """BLAKE2b or BLAKE2s: the parameters make the initial state, and a key is the message's first block."""
 
@@ -181,6 +203,22 @@ class XxHash:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SipHash:
+    """SipHash-c-d; its kernel is in ``kernels/siphash.py``."""
+
+    rounds: tuple[int, int]
+    """c for each word that is taken in, and d for each of output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HighwayHash:
+    """HighwayHash; its kernel is in ``kernels/highwayhash.py``. The digest's size says which."""
+
+    rounds: int
+    """Packets made of the state itself before the output."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kmac(Sponge):
     """KMAC: cSHAKE of the padded key and the message (SP 800-185, section 4)."""
 
@@ -193,7 +231,37 @@ class Hmac:
     """The name of the algorithm."""
 
 
-Construction = Hmac | IteratedHash | Blake2Parallel | Blake2X | Blake3Tree | Crc | SpongeTree | XxHash
+@dataclass(frozen=True, kw_only=True)
+class Poly1305:
+    """A polynomial over the blocks of a message, and a one-time pad; its kernels are in
+    ``kernels/poly1305.py``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poly1305Aes(Poly1305):
+    """Poly1305 whose pad is AES of a nonce."""
+
+
+Construction = (
+    Hmac
+    | IteratedHash
+    | Poly1305
+    | Blake2Parallel
+    | Blake2X
+    | Blake3Tree
+    | Crc
+    | HighwayHash
+    | SipHash
+    | SpongeTree
+    | XxHash
+)
+
+
+class EachMessage:
+    """A parameter's values, of type bytes, of which every message of a batch has its own."""
+
+    sizes: tuple[int, ...]
+    """Bytes in each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +294,7 @@ class Parameter:
         Errors tell lengths and types of bytes alone, which may be a key.
         """
         label = f"{algorithm}: {self.name}"
-        if isinstance(value, PerMessage):
+        if isinstance(value, EachMessage):
             return self._check_each(label, value)
         if self.type is bytes:
             try:
@@ -236,7 +304,7 @@ class Parameter:
             if not view.c_contiguous:
                 raise BufferError(f"{label} must be a C-contiguous buffer")
             value = bytes(view)
-            if not self._allows(len(value)):
+            if not self.allows(len(value)):
                 raise ValueError(f"{label} must be {self._sizes()} long, not {len(value)}")
             return value
         if (self.type is int and isinstance(value, bool)) or not isinstance(value, self.type):
@@ -247,15 +315,16 @@ class Parameter:
             self._check_range(label, value)
         return value
 
-    def _check_each(self, label: str, values: PerMessage) -> PerMessage:
+    def _check_each(self, label: str, values: EachMessage) -> EachMessage:
         if not self.per_message:
             raise TypeError(f"{label} is one for all messages of a batch")
         for i, size in enumerate(values.sizes):
-            if not size or not self._allows(size):
+            if not size or not self.allows(size):
                 raise ValueError(f"{label} of message {i} must be {self._sizes()} long, not {size}")
         return values
 
-    def _allows(self, size: int) -> bool:
+    def allows(self, size: int) -> bool:
+        """For ``bytes``: whether a value may be so many long."""
         if self.sizes is not None:
             return size in self.sizes
         return size >= (self.min_size or 0) and (self.max_size is None or size <= self.max_size)

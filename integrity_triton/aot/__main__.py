@@ -13,9 +13,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m integrity_triton.aot", description=__doc__)
     parser.add_argument("--compiler", type=Path, required=True, help=f"folder that holds {INTEL_COMPILER}")
     parser.add_argument("--out", type=Path, help="folder to write instead of the package's own")
+    parser.add_argument("--all", action="store_true", help="also what is up to date")
     options = parser.parse_args()
     try:
-        for line in build(options.compiler, options.out):
+        for line in build(options.compiler, options.out, everything=options.all):
             print(line, flush=True)
     except CompileError as error:
         command = f"pip install --no-deps --target {options.compiler} {INTEL_COMPILER.replace(' ', '==')}"

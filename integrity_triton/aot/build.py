@@ -6,28 +6,59 @@ import hashlib
 import json
 import lzma
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from ..backends.prebuilt import FORMAT, LOCK, folder, source_digest
+from ..backends.prebuilt import FORMAT, LOCK, Specialization, folder, source_digest
 from .compiling import INTEL_COMPILER, CompileError, Target, compile_all, sidecar, specializations
 
 
-def build(compiler: Path, out: Path | None = None) -> Iterator[str]:
-    """Write every artifact and the lock file to ``out``; yields what was done, for a person to read.
+def builder_digest() -> str:
+    """A digest of what makes artifacts out of device files, this file's folder and the compiler's name."""
+    digest = hashlib.sha256(INTEL_COMPILER.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
+
+
+def _up_to_date(out: Path, wanted: Mapping[str, Specialization]) -> dict[str, Any]:
+    """The entries of ``out``'s lock whose artifacts building would give again: the same builder made them
+    from the same sources, and both files are what was locked."""
+    try:
+        lock = json.loads((out / LOCK).read_text("utf-8"))
+        if (lock["format"], lock["builder"]) != (FORMAT, builder_digest()):
+            return {}
+        entries: dict[str, Any] = lock["artifacts"]
+        return {
+            name: entry
+            for name, entry in entries.items()
+            if name in wanted
+            and entry["sources"] == source_digest(wanted[name].references)
+            and entry["sidecar"] == hashlib.sha256((out / f"{name}.json").read_bytes()).hexdigest()
+            and entry["binary"] == hashlib.sha256((out / f"{name}.spv.xz").read_bytes()).hexdigest()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def build(compiler: Path, out: Path | None = None, *, everything: bool = False) -> Iterator[str]:
+    """Write every artifact and the lock file to ``out``; yields what was done, for a person to read. Without
+    ``everything``, those are kept that building would give again.
 
     Raises CompileError if a kernel does not compile, or the compiler is not the one asked for.
     """
     out = folder() if out is None else out
     target = Target.parse("xpu")
-    wanted = specializations(target=target)
+    asked_for = specializations(target=target)
     out.mkdir(parents=True, exist_ok=True)
-    yield f"{len(wanted)} kernels with {INTEL_COMPILER}"
+    entries = {} if everything else _up_to_date(out, asked_for)
+    wanted = {name: asked for name, asked in asked_for.items() if name not in entries}
+    yield f"{len(wanted)} kernels with {INTEL_COMPILER}; {len(entries)} are up to date"
     with tempfile.TemporaryDirectory() as scratch:
         outputs = [Path(scratch, name) for name in wanted]
         results = compile_all(list(wanted.values()), target, outputs, compiler=compiler)
         binaries = [Path(f"{output}.spv").read_bytes() for output in outputs]
-    entries = {}
     for (name, asked), result, binary in zip(wanted.items(), results, binaries, strict=True):
         if result["compiler"] != INTEL_COMPILER:
             raise CompileError(
@@ -45,7 +76,14 @@ def build(compiler: Path, out: Path | None = None) -> Iterator[str]:
         }
         yield f"{name}: {len(binary)} bytes of SPIR-V, {len(packed)} packed"
     text = json.dumps(
-        {"format": FORMAT, "compiler": INTEL_COMPILER, "artifacts": entries}, indent=1, sort_keys=True
+        {
+            "format": FORMAT,
+            "compiler": INTEL_COMPILER,
+            "builder": builder_digest(),
+            "artifacts": entries,
+        },
+        indent=1,
+        sort_keys=True,
     )
     (out / LOCK).write_text(text + "\n", "utf-8")
     kept = {f"{name}{end}" for name in entries for end in (".json", ".spv.xz")} | {LOCK}

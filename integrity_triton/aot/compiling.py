@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -9,7 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
 from .._data import batch_messages
-from ..algorithms import Algorithm, Hmac, PerMessage
+from ..algorithms import Algorithm, Hmac
 from ..backends import Probe, Rows
+from ..backends.drivers import driver_class
+from ..backends.per_message import PerMessage
 from ..backends.prebuilt import FORMAT, Specialization
 from ..backends.triton_host import Launch, TritonBackend
 from ..errors import IntegrityTritonError
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     import torch
 
 INTEL_COMPILER = "triton-xpu 3.3.0b1"
+# Bytes of a message that is long: some algorithms run other kernels over it.
+_HALF = 1 << 19
 
 
 class CompileError(IntegrityTritonError, RuntimeError):
@@ -94,36 +99,55 @@ def specializations(
     import torch
 
     recorder = _Recorder((target or Target.parse("xpu")).tuning)
-    # Some algorithms run other kernels over long messages.
-    half = 1 << 19
-    memory = torch.zeros(2 * half + 32, dtype=torch.uint8)
+    memory = torch.zeros(2 * _HALF + 32, dtype=torch.uint8)
     memory = memory[-memory.data_ptr() % 16 :]
     for record in algorithms.all_algorithms() if records is None else records:
         if recorder.unsupported(record):
             continue
-        size = record.digest_size or 32
-        modes = _modes(record)
-        for start in (0, 4, 1):
-            data = memory[start : start + 5120]
-            one_row = Rows(data, data.data_ptr(), 1, 5120, 5120, 5120)
-            rows = Rows(data, data.data_ptr(), 2, 2560, 2560, 5120)
-            ragged = batch_messages([data[:2000], data[2000:4000]])
-            long = memory[start : start + 2 * half]
-            long_rows = Rows(long, long.data_ptr(), 2, half, half, 2 * half)
-            long_ragged = batch_messages([long[:half], long[half:]])
-            lengths = (size, 4 * record.block_size) if record.xof else (size,)
-            for messages in (one_row, rows, ragged, long_rows, long_ragged):
-                for mode, length in itertools.product(modes, lengths):
-                    own = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
-                    recorder.hash_batch(record, own or record.trial_parameters(), messages, length)
-            if isinstance(record.construction, Hmac):
-                keys = PerMessage([torch.zeros(16, dtype=torch.uint8)] * 2)
-                recorder.mac_chain(record, keys, torch.zeros((2, size), dtype=torch.uint8), 1)
-            stream = recorder.stream(record, record.trial_parameters())
-            # Streams copy what does not fill a block; whole blocks are read where they are.
-            stream.update(data)
-            stream.digest(size, 0)
+        for way in driver_class(record).ways or (None,):
+            with taking(record, way):
+                _record(recorder, record, memory)
     return recorder.recorded
+
+
+@contextlib.contextmanager
+def taking(record: Algorithm, way: str | None) -> Iterator[None]:
+    """A record's driver takes one of the ways that it has."""
+    kind = driver_class(record)
+    before = kind.way
+    kind.way = way
+    try:
+        yield
+    finally:
+        kind.way = before
+
+
+def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> None:
+    """Have everything launched for ``record`` that is compiled apart."""
+    import torch
+
+    size = record.digest_size or 32
+    modes = _modes(record)
+    for start in (0, 4, 1):
+        data = memory[start : start + 5120]
+        one_row = Rows(data, data.data_ptr(), 1, 5120, 5120, 5120)
+        rows = Rows(data, data.data_ptr(), 2, 2560, 2560, 5120)
+        ragged = batch_messages([data[:2000], data[2000:4000]])
+        long = memory[start : start + 2 * _HALF]
+        long_rows = Rows(long, long.data_ptr(), 2, _HALF, _HALF, 2 * _HALF)
+        long_ragged = batch_messages([long[:_HALF], long[_HALF:]])
+        lengths = (size, 4 * record.block_size) if record.xof else (size,)
+        for messages in (one_row, rows, ragged, long_rows, long_ragged):
+            for mode, length in itertools.product(modes, lengths):
+                own = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
+                recorder.hash_batch(record, own or record.trial_parameters(), messages, length)
+        if isinstance(record.construction, Hmac):
+            keys = PerMessage([torch.zeros(16, dtype=torch.uint8)] * 2)
+            recorder.mac_chain(record, keys, torch.zeros((2, size), dtype=torch.uint8), 1)
+        stream = recorder.stream(record, record.trial_parameters())
+        # Streams copy what does not fill a block; whole blocks are read where they are.
+        stream.update(data)
+        stream.digest(size, 0)
 
 
 def _modes(record: Algorithm) -> list[dict[str, torch.Tensor]]:

@@ -10,6 +10,9 @@ _HEADER_WORDS = 5
 # Section 3.32: instructions that describe the source and not the program.
 _DEBUG = frozenset({2, 3, 4, 5, 6, 7, 8, 317, 330})
 _OP_ENTRY_POINT, _OP_FUNCTION, _OP_FUNCTION_PARAMETER = 15, 54, 55
+_OP_CONSTANT, _OP_LOAD, _OP_DECORATE, _OP_EXTRACT, _OP_COPY = 43, 61, 71, 81, 83
+_OP_U_CONVERT, _OP_SELECT, _OP_AND = 113, 169, 199
+_BUILTIN, _LOCAL_INVOCATION_ID = 11, 27
 _OP_EXTENSION, _OP_EXECUTION_MODE, _OP_CAPABILITY, _OP_EXECUTION_MODE_ID = 10, 16, 17, 331
 # SPV_INTEL_kernel_attributes: hints for FPGAs, which CPU runtimes refuse.
 _KERNEL_ATTRIBUTES_EXTENSION = b"SPV_INTEL_kernel_attributes"
@@ -79,3 +82,39 @@ def strip(module: bytes) -> bytes:
             continue
         kept += instruction
     return struct.pack(f"<{len(kept)}I", *kept)
+
+
+def without_masks(module: bytes, threads: int) -> bytes:
+    """The module with the local identifier as it is where it is masked to numbers below ``threads``, a power
+    of two and the size of every work-group, of one dimension.
+
+    Compilers that gather the work of a sub-group into vectors see through the number itself that neighbours
+    read neighbouring words, and through a mask they do not.
+
+    Raises ValueError for what is not a SPIR-V module.
+    """
+    words = _words(module)
+    out = list(words[:_HEADER_WORDS])
+    variables: set[int] = set()
+    numbers: set[int] = set()
+    vectors: set[int] = set()
+    masks: set[int] = set()
+    for opcode, instruction in _instructions(words):
+        new = instruction
+        if opcode == _OP_DECORATE and instruction[2:] == (_BUILTIN, _LOCAL_INVOCATION_ID):
+            variables.add(instruction[1])
+        elif opcode == _OP_CONSTANT and instruction[3] == threads - 1 and not any(instruction[4:]):
+            masks.add(instruction[2])
+        elif opcode == _OP_LOAD and instruction[3] in variables:
+            vectors.add(instruction[2])
+        elif (
+            (opcode == _OP_EXTRACT and instruction[3] in vectors and instruction[4:] == (0,))
+            or (opcode == _OP_U_CONVERT and instruction[3] in numbers)
+            # Which of three dimensions was asked for is a constant by now.
+            or (opcode == _OP_SELECT and instruction[4] in numbers)
+        ):
+            numbers.add(instruction[2])
+        elif opcode == _OP_AND and instruction[3] in numbers and instruction[4] in masks:
+            new = (4 << 16 | _OP_COPY, *instruction[1:4])
+        out += new
+    return struct.pack(f"<{len(out)}I", *out)

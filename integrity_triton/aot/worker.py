@@ -87,7 +87,7 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     for kind, output in job["outputs"].items():
         binary = compiled.asm[kind]
         if kind == "spv":
-            binary = spirv.strip(binary)
+            binary = spirv.without_masks(spirv.strip(binary), job["num_warps"] * warp)
         Path(output).write_bytes(binary.encode() if isinstance(binary, str) else binary)
     if intel:
         parameters = spirv.parameters(Path(job["outputs"]["spv"]).read_bytes(), entry)

@@ -17,9 +17,10 @@ from importlib import import_module
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..algorithms import Algorithm, PerMessage
+from ..algorithms import Algorithm
 from ..errors import BackendUnavailable
 from .base import Backend, Messages, Probe, Ragged, Rows, Stream, rows_of
+from .per_message import PerMessage
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..algorithms import Algorithm, PerMessage
+from ..algorithms import Algorithm
+from .per_message import PerMessage
 
 if TYPE_CHECKING:
     import numpy as np

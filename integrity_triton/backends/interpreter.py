@@ -35,6 +35,11 @@ class _DeviceFunction:
             self._rewritten = FunctionRewriter(self._function).rewrite_ast()
         return self._rewritten(*args, **kwargs)
 
+    @property
+    def fn(self) -> _DeviceFunction:
+        """What the interpreter calls of a function that it is given for a reduction."""
+        return self
+
 
 class _Twins:
     """Interpretable copies of ``@triton.jit`` functions, with their modules' globals."""

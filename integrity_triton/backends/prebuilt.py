@@ -65,9 +65,14 @@ class Specialization:
 def _type_of(value: Any) -> str:
     if isinstance(value, int):
         return "i64"
-    return {"torch.int64": "*i64", "torch.uint32": "*u32", "torch.uint64": "*u64", "torch.uint8": "*u8"}[
-        str(value.dtype)
-    ]
+    return {
+        "torch.int8": "*i8",
+        "torch.int32": "*i32",
+        "torch.int64": "*i64",
+        "torch.uint32": "*u32",
+        "torch.uint64": "*u64",
+        "torch.uint8": "*u8",
+    }[str(value.dtype)]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..algorithms import Algorithm, PerMessage, load_constant
+from ..algorithms import Algorithm, load_constant
 from .base import Addressed, AnyMessages, Backend, Messages, Ragged, Rows, Stream, addressed, message
 from .drivers import Driver, HmacDriver, IteratedDriver, driver_class
+from .per_message import PerMessage
 
 if TYPE_CHECKING:
     import numpy as np

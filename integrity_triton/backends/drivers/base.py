@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ...algorithms import Algorithm, PerMessage
+from ...algorithms import Algorithm
 from ..base import Messages, Rows, Stream, rows_of
+from ..per_message import PerMessage
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,12 @@ class Driver(abc.ABC):
 
     keys_per_message: ClassVar[bool] = False
     """Whether ``hash_batch`` takes parameters of which each message has its own."""
+
+    ways: ClassVar[tuple[str, ...]] = ()
+    """Names of several ways to the same result, of which the driver takes the fastest."""
+
+    way: ClassVar[str | None] = None
+    """One of ``ways``, which alone is taken: for tests, and to build the kernels of all."""
 
     key_in_messages: bool = False
     """Whether a key is among what streams take in as the message."""

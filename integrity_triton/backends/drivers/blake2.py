@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ... import algorithms
-from ...algorithms import Algorithm, Blake2Parallel, Blake2X, PerMessage, load_constant
+from ...algorithms import Algorithm, Blake2Parallel, Blake2X, load_constant
 from ..base import Addressed, Messages, Ragged, Rows, Stream, addressed
+from ..per_message import PerMessage
 from .base import Driver, copy_stream
 from .iterated import IteratedDriver, IteratedStream, Start
 
@@ -55,6 +56,7 @@ class Blake2Driver(IteratedDriver):
         for name in ("salt", "person"):
             block += parameters.get(name, b"").ljust(2 * word, b"\0")
         kind = np.dtype(f"<u{word}")
+        assert self.construction.iv is not None
         words: np.ndarray[Any, Any] = np.array(load_constant(self.construction.iv), kind)
         words ^= np.frombuffer(block, kind)
         return words

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ... import algorithms
-from ...algorithms import Algorithm, Hmac, PerMessage
+from ...algorithms import Algorithm, Hmac
 from ..base import Messages, Ragged, Rows, Stream, rows_of, view_of
+from ..per_message import PerMessage
 from .base import Driver
 from .iterated import IteratedDriver
 

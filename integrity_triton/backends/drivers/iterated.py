@@ -38,6 +38,19 @@ class Start:
         return self.constants.shape[1] if self.constants is not None and self.constants.dim() == 2 else 0
 
 
+def by_length(addresses: Any, lengths: Any) -> tuple[Any, Any]:
+    """A table for ``TritonBackend.layout``: addresses, lengths and places in the batch, longest first.
+
+    Lanes of one program wait for the longest among them: neighbours in length go together.
+    """
+    import numpy as np
+
+    table = np.empty((3, len(lengths)), np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    table[0], table[1], table[2] = addresses[order], lengths[order], order
+    return table, table[1]
+
+
 class IteratedDriver(Driver):
     """A subclass may begin elsewhere (``start``) and make more of the final state (``output``)."""
 
@@ -97,6 +110,7 @@ class IteratedDriver(Driver):
     def tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """The initial state and the block function's constants."""
         construction = self.construction
+        assert construction.iv is not None
         references = (construction.iv, *([construction.constants] if construction.constants else []))
         found = self.host.constants(references, construction.word_bits, device)
         return found[0], found[-1]
@@ -109,19 +123,10 @@ class IteratedDriver(Driver):
 
         ``step`` is the distance in bytes between a message's blocks, if they do not touch.
         """
-        import numpy as np
         import torch
 
         construction, block = self.construction, self.block_size
-
-        def table(addresses: Any, lengths: Any) -> tuple[Any, Any]:
-            # Lanes of one program wait for the longest among them: neighbours in length go together.
-            table = np.empty((3, len(lengths)), np.int64)
-            order = np.argsort(-lengths, kind="stable")
-            table[0], table[1], table[2] = addresses[order], lengths[order], order
-            return table, table[1]
-
-        layout = self.host.layout(messages, table)
+        layout = self.host.layout(messages, by_length)
         # Whole states are stored, so that hashes that differ in truncation alone share a kernel.
         dtype = torch.uint64 if construction.word_bits == 64 else torch.uint32
         out = self.host.empty((messages.count, construction.state_words), dtype, messages.device)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...algorithms import Algorithm, PerMessage, Sponge
+from ...algorithms import Algorithm, Sponge
 from ...algorithms.encoding import bytepad, encode_string, left_encode, right_encode
 from ..base import Messages, Ragged, rows_of
+from ..per_message import PerMessage
 from .iterated import IteratedDriver, Start
 
 if TYPE_CHECKING:

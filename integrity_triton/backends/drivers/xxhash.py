@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...algorithms import Algorithm, XxHash, load_constant
 from ..base import Messages, Ragged, Stream
 from .base import Driver, copy_stream
+from .iterated import by_length
 
 if TYPE_CHECKING:
     import torch
@@ -88,15 +89,10 @@ class XxHashDriver(Driver):
     def _run(
         self, messages: Messages, state: torch.Tensor, prefix: int, seed: int, words: int, *, final: bool
     ) -> torch.Tensor:
-        import numpy as np
         import torch
 
-        def table(addresses: Any, lengths: Any) -> tuple[Any, Any]:
-            order = np.argsort(-lengths, kind="stable")
-            return np.stack([addresses[order], lengths[order], order]), lengths[order]
-
         device = messages.device
-        layout = self.host.layout(messages, table)
+        layout = self.host.layout(messages, by_length)
         out = self.host.empty((messages.count, words), torch.uint64, device)
         arguments = {"table_ptr": layout.table, "state_ptr": state}
         constants: dict[str, Any] = {}

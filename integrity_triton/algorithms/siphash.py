@@ -1,0 +1,56 @@
+"""SipHash: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF", 2012."""
+
+from __future__ import annotations
+
+from .record import Algorithm, Parameter, Security, SipHash
+
+_KEY = Parameter(
+    name="key", type=bytes, min_size=16, max_size=16, per_message=True, doc="16 uniformly random bytes"
+)
+_SIZE = Parameter(
+    name="digest_size",
+    type=int,
+    choices=(8, 16),
+    default=8,
+    doc="bytes of output, 8 or 16, which have nothing in common; 8 if not given",
+)
+
+
+def _record(rounds: tuple[int, int], note: str, native: str | None) -> Algorithm:
+    c, d = rounds
+    return Algorithm(
+        name=f"siphash_{c}_{d}",
+        aliases=(f"siphash-{c}-{d}", f"siphash{c}{d}"),
+        standard="SipHash (Aumasson, Bernstein, 2012), section 2; 16 bytes as the reference implementation",
+        digest_size=8,
+        block_size=8,
+        security=Security.SECURE,
+        security_note=note,
+        # Of whoever lacks the key.
+        collision_bits=32,
+        keyed="required",
+        parameters=(_KEY, _SIZE),
+        construction=SipHash(rounds=rounds),
+        native=native,
+        oracle=f"oracles.siphash_plain:siphash_{c}_{d}",
+    )
+
+
+RECORDS = (
+    _record(
+        (2, 4),
+        "a PRF of 64 or 128 bits for short messages: a forgery is guessed with 2**-64 or 2**-128, no hash "
+        "for whoever has the key",
+        "integrity_triton.backends.libraries.siphash:siphash_2_4",
+    ),
+    _record(
+        (1, 3),
+        "for hash tables, with a smaller margin than its authors propose for a MAC",
+        "integrity_triton.backends.libraries.siphash:siphash_1_3",
+    ),
+    _record(
+        (4, 8),
+        "the authors' conservative choice: a PRF of 64 or 128 bits for short messages",
+        None,
+    ),
+)

@@ -1,0 +1,96 @@
+"""Poly1305 of the library cryptography, with the interface of hashlib's objects.
+
+The library's object can be neither copied nor used on after its tag was read. What is kept here instead is
+the value of the message's whole blocks modulo p = 2**130 - 5. A tag with an s of 0 is that value but for its
+two highest bits; the tag of the message with a block more tells them, in all but contrived cases. So what
+comes in pieces is read twice; :meth:`digest_of` reads a whole message once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography.hazmat.primitives.poly1305 import Poly1305
+
+_P = (1 << 130) - 5
+_CLAMP = 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
+_BLOCK = 16
+
+
+class _Poly1305:
+    name = "poly1305"
+    digest_size = 16
+    block_size = _BLOCK
+
+    def __init__(self, key: bytes, data: Any = b"") -> None:
+        self._key = key
+        self._r = int.from_bytes(key[:16], "little") & _CLAMP
+        self._value = 0
+        self._pending = b""
+        self.update(data)
+
+    def update(self, data: Any) -> None:
+        view = memoryview(data).cast("B")
+        if self._pending:
+            missing = min(_BLOCK - len(self._pending), len(view))
+            self._pending += bytes(view[:missing])
+            view = view[missing:]
+            if len(self._pending) < _BLOCK:
+                return
+            self._absorb(memoryview(self._pending))
+            self._pending = b""
+        whole = len(view) // _BLOCK * _BLOCK
+        if whole:
+            self._absorb(view[:whole])
+        self._pending = bytes(view[whole:])
+
+    def _absorb(self, view: memoryview) -> None:
+        """Take in whole blocks, at least one."""
+        shift = pow(self._r, len(view) // _BLOCK, _P)
+        self._value = (self._value * shift + self._evaluate(view)) % _P
+
+    def _evaluate(self, view: memoryview) -> int:
+        if len(view) == _BLOCK:
+            return self._plain(view)
+        key = self._key[:16] + bytes(16)
+        known = Poly1305.generate_tag(key, view)
+        longer = Poly1305(key)
+        longer.update(view)
+        longer.update(bytes(_BLOCK))
+        told = int.from_bytes(longer.finalize(), "little")
+        low = int.from_bytes(known, "little")
+        fits = [
+            value
+            for value in range(low, _P, 1 << 128)
+            if ((value + (1 << 128)) * self._r % _P) % (1 << 128) == told
+        ]
+        return fits[0] if len(fits) == 1 else self._plain(view)
+
+    def _plain(self, view: memoryview) -> int:
+        value = 0
+        for i in range(0, len(view), _BLOCK):
+            value = (value + int.from_bytes(view[i : i + _BLOCK], "little") + (1 << 128)) * self._r % _P
+        return value
+
+    def digest(self) -> bytes:
+        value = self._value
+        if self._pending:
+            value = (value + int.from_bytes(self._pending + b"\x01", "little")) * self._r % _P
+        return ((value + int.from_bytes(self._key[16:], "little")) % (1 << 128)).to_bytes(16, "little")
+
+    def hexdigest(self) -> str:
+        return self.digest().hex()
+
+    def digest_of(self, message: Any) -> bytes:
+        """The tag of ``message`` alone."""
+        return Poly1305.generate_tag(self._key, message)
+
+    def copy(self) -> _Poly1305:
+        twin = object.__new__(_Poly1305)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+
+def poly1305(data: Any = b"", *, key: bytes) -> _Poly1305:
+    """A running Poly1305 under ``key``, r and s of 16 bytes each."""
+    return _Poly1305(key, data)

@@ -1,0 +1,342 @@
+"""Tags of tensors where they are, by Poly1305 over their chunks; docs/mac_tensors.md has the definition."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import algorithms
+from ._data import buffer_view, is_tensor, tensor_bytes
+from .backends import Ragged, rows_of
+from .backends import hash_batch as run_batch
+from .backends.per_message import PerMessage
+from .errors import IntegrityError
+from .hashing import new
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["TagMismatch", "TensorTags", "mac_tensors"]
+
+KEY_SIZE, NONCE_SIZE, TAG_SIZE = 32, 16, 16
+_FORMAT = "integrity_triton mac_tensors 1"
+# What each use of the pseudorandom function begins with.
+_R, _PAD, _TAG = b"ITmac1.r", b"ITmac1.p", b"ITmac1.t"
+_CHUNK_SIZE = 4 << 20
+_MOST_CHUNK_SIZE = 1 << 40
+
+
+class TagMismatch(IntegrityError):
+    """Tensors are not those that were tagged."""
+
+    def __init__(self, message: str, mismatches: Sequence[tuple[str, int | None]]) -> None:
+        super().__init__(message)
+        self.mismatches = tuple(mismatches)
+        """Names of tensors, each with the index of a chunk that differs, or with None if all of it does."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What a tensor is beside its bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: Any, tensor: Any) -> _Layout:
+        if not isinstance(name, str):
+            raise TypeError(f"a tensor is named by a str, not {type(name).__name__}")
+        if not is_tensor(tensor):
+            raise TypeError(f"{name!r} is a {type(tensor).__name__}, not a tensor")
+        return cls(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+
+    def identity(self) -> bytes:
+        """32 bytes that no other name, dtype and shape have."""
+        text = b"".join(
+            len(part).to_bytes(8, "little") + part for part in (self.name.encode(), self.dtype.encode())
+        )
+        sizes = (len(self.shape), *self.shape)
+        text += b"".join(size.to_bytes(8, "little") for size in sizes)
+        return new("blake3", text, backend="native").digest()
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+class TensorTags:
+    """The tags of named tensors; made by :func:`mac_tensors`. They hold no key."""
+
+    def __init__(
+        self,
+        nonce: bytes,
+        chunk_size: int,
+        layouts: Sequence[_Layout],
+        chunks: Sequence[torch.Tensor],
+        tags: Sequence[torch.Tensor],
+    ) -> None:
+        self.nonce = nonce
+        self.chunk_size = chunk_size
+        self._layouts = tuple(layouts)
+        self._chunks = tuple(chunks)
+        self._tags = tuple(tags)
+        self._index = {layout.name: i for i, layout in enumerate(self._layouts)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._index)
+
+    def __len__(self) -> int:
+        return len(self._layouts)
+
+    def __getitem__(self, name: str) -> bytes:
+        """A tensor's tag, 16 bytes. Raises KeyError for a name that has none; waits for the device."""
+        return bytes(self._tags[self._index[name]].cpu().numpy())
+
+    def chunk_tags(self, name: str) -> torch.Tensor:
+        """The tags of a tensor's chunks, uint8 ``[chunks, 16]``, on the tensor's device."""
+        return self._chunks[self._index[name]]
+
+    def __repr__(self) -> str:
+        return f"<tags of {len(self)} tensors in chunks of {self.chunk_size} bytes>"
+
+    def verify(
+        self, tensors: Mapping[str, Any], key: Any, *, partial: bool = False, backend: str | None = None
+    ) -> None:
+        """Check that ``tensors`` are those that were tagged under ``key``: names, dtypes, shapes and bytes.
+        With ``partial`` there may be fewer of them.
+
+        Raises TagMismatch naming the tensors and their chunks that differ, or tensors that are missing, too
+        many or of another dtype or shape; and otherwise as :func:`mac_tensors`. Waits for the devices once.
+        """
+        found = [_Layout.of(name, tensor) for name, tensor in tensors.items()]
+        unknown = [layout.name for layout in found if layout.name not in self._index]
+        if unknown:
+            raise TagMismatch(f"no tag for {_listed(unknown)}", [(name, None) for name in unknown])
+        missing = [name for name in self._index if name not in tensors]
+        if missing and not partial:
+            raise TagMismatch(f"missing: {_listed(missing)}", [(name, None) for name in missing])
+        for layout in found:
+            tagged = self._layouts[self._index[layout.name]]
+            if layout != tagged:
+                raise TagMismatch(
+                    f"{layout.name!r} is {layout}, and {tagged} was tagged", [(layout.name, None)]
+                )
+        now = mac_tensors(tensors, key, nonce=self.nonce, chunk_size=self.chunk_size, backend=backend)
+        # Every chunk is compared before any answer is fetched, on the device and whatever differs.
+        differing = [
+            ((now.chunk_tags(name) ^ self.chunk_tags(name).to(now.chunk_tags(name).device)) != 0).any(dim=1)
+            for name in now.names
+        ]
+        mismatches: list[tuple[str, int | None]] = []
+        told = []
+        for layout, chunks in zip(now._layouts, (d.cpu().tolist() for d in differing), strict=True):
+            mismatches += [(layout.name, i) for i, differs in enumerate(chunks) if differs]
+            told += [f"{layout.name!r}: {_places(chunks, self.chunk_size)}"] if any(chunks) else []
+        if mismatches:
+            raise TagMismatch(f"the tags do not match: {_listed(told, quoted=False)}", mismatches)
+        wrong = [name for name in now.names if now[name] != self[name]]
+        if wrong:
+            raise TagMismatch(f"the tags do not match: {_listed(wrong)}", [(name, None) for name in wrong])
+
+    def to_json(self) -> str:
+        """All of it as text, to be stored; it holds no key."""
+        tensors = [
+            {
+                "name": layout.name,
+                "dtype": layout.dtype,
+                "shape": list(layout.shape),
+                "tag": self[layout.name].hex(),
+                "chunks": bytes(self.chunk_tags(layout.name).cpu().numpy().reshape(-1)).hex(),
+            }
+            for layout in self._layouts
+        ]
+        document = {
+            "format": _FORMAT,
+            "nonce": self.nonce.hex(),
+            "chunk_size": self.chunk_size,
+            "tensors": tensors,
+        }
+        return json.dumps(document, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> TensorTags:
+        """What :meth:`to_json` gave. Raises ValueError for anything else."""
+        import torch
+
+        def tags(value: str) -> torch.Tensor:
+            data = bytes.fromhex(value)
+            if len(data) % TAG_SIZE:
+                raise ValueError("a tag is not whole")
+            tensor = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)[: len(data)]
+            return tensor.view(-1, TAG_SIZE)
+
+        try:
+            document = json.loads(text)
+            if document["format"] != _FORMAT:
+                raise ValueError(f"format {document['format']!r}")
+            nonce, chunk_size = bytes.fromhex(document["nonce"]), document["chunk_size"]
+            _check_chunk_size(chunk_size)
+            layouts, chunks, whole = [], [], []
+            for entry in document["tensors"]:
+                shape = tuple(entry["shape"])
+                if not isinstance(entry["name"], str) or not isinstance(entry["dtype"], str):
+                    raise ValueError("a name or dtype that is no text")
+                if any(type(size) is not int or not 0 <= size < 1 << 63 for size in shape):
+                    raise ValueError("a shape that is none")
+                layouts.append(_Layout(entry["name"], entry["dtype"], shape))
+                chunks.append(tags(entry["chunks"]))
+                (tag,) = tags(entry["tag"])
+                whole.append(tag)
+            if len(nonce) != NONCE_SIZE or len({layout.name for layout in layouts}) != len(layouts):
+                raise ValueError("a nonce of another size, or a name twice")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"these are no tags of tensors: {error}") from None
+        return cls(nonce, chunk_size, layouts, chunks, whole)
+
+
+def mac_tensors(
+    tensors: Mapping[str, Any],
+    key: Any,
+    *,
+    nonce: Any = None,
+    chunk_size: int = _CHUNK_SIZE,
+    backend: str | None = None,
+) -> TensorTags:
+    """A tag for every tensor of a state dict, computed on the device that holds it.
+
+    ``key`` is 32 random bytes. ``nonce``, 16 bytes, is drawn at random unless given, and must not be given
+    twice for different tensors under a key: see docs/mac_tensors.md. ``chunk_size`` is in bytes, a multiple
+    of 16; a chunk is what a mismatch names. Nothing waits for the devices.
+
+    Raises TypeError for a name that is not a str or a value that is no tensor with dense bytes, ValueError
+    for a key, nonce or chunk size that cannot be.
+    """
+    key, nonce = _sized(key, "key", KEY_SIZE), _sized(nonce, "nonce", NONCE_SIZE)
+    _check_chunk_size(chunk_size)
+    layouts, data = [], []
+    for name, tensor in tensors.items():
+        layouts.append(_Layout.of(name, tensor))
+        try:
+            data.append(tensor_bytes(tensor))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"tensor {name!r}: {error}") from error
+    chunks: list[Any] = [None] * len(data)
+    tags: list[Any] = [None] * len(data)
+    for device in dict.fromkeys(view.device for view in data):
+        here = [i for i, view in enumerate(data) if view.device == device]
+        identities = [layouts[i].identity() for i in here]
+        found = _chunk_tags([data[i] for i in here], identities, key, nonce, chunk_size, backend)
+        whole = _tensor_tags(found, identities, key, nonce, backend)
+        for i, chunk_tags, tag in zip(here, found, whole, strict=True):
+            chunks[i], tags[i] = chunk_tags, tag
+    return TensorTags(nonce, chunk_size, layouts, chunks, tags)
+
+
+def _chunk_tags(
+    data: Sequence[torch.Tensor],
+    identities: Sequence[bytes],
+    key: bytes,
+    nonce: bytes,
+    chunk_size: int,
+    backend: str | None,
+) -> list[torch.Tensor]:
+    """The tags of every tensor's chunks, uint8 ``[chunks, 16]``, for tensors on one device."""
+    import numpy as np
+    import torch
+
+    device = data[0].device
+    counts = [-(-view.numel() // chunk_size) for view in data]
+    total = sum(counts)
+    # Of r, and then of every chunk's pad, what the pseudorandom function is applied to.
+    inputs = np.zeros((1 + total, 64), np.uint8)
+    inputs[0, :24] = np.frombuffer(_R + nonce, np.uint8)
+    inputs[1:, :24] = np.frombuffer(_PAD + nonce, np.uint8)
+    if total:
+        known = np.frombuffer(b"".join(identities), np.uint8).reshape(-1, 32)
+        inputs[1:, 24:56] = np.repeat(known, counts, axis=0)
+        numbers = np.concatenate([np.arange(count, dtype="<u8") for count in counts])
+        inputs[1:, 56:] = numbers.view(np.uint8).reshape(-1, 8)
+    outputs = run_batch(
+        algorithms.get("blake3"), {"key": key}, rows_of(_upload(inputs, device)), TAG_SIZE, backend=backend
+    )
+    keys = torch.cat([outputs[:1].expand(total, -1), outputs[1:]], dim=1)
+    views = [view[i : i + chunk_size] for view in data for i in range(0, view.numel(), chunk_size)]
+    tags = run_batch(
+        algorithms.get("poly1305"),
+        {"key": PerMessage(keys, shared=16)},
+        Ragged(views, device),
+        TAG_SIZE,
+        backend=backend,
+    )
+    keys.zero_()
+    outputs.zero_()
+    return list(torch.split_with_sizes(tags, counts))
+
+
+def _tensor_tags(
+    chunk_tags: Sequence[torch.Tensor],
+    identities: Sequence[bytes],
+    key: bytes,
+    nonce: bytes,
+    backend: str | None,
+) -> torch.Tensor:
+    """Tags of tensors out of their chunks', uint8 ``[n, 16]``."""
+    import numpy as np
+    import torch
+
+    device = chunk_tags[0].device
+    heads = b"".join(
+        _TAG + nonce + identity + len(tags).to_bytes(8, "little")
+        for tags, identity in zip(chunk_tags, identities, strict=True)
+    )
+    heads_there = _upload(np.frombuffer(bytearray(heads), np.uint8).reshape(-1, 64), device)
+    messages = [
+        torch.cat([head, tags.reshape(-1)]) for head, tags in zip(heads_there, chunk_tags, strict=True)
+    ]
+    return run_batch(
+        algorithms.get("blake3"), {"key": key}, Ragged(messages, device), TAG_SIZE, backend=backend
+    )
+
+
+def _upload(array: Any, device: torch.device) -> torch.Tensor:
+    import torch
+
+    host = torch.from_numpy(array)
+    return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
+
+
+def _sized(value: Any, name: str, size: int) -> bytes:
+    if value is None and name == "nonce":
+        return secrets.token_bytes(size)
+    try:
+        data = bytes(buffer_view(value))
+    except TypeError:
+        raise TypeError(f"{name} must be bytes-like, not {type(value).__name__}") from None
+    if len(data) != size:
+        raise ValueError(f"{name} must be {size} bytes long, not {len(data)}")
+    return data
+
+
+def _check_chunk_size(chunk_size: Any) -> None:
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int):
+        raise TypeError(f"chunk_size must be int, not {type(chunk_size).__name__}")
+    if chunk_size % 16 or not 16 <= chunk_size <= _MOST_CHUNK_SIZE:
+        raise ValueError(f"chunk_size must be a multiple of 16 from 16 to 2**40, not {chunk_size}")
+
+
+def _listed(names: Sequence[str], *, quoted: bool = True, most: int = 8) -> str:
+    shown = [repr(name) if quoted else name for name in names[:most]]
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join(shown + more)
+
+
+def _places(chunks: Sequence[bool], chunk_size: int) -> str:
+    wrong = [i for i, differs in enumerate(chunks) if differs]
+    first = wrong[0]
+    if len(wrong) == 1:
+        return f"chunk {first} of {len(chunks)}, from byte {first * chunk_size} on"
+    return f"{len(wrong)} chunks of {len(chunks)}, the first from byte {first * chunk_size} on"
