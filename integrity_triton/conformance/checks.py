@@ -428,7 +428,7 @@ def forgeries(subject: Subject) -> Iterator[Case]:
     few = subject.effort.flips
     for i in _bits(content, few):
         yield Case(f"message with bit {i} turned over", "refused", verdict(_flipped(content, i), values, tag))
-    # The lowest bit of a key's first and last byte; others of Poly1305's do not count (RFC 8439, section 2.5).
+    # The lowest bit of the first and last byte: others of Poly1305's key do not count (RFC 8439, 2.5).
     for name, value in values.items():
         if name == "key" or isinstance(value, bytes):
             for i in sorted({0, 8 * len(value) - 8})[: 1 if few == 1 else 2]:
