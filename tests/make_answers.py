@@ -8,7 +8,7 @@ Nothing here runs a kernel of this package, nor one of its backends.
 
 from __future__ import annotations
 
-import importlib
+import ast
 import importlib.metadata
 import platform
 import ssl
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from integrity_triton import algorithms
-from integrity_triton.algorithms import Algorithm, load_reference
+from integrity_triton.algorithms import Algorithm, Hmac, load_reference
 from integrity_triton.conformance import known_answers
 from integrity_triton.conformance.known_answers import Question
 
@@ -42,23 +42,38 @@ def ask(record: Algorithm, question: Question) -> bytes:
     return hasher.digest(length, seek=question.seek) if question.seek else hasher.digest(length)
 
 
-def version(reference: str) -> str:
-    """Of the library that an oracle is in."""
-    module = reference.partition(":")[0]
-    top = module.partition(".")[0]
-    if module.startswith("oracles."):
-        return f"plain Python from the standard, run by Python {platform.python_version()}"
-    if top in ("hashlib", "zlib", "integrity_triton"):
-        return f"Python {platform.python_version()}, {ssl.OPENSSL_VERSION}"
-    names = importlib.metadata.packages_distributions()[top]
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(set(names)))
+def version(record: Algorithm) -> str:
+    """Of all that an oracle consists of: Python, and the libraries that its module imports."""
+    found = [f"Python {platform.python_version()}"]
+    for top in sorted(_imported(record)):
+        if top in ("hashlib", "integrity_triton"):
+            found.append(ssl.OPENSSL_VERSION)
+        elif top not in sys.stdlib_module_names:
+            names = sorted(set(importlib.metadata.packages_distributions()[top]))
+            found += [f"{name} {importlib.metadata.version(name)}" for name in names]
+    return ", ".join(dict.fromkeys(found))
+
+
+def _imported(record: Algorithm) -> set[str]:
+    """Top-level modules of an oracle; those of ``tests/oracles/`` stand for what they import."""
+    if isinstance(record.construction, Hmac):
+        return _imported(algorithms.get(record.construction.hash))
+    module = record.oracle.partition(":")[0]
+    if not module.startswith("oracles."):
+        return {module.partition(".")[0]}
+    tree = ast.parse((ROOT / "tests" / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {
+        node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level
+    }
+    return {name.partition(".")[0] for name in names} - {"", "oracles", "__future__", "typing"}
 
 
 def text(record: Algorithm) -> str:
     source = record.oracle
     if source.startswith("oracles."):
         source = f"tests/{source.replace('.', '/', 1).replace(':', '.py:')}"
-    return known_answers.make(record, ask, source=source, version=version(record.oracle), made=COMMAND)
+    return known_answers.make(record, ask, source=source, version=version(record), made=COMMAND)
 
 
 def lasting(file: str) -> list[str]:
@@ -77,8 +92,8 @@ def main(arguments: list[str]) -> int:
         there = path.read_text("utf-8") if path.exists() else ""
         if lasting(there) != lasting(made):
             wrong.append(record.name)
-            if not check:
-                path.write_text(made, "utf-8")
+        if not check and there != made:
+            path.write_text(made, "utf-8")
     known = {f"{record.name}.json" for record in records()}
     for path in FOLDER.glob("*.json"):
         if path.name not in known:
