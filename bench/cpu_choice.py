@@ -21,7 +21,7 @@ import torch
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton._data import batch_messages
-from integrity_triton.algorithms import Algorithm, TupleSponge
+from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge
 from integrity_triton.backends import cpu_choice, statuses
 from integrity_triton.backends import get as get_backend
 from integrity_triton.backends.triton_host import TritonBackend
@@ -46,15 +46,16 @@ def seconds(call: Callable[[], object]) -> float:
 
 def hash_batch(messages: torch.Tensor, record: Algorithm, backend: str) -> torch.Tensor:
     length = None if record.digest_size else LENGTH
-    return it.hash_batch(messages, record.name, length=length, backend=backend)
+    keys: dict[str, Any] = dict(record.trial_parameters())
+    return it.hash_batch(messages, record.name, length=length, backend=backend, **keys)
 
 
 def passed_over(record: Algorithm) -> str | None:
     """Why there is nothing to choose for an algorithm, or to measure."""
     if isinstance(record.construction, TupleSponge):
         return "a batch of rows is no batch of tuples"
-    if record.keyed == "required":
-        return "it needs a key"
+    if isinstance(record.construction, Hmac):
+        return "its hash is measured"
     for name in ("opencl", "native"):
         reason = get_backend(name).unsupported(record)
         if reason is not None:

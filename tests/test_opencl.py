@@ -306,6 +306,15 @@ GUARDED = """if True:
             message = torch.frombuffer(memory, dtype=torch.uint8, offset=page - size, count=size + beyond)
             digest = it.hash_batch([message], name, backend="opencl").numpy().tobytes()
             assert digest == it.new(name, memory[page - size : page], backend="native").digest(), (name, size)
+    from integrity_triton.backends.drivers.poly1305 import Poly1305Driver
+    key = bytes(range(32))
+    for way in Poly1305Driver.ways:
+        Poly1305Driver.way = way
+        for size in [*range(1, 66), 127, 128, 1000, 1023, 1024, 1025, 1032, 2047, 2048, 2049, 4097, 10000]:
+            message = torch.frombuffer(memory, dtype=torch.uint8, offset=page - size, count=size + beyond)
+            digest = it.hash_batch([message], "poly1305", key=key, backend="opencl").numpy().tobytes()
+            expected = it.new("poly1305", memory[page - size : page], key=key, backend="native").digest()
+            assert digest == expected, (way, size)
     for name in ("crc32", "crc64_nvme", "xxh64", "xxh3_128"):
         for size in [*range(1, 260, 3), 1023, 1024, 1089, 4097, 40001, 65001, 65003]:
             message = torch.frombuffer(memory, dtype=torch.uint8, offset=page - size, count=size)

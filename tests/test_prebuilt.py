@@ -15,6 +15,7 @@ import pytest
 
 import integrity_triton as it
 from integrity_triton import algorithms, backends
+from integrity_triton.aot import build as build_module
 from integrity_triton.aot import compiling, spirv
 from integrity_triton.backends import opencl, prebuilt
 
@@ -42,6 +43,22 @@ def test_no_artifact_is_older_than_its_source():
         if prebuilt.source_digest(entry["references"]) != entry["sources"]
     ]
     assert not stale, "rebuild with python -m integrity_triton.aot (see CONTRIBUTING.md)"
+
+
+def test_what_is_up_to_date_is_not_built_again(wanted, tmp_path, monkeypatch):
+    shutil.copytree(prebuilt.folder(), tmp_path, dirs_exist_ok=True)
+    assert set(build_module._up_to_date(tmp_path, wanted)) == set(wanted)
+    assert not build_module._up_to_date(tmp_path / "none", wanted)
+    first, second, *_ = wanted
+    damaged = tmp_path / f"{first}.spv.xz"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (tmp_path / f"{second}.json").write_text("{}")
+    assert set(build_module._up_to_date(tmp_path, wanted)) == set(wanted) - {first, second}
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "source_digest", lambda references: "another")
+        assert not build_module._up_to_date(tmp_path, wanted)
+    monkeypatch.setattr(build_module, "builder_digest", lambda: "another")
+    assert not build_module._up_to_date(tmp_path, wanted)
 
 
 def test_a_source_digest_covers_what_the_device_file_imports(monkeypatch):
@@ -204,3 +221,34 @@ def test_a_kernel_that_does_not_compile_says_why(compiler, wanted, tmp_path):
     )
     with pytest.raises(compiling.CompileError, match="power of 2"):
         compiling.compile_all([broken], XPU, [tmp_path / "out"], compiler=compiler)
+
+
+def _spirv(*instructions: tuple[int, ...]) -> bytes:
+    words = [0x07230203, 0x00010400, 0, 100, 0]
+    for opcode, *operands in instructions:
+        words += [(len(operands) + 1) << 16 | opcode, *operands]
+    return struct.pack(f"<{len(words)}I", *words)
+
+
+def test_a_mask_of_the_local_identifier_that_changes_nothing_is_left_out():
+    def module(mask: int, operation: tuple[int, ...], builtin: int = 27) -> bytes:
+        return _spirv(
+            (71, 5, 11, builtin),  # OpDecorate %5 BuiltIn LocalInvocationId
+            (43, 2, 7, mask, 0),  # OpConstant
+            (61, 3, 8, 5),  # OpLoad
+            (81, 2, 9, 8, 0),  # OpCompositeExtract of the first dimension
+            (81, 2, 12, 8, 1),  # and of the second
+            (113, 2, 10, 9),  # OpUConvert
+            operation,
+        )
+
+    masked, copied = (199, 2, 11, 10, 7), (83, 2, 11, 10)  # OpBitwiseAnd, OpCopyObject
+    assert spirv.without_masks(module(15, masked), 16) == module(15, copied)
+    for other in (
+        (module(7, masked), 16),  # one of part of the work-group
+        (module(15, masked), 32),
+        (module(15, (199, 2, 11, 12, 7)), 16),
+        (module(15, (197, 2, 11, 10, 7)), 16),  # OpBitwiseOr
+        (module(15, masked, builtin=26), 16),  # WorkgroupId
+    ):
+        assert spirv.without_masks(*other) == other[0]

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ..algorithms import Algorithm, Blake3Tree, Crc
+from ..algorithms import Algorithm, Blake3Tree, Crc, Poly1305
 from .base import Messages, Rows
 from .drivers.crc import PIECE_BYTES
 from .triton_host import TritonBackend, tuned
@@ -48,7 +48,7 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
         calls += max(0, longest - 1).bit_length() - min(chunk - 1, max(0, longest - 1)).bit_length()
         computed, longest = max(total, count * min(chunk, longest)), min(longest, chunk)
         alone = total / threads
-    elif isinstance(algorithm.construction, Crc):  # many lanes a message, and at most two launches
+    elif isinstance(algorithm.construction, Crc | Poly1305):  # many lanes a message, and few launches
         alone, computed, longest = longest, total, min(longest, PIECE_BYTES)
     else:
         alone = longest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -32,8 +33,10 @@ def cmac_aes(*, key: bytes, digest_size: int = 16) -> _Cmac:
 class _Gmac:
     """Keeps the message: the libraries' running GCM can be neither copied nor asked for a tag twice."""
 
-    def __init__(self, key: bytes, iv: bytes, digest_size: int, message: bytes = b"") -> None:
-        self._key, self._iv, self._digest_size, self._message = key, iv, digest_size, message
+    def __init__(self, key: bytes, iv: bytes, digest_size: int) -> None:
+        self._key, self._iv, self._digest_size = key, iv, digest_size
+        self._cipher = AESGCM(key)  # made once for all copies
+        self._message = b""
 
     def update(self, data: Any) -> None:
         self._message += bytes(data)
@@ -41,7 +44,7 @@ class _Gmac:
     def digest(self) -> bytes:
         # What the library cryptography takes.
         if 8 <= len(self._iv) <= 128 and len(self._message) < 1 << 31:
-            tag = AESGCM(self._key).encrypt(self._iv, b"", self._message)
+            tag = self._cipher.encrypt(self._iv, b"", self._message)
         else:
             try:
                 from Crypto.Cipher import AES as _Aes
@@ -55,7 +58,7 @@ class _Gmac:
         return bytes(tag[: self._digest_size])
 
     def copy(self) -> _Gmac:
-        return _Gmac(self._key, self._iv, self._digest_size, self._message)
+        return copy.copy(self)
 
 
 def gmac_aes(*, key: bytes, iv: bytes, digest_size: int = 16) -> _Gmac:
