@@ -13,6 +13,7 @@ import importlib.metadata
 import platform
 import ssl
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from integrity_triton import algorithms
@@ -28,8 +29,11 @@ CHANGING = (' "version": ',)
 
 
 def records() -> list[Algorithm]:
-    """What is built in: everything that brings no answers of its own."""
-    return [r for r in algorithms.all_algorithms() if r.answers is None]
+    """What is built in: another package brings its answers itself."""
+    modules = [import_module(f"{algorithms.__name__}.{name}") for name in algorithms._BUILTIN_MODULES]
+    names = {record.name for module in modules for record in module.RECORDS}
+    names |= {f"hmac_{name}" for name in names}
+    return [record for record in algorithms.all_algorithms() if record.name in names]
 
 
 def ask(record: Algorithm, question: Question) -> bytes:
