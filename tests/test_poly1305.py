@@ -15,10 +15,10 @@ import torch
 import integrity_triton as it
 from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launches
 from integrity_triton import algorithms, backends
-from integrity_triton.algorithms import poly1305_library
 from integrity_triton.aot import compiling
 from integrity_triton.backends import Ragged
 from integrity_triton.backends.drivers.poly1305 import Key, Poly1305Driver
+from integrity_triton.backends.libraries import poly1305 as poly1305_library
 from integrity_triton.backends.triton_host import TritonBackend
 from oracles import poly1305_plain
 from oracles.poly1305_plain import P, clamp, poly1305, value
@@ -160,6 +160,29 @@ def test_sums_that_are_not_reduced_before_their_end(backend, driver):
                     assert value(1, messages[-1]) == total % P
     assert len(messages) >= len(totals)
     check(messages, backend, key_of(1, 3))
+
+
+def test_limbs_that_carry_all_the_way(backend, driver):
+    """Sums of limbs, as parts leave them, of which each limb is at a place where carries change."""
+    if driver.way != "messages":
+        pytest.skip("not applicable: the last step is that of all ways")
+    limb = 2**26
+    ends = (0, 1, 4, 5, 6, limb - 6, limb - 5, limb - 4, limb - 2, limb - 1, limb, limb + 1, 2**52 - 1, 2**60)
+    numbers = [[(P - 1 + n >> 26 * i) % limb for i in range(5)] for n in range(-3, 8)]
+    # A carry out of the highest limb makes the lowest one carry, and that the second.
+    numbers += [
+        [limb - n, limb - 1, limb - 1, limb - 1, limb - 1 + m] for n in range(1, 8) for m in (0, 1, 2)
+    ]
+    numbers += [[limb - n, limb - 1, 0, 0, m * limb] for n in range(1, 8) for m in (1, 2)]
+    rng = random.Random(9)
+    numbers += [rng.choices(ends, k=5) for _ in range(400)]
+    device = device_of(backend)
+    values = torch.tensor(numbers, dtype=torch.int64).t().contiguous().to(device).view(torch.uint64)
+    words = driver.keys(KEY, device).view(-1)
+    tags = driver.finish(values, Key(words, 1, 8), driver.zeros(device), words[4:], 0).view(torch.uint8)
+    s = int.from_bytes(KEY[16:], "little")
+    totals = [sum(x << 26 * i for i, x in enumerate(number)) for number in numbers]
+    assert rows_as_bytes(tags) == [((t % P + s) % 2**128).to_bytes(16, "little") for t in totals]
 
 
 @pytest.mark.parametrize("r", RS)

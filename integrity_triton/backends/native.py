@@ -150,15 +150,11 @@ class NativeBackend(Backend):
         def run(first: int, last: int) -> bytes:
             digests = []
             for i in range(first, last):
-                if shared is not None and hasattr(
-                    shared, "digest_of"
-                ):  # for a whole message faster than in pieces
-                    digests.append(shared.digest_of(message(i)))
-                    continue
-                hasher = fresh(i) if shared is None else shared.copy()
+                hasher = fresh(i) if shared is None else shared
                 if hasattr(hasher, "digest_of"):  # faster over a message that is whole
                     digests.append(hasher.digest_of(message(i)))
                 else:
+                    hasher = hasher.copy()
                     hasher.update(message(i))
                     digests.append(_squeeze(algorithm, hasher, length, 0))
             return b"".join(digests)

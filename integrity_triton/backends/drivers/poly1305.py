@@ -198,8 +198,11 @@ class Poly1305Driver(Driver):
     def extend(self, start: torch.Tensor, message: torch.Tensor, key: Key) -> torch.Tensor:
         """The value, uint64 ``[5]``, of a message whose first part has the value ``start``, of whole
         blocks."""
-        values = self.values(Ragged([message], message.device), key)
-        return self.finish(values, key, start, None, 0, -(-message.numel() // _BLOCK)).view(-1)
+        secrets = Secrets()
+        values = self.values(Ragged([message], message.device), key, secrets)
+        value = self.finish(values, key, start, None, 0, -(-message.numel() // _BLOCK)).view(-1)
+        secrets.wipe()
+        return value
 
     def finish(
         self,
@@ -241,26 +244,28 @@ class Poly1305Driver(Driver):
 
     # Values of messages
 
-    def values(self, messages: AnyMessages, key: Key) -> torch.Tensor:
-        """The polynomials of messages at r of ``key``: uint64 ``[5, n]``, limbs of 26 bits in 64."""
+    def values(self, messages: AnyMessages, key: Key, secrets: Secrets | None = None) -> torch.Tensor:
+        """The polynomials of messages at r of ``key``: uint64 ``[5, n]``, limbs of 26 bits in 64. They, and
+        what leads to them, are in the care of ``secrets``, by default the driver's."""
+        secrets = self.secrets if secrets is None else secrets
         import numpy as np
         import torch
 
         count, device = messages.count, messages.device
-        out = self.secret(self.host.empty((5, count), torch.int64, device).zero_()).view(torch.uint64)
+        out = secrets.hold(self.host.empty((5, count), torch.int64, device).zero_()).view(torch.uint64)
         if isinstance(messages, Rows):
             (way,) = self.ways_of(np.array([min(messages.length, messages.total)]), key).tolist()
-            self._run(way, messages, None, key, out)
+            self._run(way, messages, None, key, out, secrets)
             return out
         places = messages if isinstance(messages, Addressed) else addressed(messages)
         ways = self.ways_of(places.lengths, key)
         for way in range(3):
             chosen = np.flatnonzero(ways == way)
             if len(chosen) == count:
-                self._run(way, messages, None, key, out)
+                self._run(way, messages, None, key, out, secrets)
             elif len(chosen):
                 part = Addressed(places.addresses[chosen], places.lengths[chosen], device, messages)
-                self._run(way, part, chosen, key, out)
+                self._run(way, part, chosen, key, out, secrets)
         return out
 
     def _run(
@@ -270,12 +275,13 @@ class Poly1305Driver(Driver):
         rows: np.ndarray[Any, Any] | None,
         key: Key,
         out: torch.Tensor,
+        secrets: Secrets,
     ) -> None:
         """Add the values of messages to ``out``, to those of ``rows`` if that is given."""
         if way == 0:
             self._run_messages(messages, rows, key, out)
         else:
-            self._run_parts(way == 2, messages, rows, key, out)
+            self._run_parts(way == 2, messages, rows, key, out, secrets)
 
     def _run_messages(
         self, messages: AnyMessages, rows: np.ndarray[Any, Any] | None, key: Key, out: torch.Tensor
@@ -310,6 +316,7 @@ class Poly1305Driver(Driver):
         rows: np.ndarray[Any, Any] | None,
         key: Key,
         out: torch.Tensor,
+        secrets: Secrets,
     ) -> None:
         import numpy as np
         import torch
@@ -352,7 +359,7 @@ class Poly1305Driver(Driver):
         if matrix:
             digits, offsets = key.matrix(self, row_bits)
             columns = digits.shape[0]
-            values = self.secret(self.host.empty((parts, columns), torch.int32, device))
+            values = secrets.hold(self.host.empty((parts, columns), torch.int32, device))
             self.host.run(
                 POLY1305_ROWS,
                 parts,
@@ -368,7 +375,7 @@ class Poly1305Driver(Driver):
             )
         else:
             offsets = powers
-            values = self.secret(self.host.empty((5, parts), torch.uint32, device))
+            values = secrets.hold(self.host.empty((5, parts), torch.uint32, device))
             self.host.run(
                 POLY1305_PARTS,
                 parts << shape.lane_bits,
@@ -438,9 +445,11 @@ class Poly1305Stream(Stream):
 
     def digest(self, length: int, seek: int) -> bytes:
         driver, rest = self._driver, self._pending.data
-        values = driver.values(Ragged([rest], self._device), self._key)
+        secrets = Secrets()
+        values = driver.values(Ragged([rest], self._device), self._key, secrets)
         blocks = 1 if rest.numel() else 0
         tag = driver.finish(values, self._key, self._value, self._pad, 0, blocks)
+        secrets.wipe()
         return tag.cpu().numpy().tobytes()[seek : seek + length]
 
     def copy(self) -> Stream:
