@@ -17,10 +17,14 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
+import torch
+
 import integrity_triton as it
 from integrity_triton import algorithms, cli
+from integrity_triton._data import batch_messages
 from integrity_triton.aot import compiling, export, worker
 from integrity_triton.backends import prebuilt
+from integrity_triton.backends.per_message import PerMessage
 from support import pattern
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "aot_opencl"
@@ -212,3 +216,13 @@ def test_the_c_program_refuses_another_kernel(program, exported, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "FINAL is not true" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["kmac_128", "hmac_sha256", "hmac_blake3", "blake2b"])
+def test_keys_of_several_lengths_need_no_other_kernels(name):
+    record = algorithms.get(name)
+    recorder = compiling._Recorder("opencl")
+    messages = batch_messages([torch.zeros(n, dtype=torch.uint8) for n in (300, 0, 1)])
+    keys = PerMessage([torch.zeros(n, dtype=torch.uint8) for n in (1, 20, 33)])
+    recorder.hash_batch(record, {"key": keys}, messages, record.digest_size)
+    assert recorder.recorded.keys() <= compiling.specializations([record]).keys()

@@ -15,12 +15,14 @@ _LEAST_TAG = 10  # RFC 2104, section 5: 80 bits, and half of the digest
 
 def hmac_over(record: Algorithm) -> Algorithm | None:
     """The record of HMAC over a hash; None over what HMAC is not defined for: checksums, MACs, hashes of
-    tuples, and extendable output without a length of its own."""
+    tuples, extendable output without a length of its own, and digests longer than a block, which take the
+    place of a long key in a block (FIPS 198-1, section 4, step 2)."""
     if (
         record.security not in _GRADES
         or record.keyed == "required"
         or record.takes_tuples
         or record.digest_size < _LEAST_TAG
+        or record.digest_size > record.block_size
     ):
         return None
     size = record.digest_size

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+_RESOURCE = re.compile(r"[A-Za-z_][\w.]*:[\w][\w./-]*\Z")
 
 
 class Security(enum.Enum):
@@ -380,6 +381,9 @@ class Algorithm:
     """Keywords with which the CPU library spreads a single long message over all cores."""
     oracle: str
     """An independent implementation with the same calling convention, for the tests."""
+    answers: str | None = None
+    """Where another package has the algorithm's known answers, ``"package:file"``; docs/conformance.md
+    describes the file. None for the built-in algorithms, whose answers come with the conformance suite."""
     _by_name: Mapping[str, Parameter] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -401,6 +405,8 @@ class Algorithm:
         if self.native is not None:
             _check_reference(label, "native", self.native)
         _check_reference(label, "oracle", self.oracle)
+        if self.answers is not None and not _RESOURCE.match(self.answers):
+            raise ValueError(f"{label}: answers must look like 'package:file', not {self.answers!r}")
         object.__setattr__(self, "native_one_message", MappingProxyType(dict(self.native_one_message)))
         by_name = {p.name: p for p in self.parameters}
         if len(by_name) != len(self.parameters):

@@ -144,6 +144,8 @@ def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> Non
                     for name, values in mode.items()
                 }
                 recorder.hash_batch(record, own or record.trial_parameters(), messages, length)
+        for uneven in _keys_of_two_lengths(record):
+            recorder.hash_batch(record, uneven, ragged, size)
         if isinstance(record.construction, Hmac):
             keys = PerMessage([torch.zeros(16, dtype=torch.uint8)] * 2)
             recorder.mac_chain(record, keys, torch.zeros((2, size), dtype=torch.uint8), 1)
@@ -171,6 +173,19 @@ def _modes(record: Algorithm) -> list[dict[str, list[torch.Tensor]]]:
         if key.sizes is None and key.max_size is None:
             modes.append({**own, "key": [*own["key"], torch.zeros(_LONG_KEY, dtype=torch.uint8)]})
     return modes
+
+
+def _keys_of_two_lengths(record: Algorithm) -> Iterator[dict[str, Any]]:
+    """Parameters of two messages whose keys are not as long; none where all keys are."""
+    import torch
+
+    for parameter in record.parameters:
+        if parameter.name == "key" and parameter.per_message:
+            fewest = parameter.min_size or 1
+            sizes = parameter.sizes or (fewest, fewest + 1)
+            if len(sizes) > 1 and (parameter.max_size is None or sizes[-1] <= parameter.max_size):
+                keys = [torch.zeros(size, dtype=torch.uint8) for size in (sizes[0], sizes[-1])]
+                yield {**record.trial_parameters(), "key": PerMessage(keys)}
 
 
 def compile_all(

@@ -167,6 +167,10 @@ class Backend(abc.ABC):
     def probe(self) -> Probe:
         """Find out whether this backend can run here. Called once; must not raise."""
 
+    def driver_versions(self) -> tuple[str, ...]:
+        """The versions of the drivers of the probe's devices, as far as they are known: for reports."""
+        return ()
+
     @abc.abstractmethod
     def unsupported(self, algorithm: Algorithm) -> str | None:
         """Why this backend cannot run ``algorithm``, or None if it can."""

@@ -39,6 +39,21 @@ class JitBackend(TritonBackend):
         )
         return Probe(True, f"torch {torch.__version__}, Triton {triton.__version__}", names)
 
+    def driver_versions(self) -> tuple[str, ...]:
+        import torch
+
+        devices = torch.get_device_module(self.torch_device_type)
+        found = []
+        for i in range(devices.device_count()):
+            properties = devices.get_device_properties(i)
+            # Some torch builds tell it of the device, the others of the driver's interface alone.
+            version = getattr(properties, "driver_version", None)
+            ask = getattr(torch._C, f"_{self.torch_device_type}_getDriverVersion", None)
+            if version is None and ask is not None:
+                version = f"interface {ask()}"
+            found.append("not known" if version is None else str(version))
+        return tuple(found)
+
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         import torch
 

@@ -250,6 +250,9 @@ class OpenClBackend(TritonBackend):
             return Probe(False, f"no OpenCL runtime works here ({error}); {INSTALL}")
         return Probe(True, f"pyopencl {self._runtime.cl.VERSION_TEXT}", (self._runtime.label,))
 
+    def driver_versions(self) -> tuple[str, ...]:
+        return () if self._runtime is None else (str(self._runtime.device.driver_version),)
+
     def unsupported(self, algorithm: Algorithm) -> str | None:
         reason = super().unsupported(algorithm)
         if reason is not None:

@@ -22,4 +22,5 @@ ASCON_HASH256 = Algorithm(
         minimum_padding=1,
     ),
     oracle="integrity_triton_ascon.oracle:ascon_hash256",
+    answers="integrity_triton_ascon:answers.json",
 )

@@ -1,0 +1,245 @@
+"""The conformance suite: every algorithm on every backend and device, in one call.
+
+Needs nothing beyond the package's own dependencies. ``docs/conformance.md`` says what is checked.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .. import algorithms as registry
+from ..algorithms import Algorithm, Hmac
+from ..backends import Backend, BackendStatus, get, statuses
+from .checks import EFFORTS, SLOW_EFFORTS, Failure, Subject, Watch, check
+from .compilation import Compilation
+from .environment import describe
+from .known_answers import Answers, load
+from .report import ABSENT, COMPILED, FAILED, RAN, Cell, Report
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Cell", "Failure", "Report", "run"]
+
+_REFERENCE = "native"
+# Thousands of times slower than the others, and of no use but for tests: runs where it is asked for.
+_SLOW = "interpreter"
+_SLOW_REASON = "runs only if asked for by name: it is thousands of times slower than the others"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A backend with a device."""
+
+    backend: str
+    device: torch.device
+    name: str
+
+
+def run(
+    *,
+    backends: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    algorithms: Sequence[str] = (),
+    effort: str = "standard",
+    seed: int | None = None,
+    targets: Sequence[str] = (),
+    progress: Callable[[Cell], None] | None = None,
+) -> Report:
+    """Check algorithms (by default all) on backends and devices (by default all that are here).
+
+    ``devices`` are torch's names, as ``"cpu"`` or with a number; ``effort`` is ``"quick"``, ``"standard"``
+    or ``"full"``; random data come from ``seed``, by default a fresh one, and from the algorithm's name.
+    For ``targets`` of :class:`integrity_triton.aot.compiling.Target`, which need not be here, the kernels are
+    compiled and not run. ``progress`` is called with each cell when it is done. Whatever is named and cannot
+    run is a problem of the report, and makes it not ``ok``.
+
+    Raises ValueError for an unknown algorithm, backend, target or effort.
+    """
+    if effort not in EFFORTS:
+        raise ValueError(f"unknown effort {effort!r} (known: {', '.join(EFFORTS)})")
+    known = {status.name: status for status in statuses()}
+    for name in backends:
+        if name not in known:
+            raise ValueError(f"unknown backend {name!r} (known: {', '.join(known)})")
+    named = {record.name: record for record in map(registry.get, algorithms)}
+    records = list(named.values()) or list(registry.all_algorithms())
+    suite = _Suite(
+        backends=tuple(dict.fromkeys(backends)),
+        devices=tuple(dict.fromkeys(devices)),
+        algorithms=tuple(named),
+        effort=effort,
+        seed=secrets.randbits(32) if seed is None else seed,
+    )
+    compilers = [Compilation(name) for name in dict.fromkeys(targets)]
+    date, began = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+    cells: list[Cell] = []
+
+    def done(cell: Cell) -> None:
+        cells.append(cell)
+        if progress is not None:
+            progress(cell)
+
+    for status in known.values():
+        # What is only to be compiled is not an order to run.
+        if status.name in backends or not (backends or targets):
+            for record in records:
+                for cell in suite.cells(record, status):
+                    done(cell)
+    for compiling in compilers:
+        for record in records:
+            done(compiling.cell(record))
+    return Report(
+        cells=tuple(cells),
+        problems=tuple(suite.problems(cells)),
+        seed=suite.seed,
+        date=date.isoformat(timespec="seconds"),
+        seconds=round(time.perf_counter() - began, 3),
+        options={
+            "effort": effort,
+            "backends": list(suite.backends),
+            "devices": list(suite.devices),
+            "algorithms": list(suite.algorithms),
+            "targets": list(targets),
+        },
+        environment=describe(),
+    )
+
+
+@dataclass(frozen=True)
+class _Suite:
+    backends: tuple[str, ...]
+    devices: tuple[str, ...]
+    algorithms: tuple[str, ...]
+    effort: str
+    seed: int
+
+    def cells(self, record: Algorithm, status: BackendStatus) -> list[Cell]:
+        """An algorithm on one backend: a cell a device, or one that says why there is none."""
+        asked = status.name in self.backends
+        nowhere = Cell(record.name, status.name, "", "", ABSENT)
+        if not status.available:
+            return [replace(nowhere, reason=status.reason, asked=asked)]
+        if status.name == _SLOW and not asked:
+            return [replace(nowhere, reason=_SLOW_REASON)]
+        backend = get(status.name)
+        places = [place for place in _places(backend, status) if self._wanted(place)]
+        if not places:
+            reason = f"it has no device {' or '.join(self.devices)}"
+            return [replace(nowhere, reason=reason, asked=asked)]
+        unsupported = backend.unsupported(record)
+        if unsupported is not None:
+            named = asked and record.name in self.algorithms
+            return [replace(nowhere, reason=unsupported, asked=named)]
+        return [self._cell(record, backend, place) for place in places]
+
+    def _wanted(self, place: _Place) -> bool:
+        return not self.devices or bool({str(place.device), place.device.type} & set(self.devices))
+
+    def _cell(self, record: Algorithm, backend: Backend, place: _Place) -> Cell:
+        import numpy as np
+
+        began = time.perf_counter()
+        cell = Cell(record.name, place.backend, str(place.device), place.name, FAILED)
+        try:
+            answers = load(record)
+        except (OSError, ImportError, ValueError) as error:
+            return _unanswered(cell, f"known answers that cannot be read: {error}")
+        if answers is None and not _defined(record):
+            return _unanswered(cell, "no known answers; docs/conformance.md says how a package brings them")
+        efforts = SLOW_EFFORTS if place.backend == _SLOW else EFFORTS
+        others = [get(s.name) for s in statuses() if s.available and s.name != place.backend]
+        subject = Subject(
+            record=record,
+            backend=place.backend,
+            device=place.device,
+            effort=efforts[self.effort],
+            known=answers,
+            random=np.random.default_rng([self.seed, *record.name.encode()]),
+            partner=_partner(record, place.backend),
+            watch=Watch(backend, others),
+        )
+        tally = check(subject, backend)
+        return replace(
+            cell,
+            status=FAILED if tally.failed else RAN,
+            checks=tally.counts,
+            failed=tally.failed,
+            failures=tuple(tally.failures),
+            launches=tally.launches,
+            seconds=round(time.perf_counter() - began, 3),
+            asked=place.backend in self.backends or record.name in self.algorithms,
+        )
+
+    def problems(self, cells: Sequence[Cell]) -> list[str]:
+        """What keeps the run from having passed."""
+        found = [
+            f"{cell.algorithm} failed on {cell.place}: {cell.verdict}"
+            for cell in cells
+            if cell.status == FAILED
+        ]
+        ran = [cell for cell in cells if cell.status in (RAN, FAILED)]
+        compiled = any(cell.status == COMPILED for cell in cells)
+        for name in self.backends:
+            mine = [cell for cell in cells if cell.backend == name]
+            if not any(cell.backend == name for cell in ran):
+                first, *others = dict.fromkeys(cell.reason for cell in mine)
+                also = f" (and {len(others)} other reasons)" if others else ""
+                found.append(f"backend {name} was asked for and is absent: {first}{also}")
+            else:
+                found += [
+                    f"{cell.algorithm} on {name} was asked for and is absent: {cell.reason}"
+                    for cell in mine
+                    if cell.status == ABSENT and cell.algorithm in self.algorithms
+                ]
+        for name in self.algorithms:
+            if not (self.backends or compiled) and not any(cell.algorithm == name for cell in ran):
+                found.append(f"{name} was asked for, and no backend here runs it")
+        for name in self.devices:
+            if not any(name in (cell.device, cell.device.partition(":")[0]) for cell in ran):
+                found.append(f"device {name} was asked for, and nothing ran on it")
+        if not (ran or compiled or found):
+            found.append("nothing ran")
+        return found
+
+
+def _unanswered(cell: Cell, reason: str) -> Cell:
+    failure = Failure("known answers", "all", "known answers", reason)
+    return replace(cell, reason=reason, failed=1, failures=(failure,))
+
+
+def _defined(record: Algorithm) -> bool:
+    """Whether an algorithm without answers is checked by its definition over one that has them."""
+    if not isinstance(record.construction, Hmac):
+        return False
+    under: Answers | None = load(registry.get(record.construction.hash))
+    return under is not None
+
+
+def _places(backend: Backend, status: BackendStatus) -> list[_Place]:
+    import torch
+
+    kind: Any = getattr(backend, "torch_device_type", "cpu")
+    if kind == "cpu":
+        return [_Place(backend.name, torch.device("cpu"), "; ".join(status.devices))]
+    return [
+        _Place(backend.name, torch.device(kind, i), name.partition(" ")[2] or name)
+        for i, name in enumerate(status.devices)
+    ]
+
+
+def _partner(record: Algorithm, backend: str) -> str | None:
+    """The backend whose digests are to agree: the CPU libraries', else another one that runs kernels. The
+    libraries have none: where they differ from another backend, its cell tells."""
+    if backend == _REFERENCE:
+        return None
+    names = [s.name for s in statuses() if s.available and s.name not in (backend, _SLOW)]
+    for name in sorted(names, key=lambda name: name != _REFERENCE):
+        if get(name).unsupported(record) is None:
+            return name
+    return None

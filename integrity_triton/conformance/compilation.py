@@ -1,0 +1,46 @@
+"""Kernels for devices that are not here: that they compile, and no more."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from ..algorithms import Algorithm
+from ..aot.compiling import Target
+from ..aot.export import export, variants
+from ..errors import IntegrityTritonError
+from .checks import Failure
+from .report import ABSENT, COMPILED, FAILED, Cell
+
+
+class Compilation:
+    """Compiles for one target; a kernel that several algorithms share, once."""
+
+    def __init__(self, target: str) -> None:
+        """Raises ValueError for what is no target."""
+        self._target = Target.parse(target)
+        self._compiled: dict[str, str] = {}
+
+    def cell(self, record: Algorithm) -> Cell:
+        began = time.perf_counter()
+        cell = Cell(record.name, f"{self._target.name} (compile-only)", "", "", COMPILED, asked=True)
+        try:
+            wanted = variants(record, self._target)
+        except ValueError as error:
+            return replace(cell, status=ABSENT, reason=str(error), asked=False)
+        new = {name: asked for name, asked in wanted.items() if name not in self._compiled}
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                for one in export(new, self._target, Path(folder)) if new else ():
+                    self._compiled[one.name] = one.sidecar["compiler"]
+        except IntegrityTritonError as error:
+            failure = Failure("compiling", "all kernels", "binaries", str(error))
+            return replace(cell, status=FAILED, failed=1, failures=(failure,))
+        compilers = dict.fromkeys(self._compiled[name] for name in wanted)
+        return replace(
+            cell,
+            reason=f"{len(wanted)} kernels compiled with {', '.join(compilers)}; nothing ran",
+            seconds=round(time.perf_counter() - began, 3),
+        )

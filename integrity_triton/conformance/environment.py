@@ -1,0 +1,89 @@
+"""What a run depends on: versions, devices, digests of the kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..algorithms import all_algorithms
+from ..backends import Backend, get, prebuilt, statuses
+
+_KERNELS = "integrity_triton.kernels"
+
+
+def describe() -> dict[str, Any]:
+    """Facts for a report, by name."""
+    found: dict[str, Any] = {
+        "package": f"integrity-triton {__version__}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+    }
+    for name in _libraries():
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    found["openssl"] = ssl.OPENSSL_VERSION
+    for status in statuses():
+        if status.available:
+            found[f"backend {status.name}"] = "; ".join(
+                (status.reason, *_devices(get(status.name), status.devices))
+            )
+    found["kernel sources"] = f"sha256 {kernel_sources()}"
+    found["prebuilt kernels"] = prebuilt_kernels()
+    return found
+
+
+def _libraries() -> list[str]:
+    """What the package needs, with the CPU's runtime, and the CPU libraries that its records name."""
+    names = []
+    with suppress(metadata.PackageNotFoundError):
+        for requirement in metadata.requires("integrity-triton") or ():
+            extra = re.search(r"extra\s*==\s*['\"]([\w-]+)", requirement)
+            if extra is None or extra[1] == "cpu":
+                names += re.findall(r"\A[\w.-]+", requirement)
+    tops = [r.native.partition(":")[0].partition(".")[0] for r in all_algorithms() if r.native is not None]
+    return list(dict.fromkeys([*names, *(top for top in tops if top not in sys.stdlib_module_names)]))
+
+
+def _devices(backend: Backend, names: tuple[str, ...]) -> Iterator[str]:
+    versions = backend.driver_versions()
+    for i, name in enumerate(names):
+        yield f"{name}, driver {versions[i]}" if i < len(versions) else name
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "not known"
+
+
+def kernel_sources() -> str:
+    """A digest of all device files of the package: what a JIT compiles."""
+    files = sorted(
+        path.name.removesuffix(".py")
+        for path in resources.files(_KERNELS).iterdir()
+        if path.name.endswith(".py") and path.name != "__init__.py"
+    )
+    return prebuilt.source_digest(f"{_KERNELS}.{name}:" for name in files)
+
+
+def prebuilt_kernels() -> str:
+    """A digest of the lock file, which holds those of every artifact."""
+    path = prebuilt.folder() / prebuilt.LOCK
+    try:
+        text = path.read_bytes()
+        count = len(prebuilt.lock()["artifacts"])
+    except Exception as error:  # a package without them runs all the same
+        return f"none: {error}"
+    return f"{count} kernels, {prebuilt.LOCK} sha256 {hashlib.sha256(text).hexdigest()}"
