@@ -139,10 +139,7 @@ def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> Non
         lengths = (size, 4 * record.block_size) if record.xof else (size,)
         for messages in (one_row, rows, ragged, long_rows, long_ragged):
             for mode, length in itertools.product(modes, lengths):
-                own = {
-                    name: PerMessage([values[i % len(values)] for i in range(messages.count)])
-                    for name, values in mode.items()
-                }
+                own = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
                 recorder.hash_batch(record, own or record.trial_parameters(), messages, length)
         for uneven in _keys_of_two_lengths(record):
             recorder.hash_batch(record, uneven, ragged, size)
@@ -155,23 +152,17 @@ def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> Non
         stream.digest(size, 0)
 
 
-_LONG_KEY = 200  # bytes, more than any block
-
-
-def _modes(record: Algorithm) -> list[dict[str, list[torch.Tensor]]]:
-    """Values for the messages in turn that make the algorithm run other kernels; at first none."""
+def _modes(record: Algorithm) -> list[dict[str, torch.Tensor]]:
+    """Values for each message that make the algorithm run other kernels; at first none."""
     import torch
 
-    modes: list[dict[str, list[torch.Tensor]]] = [{}]
+    modes: list[dict[str, torch.Tensor]] = [{}]
     if record.keyed != "no":
         (key,) = (p for p in record.parameters if p.name == "key")
         given = {"key": b"", **record.trial_parameters()}
         if not given["key"]:
             given["key"] = bytes(key.min_size or key.max_size or 16)
-        own = {name: [torch.zeros(len(value), dtype=torch.uint8)] for name, value in given.items()}
-        modes.append(own)
-        if key.sizes is None and key.max_size is None:
-            modes.append({**own, "key": [*own["key"], torch.zeros(_LONG_KEY, dtype=torch.uint8)]})
+        modes.append({name: torch.zeros(len(value), dtype=torch.uint8) for name, value in given.items()})
     return modes
 
 
