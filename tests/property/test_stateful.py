@@ -1,0 +1,108 @@
+"""Running hashes as users interleave them: several at once, of several algorithms, copied, fed in pieces of
+bytes and tensors, asked in between. What each holds is modelled as the bytes that it was given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+import integrity_triton as it
+from integrity_triton import algorithms, backends
+from integrity_triton.algorithms import Algorithm
+from support import kernel_family, new, on_device, oracle, required, rows_as_bytes, variants
+
+STEPS = {"interpreter": (4, 8)}
+
+
+def able(backend: str) -> list[Algorithm]:
+    """One algorithm of each family of kernels that the backend can run."""
+    found = {}
+    for record in algorithms.all_algorithms():
+        if not record.takes_tuples and backends.get(backend).unsupported(record) is None:
+            found.setdefault(str(kernel_family(record)), record)
+    return list(found.values())
+
+
+def machine(backend: str) -> type[RuleBasedStateMachine]:
+    records = able(backend)
+    if backend == "interpreter":  # where a block takes a quarter of a second
+        records = [r for r in records if r.name in ("sha256", "blake2s", "blake3", "siphash_2_4", "crc32")]
+
+    class Hashes(RuleBasedStateMachine):
+        running = Bundle("running")
+
+        @initialize()
+        def start(self) -> None:
+            self.batch: list[tuple[Algorithm, bytes]] = []
+
+        @rule(target=running, record=st.sampled_from(records), data=st.binary(max_size=70), pick=st.randoms())
+        def begin(self, record: Algorithm, data: bytes, pick: Any) -> Any:
+            parameters = {**required(record), **pick.choice(variants(record))}
+            return [new(record.name, data, backend=backend, **parameters), record, parameters, data]
+
+        @rule(one=running, data=st.binary(max_size=300), kind=st.sampled_from(["bytes", "tensor", "reused"]))
+        def update(self, one: Any, data: bytes, kind: str) -> None:
+            if kind == "tensor":
+                one[0].update(on_device(data, backend))
+            else:
+                buffer = bytearray(data)
+                one[0].update(buffer)
+                if kind == "reused":  # what a caller does with its memory afterwards is its own affair
+                    buffer[:] = bytes(len(buffer))
+            one[3] += data
+
+        @rule(target=running, one=running)
+        def copy(self, one: Any) -> Any:
+            return [one[0].copy(), *one[1:]]
+
+        @rule(one=running)
+        def digest(self, one: Any) -> None:
+            hasher, record, parameters, data = one
+            assert hasher.digest() == oracle(record, data, **parameters)
+
+        @rule(one=consumes(running))
+        def end(self, one: Any) -> None:
+            """The last digest, and then whatever it held on the device is given back."""
+            self.digest(one)
+
+        @rule(messages=st.lists(st.binary(max_size=80), max_size=5), record=st.sampled_from(records))
+        def batch_in_between(self, messages: list[bytes], record: Algorithm) -> None:
+            length = {} if record.digest_size else {"length": 32}
+            digests = it.hash_batch(messages, record.name, backend=backend, **length, **required(record))
+            assert rows_as_bytes(digests) == [oracle(record, m) for m in messages]
+
+    return Hashes
+
+
+def test_interleaved_hashes(backend):
+    examples, steps = STEPS.get(backend, (25, 25))
+    run_state_machine_as_test(
+        machine(backend),
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", ["sha256", "sha3_256", "blake2b", "blake3", "crc32", "xxh3_64"])
+def test_the_model_notices_a_lost_byte(name):
+    record = algorithms.get(name)
+    hasher = new(name, b"abc", backend="native" if record.native else "interpreter")
+    hasher.update(torch.tensor([1, 2, 3], dtype=torch.uint8))
+    assert hasher.digest() == oracle(record, b"abc\x01\x02\x03")
+    assert hasher.digest() != oracle(record, b"abc\x01\x02")
