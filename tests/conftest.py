@@ -34,16 +34,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "backend" in metafunc.fixturenames:
-        names = metafunc.config.getoption("--backend") or [b.name for b in backends.statuses()]
-        metafunc.parametrize("backend", names, indirect=True)
+    names = metafunc.config.getoption("--backend") or [b.name for b in backends.statuses()]
+    on_backends = "backend" in metafunc.fixturenames
+    records = list(algorithms.all_algorithms())
     if "algorithm" in metafunc.fixturenames:
         # Hashes of tuples have tests of their own: test_tuplehash.py.
-        records = [record for record in algorithms.all_algorithms() if not record.takes_tuples]
-        metafunc.parametrize("algorithm", records, ids=[record.name for record in records])
-    if "mac" in metafunc.fixturenames:
-        records = [record for record in algorithms.all_algorithms() if record.keyed != "no"]
-        metafunc.parametrize("mac", records, ids=[record.name for record in records])
+        subject, records = "algorithm", [record for record in records if not record.takes_tuples]
+    elif "mac" in metafunc.fixturenames:
+        subject, records = "mac", [record for record in records if record.keyed != "no"]
+    elif on_backends:
+        metafunc.parametrize("backend", names, indirect=True)
+        return
+    else:
+        return
+    if not on_backends:
+        metafunc.parametrize(subject, records, ids=[record.name for record in records])
+        return
+    pairs = [pair for name in names for pair in _cells(name, records, metafunc.function.__name__)]
+    ids = [f"{name}-{record.name}" for name, record in pairs]
+    metafunc.parametrize(("backend", subject), pairs, indirect=["backend"], ids=ids)
+
+
+def _cells(backend: str, records: list[Algorithm], test: str) -> list[tuple[str, Algorithm]]:
+    """Backend and algorithm of every run of a test that is applicable. Of a backend that is absent, one test
+    says so for every algorithm, and the others once."""
+    status = {b.name: b for b in backends.statuses()}.get(backend)
+    if (status is None or not status.available) and test not in EDGES:
+        return [(backend, record) for record in records[:1]]
+    if backend == "native":
+        records = [record for record in records if record.native is not None]
+    leave_out = _interpreted if backend == "interpreter" else _derived
+    return [(backend, record) for record in records if leave_out(record, test) is None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,8 +86,19 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
+def _of_modes(record: Algorithm) -> object:
+    return kernel_family(record), record.xof, [p.name for p in record.parameters]
+
+
+_firsts: dict[object, Algorithm] = {}
+
+
 def _first(record: Algorithm, family: Callable[[Algorithm], object]) -> Algorithm:
-    return next(r for r in algorithms.all_algorithms() if family(r) == family(record))
+    key = family, record.name
+    if key not in _firsts:
+        wanted = family(record)
+        _firsts[key] = next(r for r in algorithms.all_algorithms() if family(r) == wanted)
+    return _firsts[key]
 
 
 def _derived(record: Algorithm, test: str) -> str | None:
@@ -88,7 +120,7 @@ def _interpreted(record: Algorithm, test: str) -> str | None:
         return f"runs the kernels of {record.construction.hash}, which are tested"
     if test in lengths or (of_driver is record and not isinstance(record.construction, SpongeTree)):
         return None
-    of_modes = _first(record, lambda r: (kernel_family(r), r.xof, [p.name for p in r.parameters]))
+    of_modes = _first(record, _of_modes)
     cheap = isinstance(record.construction, IteratedHash)
     if test in modes and (of_kernel is record or (cheap and of_modes is record)):
         return None
@@ -115,16 +147,9 @@ def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
         record = callspec.params.get("algorithm") or callspec.params.get("mac")
         record_property("algorithm", "(other)" if record is None else record.name)
         if record is not None and callspec.params["backend"] == "native":
-            if record.native is None:
-                pytest.skip("not applicable: no CPU library has it")
             reason = backends.get("native").unsupported(record)
             if reason is not None:  # a library that is optional
                 pytest.skip(f"absent: {record.name}: {reason}")
-        if record is not None:
-            leave_out = _interpreted if callspec.params["backend"] == "interpreter" else _derived
-            reason = leave_out(record, request.node.originalname)
-            if reason is not None:
-                pytest.skip(f"not applicable: {reason}")
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -177,7 +177,8 @@ def test_the_end_of_the_interpreter():
         held = [it.new(name, b"x" * 300, key=b"k" * 32, backend=backend) for name in names]
         held.append(held)
         data = torch.zeros((64, 1 << 16), dtype=torch.uint8)
-        thread = threading.Thread(target=lambda: [it.hash_batch(data, "sha256") for _ in range(5)], daemon=True)
+        work = lambda: [it.hash_batch(data, "sha256") for _ in range(5)]
+        thread = threading.Thread(target=work, daemon=True)
         thread.start()
         print(held[0].hexdigest()[:4])
         """
