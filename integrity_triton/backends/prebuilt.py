@@ -12,6 +12,7 @@ import ast
 import hashlib
 import json
 import lzma
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,7 @@ from .triton_host import Launch
 
 FORMAT = 1
 LOCK = "lock.json"
+_NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,12 @@ def lock() -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']}, not {FORMAT}")
-        for entry in found["artifacts"].values():
+        for name, entry in found["artifacts"].items():
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no artifact's name")
             if not all(isinstance(entry[k], str) for k in ("sources", "sidecar", "binary")):
                 raise ValueError("an entry lacks a digest")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BackendUnavailable(f"the prebuilt kernels cannot be read: {path}: {error}") from error
     return found
 

@@ -35,10 +35,14 @@ _OUTPUTS = ((1, 0), (33, 0), (131, 0), (200, 0), (10, 1), (70, 63), (5, (1 << 40
 Message = int | str | tuple[int, ...]
 """Bytes of the pattern; bytes in hexadecimal; or for a hash of tuples, bytes of the pattern in each."""
 
+_MOST_BYTES = 1 << 30
+
 
 def pattern(size: int, start: int = 0) -> bytes:
     """``size`` bytes of the endless sequence 0, 1, ..., 250, 0, 1, ..., from ``start`` on. Its period is
     prime, and so coprime to every block and chunk size."""
+    if not 0 <= size <= _MOST_BYTES:
+        raise ValueError(f"a message of the pattern has up to {_MOST_BYTES} bytes, not {size}")
     first = start % 251
     return (bytes(range(251)) * ((first + size) // 251 + 1))[first : first + size]
 
@@ -291,7 +295,7 @@ def parse(text: str, record: Algorithm, where: str) -> Answers:
         if not all(isinstance(text, str) and text for text in (source, version, made)):
             raise ValueError("source, version and made are texts")
         return Answers(record.name, source, version, made, answers)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where}: no known answers of format {FORMAT}: {error!r}") from error
 
 

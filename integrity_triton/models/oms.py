@@ -24,7 +24,7 @@ from typing import Any
 try:
     import model_signing.hashing
     import model_signing.signing
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from model_signing._hashing import hashing as _stock_hashing
@@ -325,7 +325,7 @@ def _load_public_key(path: pathlib.Path) -> ec.EllipticCurvePublicKey:
     data = path.read_bytes()
     try:
         key = serialization.load_pem_public_key(data)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ValueError(f"{path}: not a PEM public key: {error}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.key_size not in _CURVE_HASHES:
         raise ValueError(f"{path}: the key must be an elliptic-curve key on P-256, P-384 or P-521")
