@@ -142,6 +142,20 @@ def test_a_file_that_is_not_in_the_format(change):
         known_answers.parse(json.dumps(document), record, "here")
 
 
+def test_every_device_file_is_run_by_an_algorithm():
+    from integrity_triton.aot.compiling import specializations
+    from integrity_triton.backends import prebuilt
+
+    pending = {r.partition(":")[0] for asked in specializations().values() for r in asked.references}
+    used: set[str] = set()
+    while pending:
+        module = pending.pop()
+        used.add(module)
+        pending |= prebuilt._source(module)[1] - used
+    files = {path.stem for path in (make_answers.ROOT / "kernels").glob("*.py")} - {"__init__"}
+    assert {f"integrity_triton.kernels.{name}" for name in files} == used
+
+
 # Runs
 
 

@@ -17,6 +17,7 @@ from .._version import __version__
 from ..algorithms import all_algorithms
 from ..backends import Backend, get, prebuilt, statuses
 
+_KNOWN = sys.stdlib_module_names | {__name__.partition(".")[0]}
 _KERNELS = "integrity_triton.kernels"
 
 
@@ -51,7 +52,7 @@ def _libraries() -> list[str]:
             if extra is None or extra[1] == "cpu":
                 names += re.findall(r"\A[\w.-]+", requirement)
     tops = [r.native.partition(":")[0].partition(".")[0] for r in all_algorithms() if r.native is not None]
-    return list(dict.fromkeys([*names, *(top for top in tops if top not in sys.stdlib_module_names)]))
+    return list(dict.fromkeys([*names, *(top for top in tops if top not in _KNOWN)]))
 
 
 def _devices(backend: Backend, names: tuple[str, ...]) -> Iterator[str]:
