@@ -36,7 +36,7 @@ PLAIN_ORACLES = {
     "gmac_aes": "oracles.aes_plain:gmac_aes",
 }
 # The interpreter takes a quarter of a second a block.
-EXAMPLES = {"native": 60, "interpreter": 6}
+EXAMPLES = {"native": 60, "interpreter": 3}
 PROPERTY_BYTES = {"interpreter": 150}
 MOST_OUTPUT = 1000
 

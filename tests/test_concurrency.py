@@ -166,24 +166,34 @@ def test_spawned_children(tmp_path):
     assert done.stdout == "ok\n", done.stderr
 
 
-def test_the_end_of_the_interpreter():
-    """With running hashes that hold keys, a batch in a thread, and objects in a cycle."""
+@pytest.mark.parametrize("name", ["native", "opencl"])
+def test_the_end_of_the_interpreter(name):
+    """With running hashes that hold keys, in a cycle, and a thread that goes on when the main one has ended. (Not
+    a daemon thread: with one inside torch, Python before 3.14 aborts, with or without this package.)"""
+    status = {b.name: b for b in backends.statuses()}[name]
+    if not status.available:
+        pytest.skip(f"absent: {status.reason}")
     done = script(
-        """
-        import threading, torch
+        f"""
+        import hashlib, threading, torch
         import integrity_triton as it
-        backend = "opencl" if {b.name: b for b in it.backends()}["opencl"].available else "native"
+        backend = {name!r}
         names = ("blake3", "blake2b", "hmac_sha256")
         held = [it.new(name, b"x" * 300, key=b"k" * 32, backend=backend) for name in names]
         held.append(held)
         data = torch.zeros((64, 1 << 16), dtype=torch.uint8)
-        work = lambda: [it.hash_batch(data, "sha256") for _ in range(5)]
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+        expected = hashlib.sha256(bytes(1 << 16)).digest()
+
+        def work():
+            for _ in range(30):
+                digests = it.hash_batch(data, "sha256", backend=backend)
+                assert all(bytes(row.tolist()) == expected for row in digests)
+            print("ok")
+
+        threading.Thread(target=work).start()
         print(held[0].hexdigest()[:4])
         """
     )
     assert done.returncode == 0, done.stderr
-    # Python itself lets no daemon thread begin new work then, and tells the thread so.
-    for sign in ("Exception ignored", "Fatal", "Segmentation", "terminate called"):
-        assert sign not in done.stderr, done.stderr
+    assert done.stdout.splitlines()[1:] == ["ok"], done.stdout + done.stderr
+    assert done.stderr == ""

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,14 @@ class NativeBackend(Backend):
     ) -> Stream:
         return _NativeStream(algorithm, self._new(algorithm, parameters, one_message=True))
 
+    def _in_threads(self, run: Callable[..., bytes], calls: Sequence[tuple[Any, ...]]) -> list[bytes]:
+        """What the calls of ``run`` give, made side by side."""
+        try:
+            running = [self._executor().submit(run, *arguments) for arguments in calls]
+        except RuntimeError:  # the main thread has ended, after which pools take no work
+            return [run(*arguments) for arguments in calls]
+        return [done.result() for done in running]
+
     def pbkdf2(
         self,
         algorithm: Algorithm,
@@ -125,7 +133,7 @@ class NativeBackend(Backend):
             return hashlib.pbkdf2_hmac(name, passwords[i], salt, iterations, length)
 
         try:
-            joined = bytearray(b"".join(self._executor().map(run, range(len(passwords)))))
+            joined = bytearray(b"".join(self._in_threads(run, [(i,) for i in range(len(passwords))])))
         except ValueError:  # OpenSSL has the hash, but not as a name here
             return super().pbkdf2(algorithm, passwords, salts, iterations, length, device)
         out = torch.frombuffer(joined or bytearray(1), dtype=torch.uint8)[: len(joined)]
@@ -165,8 +173,7 @@ class NativeBackend(Backend):
             joined = run(0, messages.count)
         else:
             edges = [messages.count * s // spans for s in range(spans + 1)]
-            running = [self._executor().submit(run, a, b) for a, b in itertools.pairwise(edges)]
-            joined = b"".join(done.result() for done in running)
+            joined = b"".join(self._in_threads(run, list(itertools.pairwise(edges))))
         out = torch.from_numpy(np.frombuffer(bytearray(joined), dtype=np.uint8))
         return out.view(messages.count, length).to(messages.device)
 

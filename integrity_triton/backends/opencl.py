@@ -8,6 +8,7 @@ needed to run them.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import logging
@@ -36,6 +37,7 @@ _LIBRARY = "libintelocl.so"
 _SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
 _SUB_GROUPS = (8, 16, 32)
 _LARGEST_WORK_GROUP = 128
+_LONGEST_END = 60  # seconds
 
 _logger = logging.getLogger("integrity_triton")
 
@@ -128,6 +130,31 @@ class _Runtime:
         self.pid = os.getpid()
         self._lock = threading.Lock()
         self._ready: dict[tuple[Any, ...], _Ready | BackendUnavailable] = {}
+        self._idle = threading.Condition()
+        self._running, self._ending = 0, False
+        atexit.register(self._end)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Around whatever runs in OpenCL. Raises BackendUnavailable once the process ends."""
+        with self._idle:
+            if self._ending:
+                raise BackendUnavailable("backend 'opencl' starts nothing more: the process is ending")
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+
+    def _end(self) -> None:
+        """Daemon threads may be in the runtime when the process ends, and it must not be taken down around
+        them."""
+        if self.pid == os.getpid():
+            with self._idle:
+                self._ending = True
+                self._idle.wait_for(lambda: not self._running, _LONGEST_END)
 
     def ready(self, launch: Launch, options: Mapping[str, int]) -> _Ready:
         # A kernel's arguments are always of the same types.
@@ -278,6 +305,11 @@ class OpenClBackend(TritonBackend):
             raise BackendUnavailable(
                 "backend 'opencl' is not set up in this process; start processes with spawn, not fork"
             )
+        with runtime.at_work():
+            self._launch(runtime, launch, options)
+
+    @staticmethod
+    def _launch(runtime: _Runtime, launch: Launch, options: Mapping[str, int]) -> None:
         cl = runtime.cl
         ready = runtime.ready(launch, options)
         programs = -(-launch.lanes // ready.lanes)
