@@ -168,8 +168,8 @@ def test_spawned_children(tmp_path):
 
 @pytest.mark.parametrize("name", ["native", "opencl"])
 def test_the_end_of_the_interpreter(name):
-    """With running hashes that hold keys, in a cycle, and a thread that goes on when the main one has ended. (Not
-    a daemon thread: with one inside torch, Python before 3.14 aborts, with or without this package.)"""
+    """With running hashes that hold keys, in a cycle, and a thread that goes on when the main one has ended.
+    (Not a daemon thread: with one inside torch, Python aborts, with or without this package.)"""
     status = {b.name: b for b in backends.statuses()}[name]
     if not status.available:
         pytest.skip(f"absent: {status.reason}")
