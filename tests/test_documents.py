@@ -6,6 +6,7 @@ import itertools
 import re
 from pathlib import Path
 
+import vector_files
 from docs import algorithm_table
 from integrity_triton import algorithms
 
@@ -36,6 +37,16 @@ def test_readme_names_every_algorithm_under_its_grade():
     for record in algorithms.all_algorithms():
         if not isinstance(record.construction, algorithms.Hmac):
             assert record.security.value in grades.get(record.name, ""), record.name
+
+
+def test_the_page_of_vectors_names_every_source():
+    page = (ROOT / "docs" / "vectors.md").read_text("utf-8")
+    for package, folders in vector_files.PACKAGES.items():
+        assert package.replace("_", "-") in page
+        for folder in folders:
+            assert f"`{folder}`" in page, folder
+    for path in vector_files.FOLDER.glob("*.txt"):
+        assert f"`{path.name}`" in page, path.name
 
 
 def test_the_architecture_page_names_every_construction():
