@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import integrity_triton as it
-from integrity_triton import algorithms, backends, cli, conformance
+from integrity_triton import algorithms, backends, conformance
 from integrity_triton.backends.base import Probe
 from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.native import NativeBackend
@@ -25,6 +25,7 @@ from integrity_triton.conformance import known_answers
 from integrity_triton.hashing import Hash
 from support import pattern
 
+cli = pytest.importorskip("integrity_triton.cli")
 RECORDS = make_answers.records()
 # The interpreter takes a quarter of a second a block.
 CHEAP = {"interpreter": ["xxh64", "md5"]}

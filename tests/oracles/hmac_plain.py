@@ -13,7 +13,13 @@ class _Hmac:
         self._record, self._data, self._key, self._size = record, data, key, digest_size
 
     def _hash(self, data: bytes) -> bytes:
-        hasher = load_reference(self._record.oracle)(data)
+        from support import PLAIN_ORACLES  # which imports this module's siblings
+
+        try:
+            make = load_reference(self._record.oracle)
+        except (ImportError, AttributeError):
+            make = load_reference(PLAIN_ORACLES[self._record.name])
+        hasher = make(data)
         return hasher.digest(self._record.digest_size) if self._record.xof else hasher.digest()
 
     def digest(self) -> bytes:
