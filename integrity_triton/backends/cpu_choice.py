@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ..algorithms import Algorithm, Blake3Tree, Crc, Poly1305
+from ..algorithms import Algorithm, Blake3Tree, Crc, Hmac, Poly1305, get
 from .base import Messages, Rows
 from .drivers.crc import PIECE_BYTES
 from .triton_host import TritonBackend, tuned
@@ -35,6 +35,8 @@ def _threads() -> int:
 
 def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> tuple[float, float] | None:
     """Seconds that the kernels and the native library would take; None without figures."""
+    if isinstance(algorithm.construction, Hmac):  # but for two blocks its hash
+        algorithm = get(algorithm.construction.hash)
     figures = _figures()["algorithms"].get(algorithm.name)
     if figures is None:
         return None
