@@ -1,7 +1,8 @@
 """Everything that parses bytes of strangers, fed with a corpus and what becomes of it by random changes.
 
 Whatever comes, the answer is a value or one of the errors that the function documents. Each target runs
-for ``INTEGRITY_TRITON_FUZZ_SECONDS`` (3 if not set), from a fixed seed in CI; ``tests/fuzz/corpus/`` holds
+for ``INTEGRITY_TRITON_FUZZ_SECONDS`` (3 if not set) from one seed, for others ``INTEGRITY_TRITON_FUZZ_SEED``;
+``tests/fuzz/corpus/`` holds
 what it starts from, a folder a target, and is the place for whatever once went wrong.
 """
 
@@ -27,7 +28,7 @@ from integrity_triton.models.safetensors_file import SafetensorsFile
 
 CORPUS = Path(__file__).with_name("corpus")
 SECONDS = float(os.environ.get("INTEGRITY_TRITON_FUZZ_SECONDS", "3"))
-SEED = 1 if os.environ.get("CI") else None
+SEED = int(os.environ.get("INTEGRITY_TRITON_FUZZ_SEED", "1"))
 TOKENS = [
     b"null",
     b"true",
