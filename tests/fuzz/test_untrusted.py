@@ -2,7 +2,7 @@
 
 Whatever comes, the answer is a value or one of the errors that the function documents. Each target runs
 for ``INTEGRITY_TRITON_FUZZ_SECONDS`` (3 if not set) from one seed, for others ``INTEGRITY_TRITON_FUZZ_SEED``;
-``tests/fuzz/corpus/`` holds what it starts from, a folder a target, and is the place for what once went wrong.
+``tests/fuzz/corpus/`` holds what it starts from, a folder a target, and is the place for what went wrong.
 """
 
 from __future__ import annotations
