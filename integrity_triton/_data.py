@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from .algorithms.encoding import left_encode
 from .backends import Messages, Ragged, Rows
+from .backends.memory import moved
 from .backends.per_message import PerMessage
 
 if TYPE_CHECKING:
@@ -157,8 +158,7 @@ def tuple_messages(messages: Any, algorithm: str) -> Ragged:
     device = devices.pop() if devices else torch.device("cpu")
     host = bytearray().join(part for parts in batch for part in parts if isinstance(part, memoryview))
     joined = torch.frombuffer(host or bytearray(1), dtype=torch.uint8)
-    if device.type != "cpu":
-        joined = joined.pin_memory().to(device, non_blocking=True)
+    joined = moved(joined, device)
     views, used = [], 0
     for parts in batch:
         pieces = []

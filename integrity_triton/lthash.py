@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import algorithms
 from ._data import buffer_view, is_tensor, tensor_bytes
+from .backends.memory import moved
 from .batch import hash_batch, hash_chunks
 from .hashing import new
 
@@ -75,9 +76,7 @@ class TensorChunks:
         numbers[-1:, 1] = self.nbytes - (count - 1) * self.chunk_size
         heads = np.broadcast_to(np.frombuffer(head, np.uint8), (count, len(head)))
         known = torch.from_numpy(np.concatenate([heads, numbers.view(np.uint8).reshape(count, 16)], axis=1))
-        if self.digests.device.type != "cpu":
-            known = known.pin_memory().to(self.digests.device, non_blocking=True)
-        return torch.cat([known, self.digests], dim=1)
+        return torch.cat([moved(known, self.digests.device), self.digests], dim=1)
 
 
 class LtHash:

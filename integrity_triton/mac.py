@@ -12,6 +12,7 @@ from . import algorithms
 from ._data import buffer_view, is_tensor, tensor_bytes
 from .backends import Ragged, rows_of
 from .backends import hash_batch as run_batch
+from .backends.memory import moved
 from .backends.per_message import PerMessage
 from .errors import BackendUnavailable, IntegrityError
 from .hashing import new
@@ -264,7 +265,11 @@ def _chunk_tags(
         numbers = np.concatenate([np.arange(count, dtype="<u8") for count in counts])
         inputs[1:, 56:] = numbers.view(np.uint8).reshape(-1, 8)
     outputs = run_batch(
-        algorithms.get("blake3"), {"key": key}, rows_of(_upload(inputs, device)), TAG_SIZE, backend=backend
+        algorithms.get("blake3"),
+        {"key": key},
+        rows_of(moved(torch.from_numpy(inputs), device)),
+        TAG_SIZE,
+        backend=backend,
     )
     keys = torch.cat([outputs[:1].expand(total, -1), outputs[1:]], dim=1)
     views = [view[i : i + chunk_size] for view in data for i in range(0, view.numel(), chunk_size)]
@@ -288,7 +293,6 @@ def _tensor_tags(
     backend: str | None,
 ) -> torch.Tensor:
     """Tags of tensors out of their chunks', uint8 ``[n, 16]``."""
-    import numpy as np
     import torch
 
     device = chunk_tags[0].device
@@ -296,20 +300,13 @@ def _tensor_tags(
         _TAG + nonce + identity + len(tags).to_bytes(8, "little")
         for tags, identity in zip(chunk_tags, identities, strict=True)
     )
-    heads_there = _upload(np.frombuffer(bytearray(heads), np.uint8).reshape(-1, 64), device)
+    heads_there = moved(torch.frombuffer(bytearray(heads), dtype=torch.uint8).view(-1, 64), device)
     messages = [
         torch.cat([head, tags.reshape(-1)]) for head, tags in zip(heads_there, chunk_tags, strict=True)
     ]
     return run_batch(
         algorithms.get("blake3"), {"key": key}, Ragged(messages, device), TAG_SIZE, backend=backend
     )
-
-
-def _upload(array: Any, device: torch.device) -> torch.Tensor:
-    import torch
-
-    host = torch.from_numpy(array)
-    return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
 
 
 def _sized(value: Any, name: str, size: int) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..algorithms import EachMessage
+from .memory import moved
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ class PerMessage(EachMessage):
     def views(self, device: torch.device) -> list[torch.Tensor]:
         """Each value, flat uint8, on ``device``."""
         values = list(self._views) if self._rows is None else list(self._rows.contiguous())
-        return [_moved(value, device) for value in values]
+        return [moved(value, device) for value in values]
 
     def rows(self, device: torch.device, size: int | None = None) -> torch.Tensor:
         """All values on ``device`` in memory of their own: uint8 ``[n, size]``, zeros behind those that are
@@ -73,20 +74,13 @@ class PerMessage(EachMessage):
             raise ValueError(f"a value is longer than {size} bytes")
         if self._rows is not None:
             out = torch.zeros((len(self), size), dtype=torch.uint8, device=device)
-            out[:, : self.sizes[0]] = _moved(self._rows, device)
+            out[:, : self.sizes[0]] = moved(self._rows, device)
             return out
         if {view.device.type for view in self._views} == {"cpu"}:
             joined = bytearray(len(self) * size)
             for i, view in enumerate(self._views):
                 joined[i * size : i * size + view.numel()] = view.numpy().tobytes()
             host = torch.frombuffer(joined, dtype=torch.uint8).view(len(self), size)
-            return _moved(host, device)
+            return moved(host, device)
         padded = [torch.nn.functional.pad(v, (0, size - v.numel())) for v in self.views(device)]
         return torch.stack(padded)
-
-
-def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor`` on ``device``. From pageable memory a copy may wait for the device."""
-    if tensor.device == device or tensor.device.type != "cpu" or device.type == "cpu":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

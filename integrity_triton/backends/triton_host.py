@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..algorithms import Algorithm, load_constant
 from .base import Addressed, AnyMessages, Backend, Messages, Ragged, Rows, Stream, addressed, message
 from .drivers import Driver, HmacDriver, IteratedDriver, driver_class
+from .memory import moved
 from .per_message import PerMessage
 
 if TYPE_CHECKING:
@@ -167,12 +168,7 @@ class TritonBackend(Backend):
         """A small host array on the device, without waiting for the device."""
         import torch
 
-        host = torch.from_numpy(array)
-        if device.type == "cpu":
-            return host
-        # Copies from pageable memory may wait for the device; the caching host allocator keeps
-        # this staging memory until the copy has been made.
-        return host.pin_memory().to(device, non_blocking=True)
+        return moved(torch.from_numpy(array), device)
 
     def words(self, data: bytes | Sequence[int], device: torch.device, bits: int = 32) -> torch.Tensor:
         """Unsigned words of ``bits`` on the device, from integers or from little-endian bytes."""
