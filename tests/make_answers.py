@@ -1,4 +1,4 @@
-"""Makes the known answers of integrity_triton/conformance/answers/ from the tests' oracles.
+"""Makes the known answers of integrity_triton/algorithms/answers/ from the tests' oracles.
 
     python tests/make_answers.py            # write them
     python tests/make_answers.py --check    # fail if they are not what would be written
@@ -17,12 +17,11 @@ from importlib import import_module
 from pathlib import Path
 
 from integrity_triton import algorithms
-from integrity_triton.algorithms import Algorithm, Hmac, load_reference
-from integrity_triton.conformance import known_answers
-from integrity_triton.conformance.known_answers import Question
+from integrity_triton.algorithms import Algorithm, Hmac, known_answers, load_reference
+from integrity_triton.algorithms.known_answers import Question
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "integrity_triton" / "conformance" / "answers"
+FOLDER = ROOT / "integrity_triton" / "algorithms" / "answers"
 COMMAND = "python tests/make_answers.py"
 # The words of the file that depend on the machine, not on the algorithm.
 CHANGING = (' "version": ',)

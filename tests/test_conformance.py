@@ -18,10 +18,10 @@ import torch
 
 import integrity_triton as it
 from integrity_triton import algorithms, backends, conformance
+from integrity_triton.algorithms import known_answers
 from integrity_triton.backends.base import Probe
 from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.native import NativeBackend
-from integrity_triton.conformance import known_answers
 from integrity_triton.hashing import Hash
 from support import pattern
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from integrity_triton_ascon import ASCON_HASH256, oracle
 
-from integrity_triton.conformance import known_answers
+from integrity_triton.algorithms import known_answers
 
 
 def ask(record, question):

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import algorithms as registry
 from ..algorithms import Algorithm, Hmac
+from ..algorithms.known_answers import Answers, load
 from ..backends import Backend, BackendStatus, get, statuses
 from .checks import EFFORTS, SLOW_EFFORTS, Failure, Subject, Watch, check
 from .compilation import Compilation
 from .environment import describe
-from .known_answers import Answers, load
 from .report import ABSENT, COMPILED, FAILED, RAN, Cell, Report
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
 from ..algorithms import Algorithm, Hmac
+from ..algorithms.known_answers import Answer, Answers, Question, basis, pattern
 from ..backends import Backend
 from ..backends.triton_host import TritonBackend
 from ..batch import hash_batch, hash_chunks
 from ..errors import IntegrityError
 from ..hashing import Hash, new
-from .known_answers import Answer, Answers, Question, basis, pattern
 
 if TYPE_CHECKING:
     import numpy as np

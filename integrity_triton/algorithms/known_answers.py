@@ -12,17 +12,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from .. import algorithms
-from ..algorithms import (
-    Algorithm,
-    Blake3Tree,
-    Crc,
-    Hmac,
-    IteratedHash,
-    Parameter,
-    SpongeTree,
-    XxHash,
-)
+from . import Algorithm, Blake3Tree, Crc, Hmac, IteratedHash, Parameter, SpongeTree, XxHash, get
 
 __all__ = ["Answer", "Answers", "Question", "load", "make", "pattern", "questions"]
 
@@ -286,7 +276,7 @@ def parse(text: str, record: Algorithm, where: str) -> Answers:
         document = json.loads(text)
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']!r}, not {FORMAT}")
-        if algorithms.get(document["algorithm"]) is not record:
+        if get(document["algorithm"]) is not record:
             raise ValueError(f"answers of {document['algorithm']}, not of {record.name}")
         if not document["answers"]:
             raise ValueError("no answers")
