@@ -24,7 +24,7 @@ from integrity_triton._data import batch_messages
 from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge
 from integrity_triton.backends import cpu_choice, statuses
 from integrity_triton.backends import get as get_backend
-from integrity_triton.backends.triton_host import TritonBackend
+from integrity_triton.backends.triton_backend import TritonBackend
 
 REPETITIONS = 3
 SHAPES = [(n, size) for n in (1, 4, 16, 64, 256, 1024, 8192) for size in (64, 1024, 16384, 262144)]

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .errors import BackendUnavailable, IntegrityError, IntegrityTritonError
+from .errors import BackendUnavailable, IntegrityError, IntegrityTritonError, SelfTestError
 
 if TYPE_CHECKING:
     from . import models as models
@@ -37,6 +37,7 @@ __all__ = [
     "IntegrityError",
     "IntegrityTritonError",
     "LtHash",
+    "SelfTestError",
     "TagMismatch",
     "TensorTags",
     "__version__",

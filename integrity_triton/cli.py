@@ -136,6 +136,8 @@ def devices(as_json: bool, backend: str | None) -> int:
         output.line(f"{'':<{width}}  {status.reason}")
         for device in status.devices:
             output.line(f"{'':<{width}}  device {device}")
+        if status.available and status.self_test is not None:
+            output.line(f"{'':<{width}}  self-tests {status.self_test}")
     output.document(ok=True, backends=[asdict(status) for status in found])
     return OK
 

@@ -11,5 +11,9 @@ class IntegrityError(IntegrityTritonError):
     """Data, a tag or a signature is not what it was claimed to be."""
 
 
+class SelfTestError(IntegrityTritonError, RuntimeError):
+    """A kernel failed its known-answer test on a device, or has none, and gives no result in this process."""
+
+
 class BackendUnavailable(IntegrityTritonError, RuntimeError):
     """A backend was asked for by name and cannot run here; the message says why."""

@@ -24,7 +24,7 @@ from integrity_triton.algorithms import (
     XxHash,
     load_reference,
 )
-from integrity_triton.backends.triton_host import TritonBackend
+from integrity_triton.backends.triton_backend import TritonBackend
 
 # Oracles for machines without a library; each is itself checked against that library elsewhere.
 PLAIN_ORACLES = {

@@ -16,7 +16,7 @@ from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import load_reference
 from integrity_triton.backends.base import rows_of
 from integrity_triton.backends.drivers.aes import encrypt, expand_keys, rounds_of
-from integrity_triton.backends.triton_host import TritonBackend
+from integrity_triton.backends.triton_backend import TritonBackend
 from support import guard, on_device, oracle, pattern, rows_as_bytes
 from vector_files import records
 

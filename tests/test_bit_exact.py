@@ -276,7 +276,7 @@ def test_extendable_output(algorithm, backend):
 def test_many_more_messages_than_one_program_takes(algorithm, backend, monkeypatch):
     """Small tiles: several programs, with a ragged last one, on every path."""
     from integrity_triton import backends
-    from integrity_triton.backends.triton_host import TritonBackend
+    from integrity_triton.backends.triton_backend import TritonBackend
 
     instance = backends.get(backend)
     if isinstance(instance, TritonBackend) and backend == "interpreter":

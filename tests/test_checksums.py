@@ -15,7 +15,7 @@ import integrity_triton as it
 from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import Crc, Security, XxHash
 from integrity_triton.backends.drivers import crc as crc_driver
-from integrity_triton.backends.triton_host import TritonBackend
+from integrity_triton.backends.triton_backend import TritonBackend
 from oracles import checksums, xxhash_plain
 from support import device_of, guard, hash_batch, on_device, oracle, pattern, rows_as_bytes, tensor_message
 

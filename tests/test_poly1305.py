@@ -18,7 +18,7 @@ from integrity_triton import algorithms, backends
 from integrity_triton.aot import compiling
 from integrity_triton.backends import Ragged
 from integrity_triton.backends.drivers.poly1305 import Key, Poly1305Driver
-from integrity_triton.backends.triton_host import TritonBackend
+from integrity_triton.backends.triton_backend import TritonBackend
 from oracles import poly1305_plain
 from oracles.poly1305_plain import P, clamp, poly1305, value
 from support import device_of, guard, has_module, on_device, pattern, rows_as_bytes

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from integrity_triton import algorithms, backends
-from integrity_triton.backends.triton_host import TritonBackend
+from integrity_triton.backends.triton_backend import TritonBackend
 from support import hash_batch, oracle, pattern, rows_as_bytes, tensor_message
 
 # At every place within eight bytes, and around the ends of words and blocks.

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
-from . import Algorithm, Blake3Tree, Crc, Hmac, IteratedHash, Parameter, SpongeTree, XxHash, get
+from . import (
+    Algorithm,
+    Blake3Tree,
+    Crc,
+    Hmac,
+    IteratedHash,
+    Parameter,
+    Poly1305,
+    Poly1305Aes,
+    SpongeTree,
+    XxHash,
+    get,
+)
 
-__all__ = ["Answer", "Answers", "Question", "load", "make", "pattern", "questions"]
+__all__ = ["Answer", "Answers", "Question", "alike", "load", "make", "pattern", "questions", "usual"]
 
 FORMAT = 1
 _LENGTH = 32
+TAGS_OF_TAGS = 3
 _MOST_OUTPUT = 200
 _LARGEST_KEY = 64
 _OUTPUTS = ((1, 0), (33, 0), (131, 0), (200, 0), (10, 1), (70, 63), (5, (1 << 40) + 3))
@@ -98,6 +111,26 @@ class Answers:
     answers: tuple[Answer, ...]
 
 
+def usual(record: Algorithm, answers: Sequence[Answer]) -> list[Answer]:
+    """The answers for the fewest parameters and the length of output that most of these have, by length of
+    the message."""
+    fewest = basis(record)
+    found = [a for a in answers if a.parameters == fewest and not a.seek]
+    lengths = [a.length for a in found]
+    common = max(set(lengths), key=lengths.count, default=None)
+    return sorted((a for a in found if a.length == common), key=lambda a: a.size)
+
+
+def alike(answers: Iterable[Answer]) -> list[list[Answer]]:
+    """The answers from the output's start, by parameters and length of output: each group in one batch."""
+    groups: dict[str, list[Answer]] = {}
+    for answer in answers:
+        if not answer.seek:
+            key = json.dumps([answer.length, answer.parameters], sort_keys=True)
+            groups.setdefault(key, []).append(answer)
+    return list(groups.values())
+
+
 def _value(kind: type, written: Any) -> Any:
     if kind is bytes:
         return pattern(written, 1) if isinstance(written, int) else bytes.fromhex(written)
@@ -159,7 +192,7 @@ def edges(record: Algorithm) -> list[int]:
     block, construction = record.block_size, record.construction
     if isinstance(construction, Hmac):
         # Its hash has answers of its own at every edge.
-        lengths = {0, 1, block - 1, block, 2 * block + 5}
+        lengths = {0, 1, 4, record.digest_size, block - 1, block, 2 * block + 5}
         return sorted(lengths | {5 * 8192 + 3} if record.parallel else lengths)
     lengths = {0, 1, 2, 3, 4, 5, 7, 8, 1000} | _around(block, 2 * block)
     if block <= 32:
@@ -183,8 +216,12 @@ def edges(record: Algorithm) -> list[int]:
     return sorted(lengths)
 
 
-def questions(record: Algorithm) -> Iterator[Question]:
-    """What an algorithm's answers are to be: edge lengths, modes, lengths of output."""
+def questions(record: Algorithm) -> list[Question]:
+    """What an algorithm's answers are to be: edge lengths, modes, lengths of output; each once."""
+    return list({json.dumps(_question_fields(q)): q for q in _questions(record)}.values())
+
+
+def _questions(record: Algorithm) -> Iterator[Question]:
     given, block = basis(record), record.block_size
     fixed_length = record.xof and not record.digest_size
     length = _LENGTH if fixed_length else None
@@ -202,12 +239,39 @@ def questions(record: Algorithm) -> Iterator[Question]:
         messages = [*other, *([0] if "key" in mode and not record.takes_tuples else [])]
         for message in messages:
             yield Question(message, {**given, **mode}, own_length)
+    if isinstance(record.construction, Poly1305):
+        for message in _near_the_modulus(record):
+            yield Question(message, given)
+    if isinstance(record.construction, Blake3Tree):
+        long = 5 * record.construction.chunk_size + 3
+        for parameters in ({}, {"key": 32}):
+            for bytes_of_output in (None, 131):
+                yield Question(block + 3, parameters, bytes_of_output)
+                yield Question(long, parameters, bytes_of_output)
     if record.xof:
         for size, seek in _OUTPUTS:
             if (not seek or record.seekable) and seek + size <= record.output_limit:
                 yield Question(other[0], given, size, seek)
                 if size == 131:
                     yield Question((5,) if record.takes_tuples else 0, given, size, seek)
+
+
+def _near_the_modulus(record: Algorithm) -> Iterator[str]:
+    """Messages of two blocks whose polynomials under the usual key are 0 to 5 and -1, in hexadecimal: numbers
+    that a last step which is wrong leaves unreduced, or reduces too far (RFC 8439, section 2.5)."""
+    prime = (1 << 130) - 5
+    key = Question(0, basis(record)).values(record)["key"]
+    # Poly1305-AES has the cipher's key before it (section 2 of its paper).
+    clamped = key[-16:] if isinstance(record.construction, Poly1305Aes) else key[:16]
+    r = int.from_bytes(clamped, "little") & 0x0FFFFFFC_0FFFFFFC_0FFFFFFC_0FFFFFFF
+    for value in (0, 1, 2, 3, 4, 5, -1):
+        for first in range(0, 1 << 128, 1 << 120):
+            block = pow(r, -1, prime) * value - ((1 << 128) + first) * r
+            # A whole block counts for 2**128 more.
+            last = block % prime - (1 << 128)
+            if 0 <= last < 1 << 128:
+                yield (first.to_bytes(16, "little") + last.to_bytes(16, "little")).hex()
+                break
 
 
 # Files
@@ -227,8 +291,8 @@ def make(
     ``ask`` is an independent implementation; ``source``, its ``version`` and the command with which the
     file was ``made`` say for ever after where the answers come from.
     """
-    asked = {json.dumps(_question_fields(q)): q for q in questions(record)}
-    answers = [Answer(**vars(question), digest=ask(record, question)) for question in asked.values()]
+    answers = [Answer(**vars(question), digest=ask(record, question)) for question in questions(record)]
+    answers += _tags_of_tags(record, ask)
     head = {
         "format": FORMAT,
         "algorithm": record.name,
@@ -241,6 +305,17 @@ def make(
     rows = [json.dumps({**_question_fields(a), "digest": a.digest.hex()}) for a in (*answers, *more)]
     body = ",\n".join(f"  {row}" for row in rows)
     return "{\n" + "\n".join(lines) + f'\n "answers": [\n{body}\n ]\n}}\n'
+
+
+def _tags_of_tags(record: Algorithm, ask: Callable[[Algorithm, Question], bytes]) -> Iterator[Answer]:
+    """What PBKDF2 goes through with an HMAC (RFC 8018, section 5.2): a tag's tag, that one's, and so on."""
+    if isinstance(record.construction, Hmac):
+        question = Question(record.digest_size, basis(record))
+        tag = ask(record, question)
+        for _ in range(TAGS_OF_TAGS - 1):
+            question = replace(question, message=tag.hex())
+            tag = ask(record, question)
+            yield Answer(**vars(question), digest=tag)
 
 
 def _question_fields(question: Question) -> dict[str, Any]:

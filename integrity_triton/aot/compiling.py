@@ -21,9 +21,10 @@ from .._data import batch_messages
 from ..algorithms import Algorithm, Hmac
 from ..backends import Probe, Rows
 from ..backends.drivers import driver_class
+from ..backends.launch import Launch
 from ..backends.per_message import PerMessage
 from ..backends.prebuilt import FORMAT, Specialization
-from ..backends.triton_host import Launch, TritonBackend
+from ..backends.triton_backend import TritonBackend
 from ..errors import IntegrityTritonError
 
 if TYPE_CHECKING:
@@ -80,11 +81,14 @@ class _Recorder(TritonBackend):
     torch_device_type = "cpu"
 
     def __init__(self, tuning: str) -> None:
-        self.name = tuning  # type: ignore[misc]
+        self.name = self.tuning = tuning  # type: ignore[misc]
         self.recorded: dict[str, Specialization] = {}
 
     def probe(self) -> Probe:
         return Probe(False, "runs nothing")
+
+    def admit(self, algorithm: Algorithm, launch: Launch, options: Mapping[str, int]) -> None:
+        """There is nothing to test."""
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         wanted = Specialization.of(launch, options)

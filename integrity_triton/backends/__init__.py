@@ -72,6 +72,8 @@ class BackendStatus:
     reason: str
     devices: tuple[str, ...]
     summary: str
+    self_test: str | None = None
+    """When its kernels have to give known answers, in words; None where it has none of this package."""
 
 
 def register(backend: type[Backend]) -> None:
@@ -116,7 +118,14 @@ def statuses() -> tuple[BackendStatus, ...]:
     for backend in _backends.values():
         probe = _probe(backend)
         found.append(
-            BackendStatus(backend.name, probe.available, probe.reason, probe.devices, backend.summary)
+            BackendStatus(
+                backend.name,
+                probe.available,
+                probe.reason,
+                probe.devices,
+                backend.summary,
+                backend.self_test(),
+            )
         )
     return tuple(found)
 

@@ -171,6 +171,11 @@ class Backend(abc.ABC):
         """The versions of the drivers of the probe's devices, as far as they are known: for reports."""
         return ()
 
+    def self_test(self) -> str | None:
+        """When known answers are asked of what this backend runs, in words; None for libraries, which are
+        not this package's to test."""
+        return None
+
     @abc.abstractmethod
     def unsupported(self, algorithm: Algorithm) -> str | None:
         """Why this backend cannot run ``algorithm``, or None if it can."""

@@ -16,7 +16,7 @@ from typing import Any
 from ..algorithms import Algorithm, Blake3Tree, Crc, Hmac, Poly1305, get
 from .base import Messages, Rows
 from .drivers.crc import PIECE_BYTES
-from .triton_host import TritonBackend, tuned
+from .triton_backend import TritonBackend
 
 _WORTH_THREADS = 1 << 20
 
@@ -41,7 +41,7 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
     if figures is None:
         return None
     threads = _threads()
-    lanes = tuned(backend.name, *backend.driver(algorithm).main_kernel())["BLOCK_MSGS"]
+    lanes = backend.tuned(*backend.driver(algorithm).main_kernel())["BLOCK_MSGS"]
     count, total, longest, computed = _work(messages, lanes)
     calls = 1
     if isinstance(algorithm.construction, Blake3Tree):

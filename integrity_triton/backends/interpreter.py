@@ -18,7 +18,8 @@ from typing import Any
 from ..algorithms import Algorithm, load_reference
 from .base import Messages, Probe
 from .language import language_lock
-from .triton_host import Launch, TritonBackend
+from .launch import Launch
+from .triton_backend import TritonBackend
 
 
 class _DeviceFunction:
@@ -138,6 +139,7 @@ class InterpreterBackend(TritonBackend):
     summary = "the kernels in Triton's interpreter on the CPU: for tests, thousands of times slower"
     device_types = ("cpu",)
     torch_device_type = "cpu"
+    trial_messages = 2
 
     def __init__(self) -> None:
         self._twins = _Twins()
@@ -165,6 +167,10 @@ class InterpreterBackend(TritonBackend):
         options = super().options(launch)
         lanes = max(1, launch.lanes)
         return {**options, "BLOCK_MSGS": min(options["BLOCK_MSGS"], 1 << (lanes - 1).bit_length())}
+
+    def configuration(self, launch: Launch, options: Mapping[str, int]) -> tuple[Any, ...]:
+        # Nothing is compiled: the width of a program is as much an argument as the others.
+        return (launch.kernel, *launch.constants.values())
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         import numpy as np

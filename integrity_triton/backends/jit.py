@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ..algorithms import load_reference
+from ..errors import SelfTestError
 from .base import Probe
 from .language import language_lock
-from .triton_host import Launch, TritonBackend
+from .launch import Launch
+from .triton_backend import TritonBackend
+
+if TYPE_CHECKING:
+    import torch
 
 
 class JitBackend(TritonBackend):
@@ -53,6 +59,16 @@ class JitBackend(TritonBackend):
                 version = f"interface {ask()}"
             found.append("not known" if version is None else str(version))
         return tuple(found)
+
+    def may_wait(self, device: torch.device) -> None:
+        import torch
+
+        capturing = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)
+        if capturing is not None and capturing():
+            raise SelfTestError(
+                f"{self.name}: a kernel that is new here cannot be tested while a graph is captured; "
+                "do once what is to be captured, then capture it"
+            )
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         import torch

@@ -27,7 +27,8 @@ from ..errors import BackendUnavailable
 from . import prebuilt
 from .base import Messages, Probe
 from .cpu_choice import kernels_are_faster
-from .triton_host import Launch, TritonBackend
+from .launch import Launch
+from .triton_backend import TritonBackend
 
 if TYPE_CHECKING:
     import torch

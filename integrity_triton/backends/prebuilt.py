@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BackendUnavailable
-from .triton_host import Launch
+from .launch import Launch
 
 FORMAT = 1
 LOCK = "lock.json"

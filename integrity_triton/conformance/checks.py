@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
 from ..algorithms import Algorithm, Hmac
-from ..algorithms.known_answers import Answer, Answers, Question, basis, pattern
+from ..algorithms.known_answers import Answer, Answers, Question, alike, basis, pattern, usual
 from ..backends import Backend
-from ..backends.triton_host import TritonBackend
+from ..backends.triton_backend import TritonBackend
 from ..batch import hash_batch, hash_chunks
 from ..errors import IntegrityError
 from ..hashing import Hash, new
@@ -182,11 +182,7 @@ class Subject:
     @property
     def plain(self) -> list[Answer]:
         """Those for the fewest parameters and the shortest output in use, by length."""
-        ordinary = basis(self.record)
-        found = [a for a in self.answers if a.parameters == ordinary and not a.seek]
-        lengths = [a.length for a in found]
-        common = max(set(lengths), key=lengths.count, default=None)
-        return sorted((a for a in found if a.length == common), key=lambda a: a.size)
+        return usual(self.record, self.answers)
 
     @property
     def given(self) -> dict[str, Any]:
@@ -248,8 +244,7 @@ def _grouped(answers: Sequence[Answer], alike: Callable[[Answer], Any]) -> Itera
 
 def known_answers(subject: Subject) -> Iterator[Case]:
     """Ragged batches of all messages that have the same parameters: edge lengths, modes, output."""
-    answers = [a for a in subject.answers if not a.seek]
-    for group in _grouped(answers, lambda a: [a.length, a.parameters]):
+    for group in alike(subject.answers):
         messages = [subject.on_device(a.content()) for a in group]
         found = subject.batch(messages, length=group[0].length, **group[0].values(subject.record))
         for answer, digest in zip(group, found, strict=True):
@@ -322,7 +317,7 @@ def streams(subject: Subject) -> Iterator[Case]:
                 hasher.update((part,))
             yield Case(answer.described(), answer.digest, _digest(hasher, answer))
         return
-    known = _few(subject.plain, subject.effort.digests)
+    known = _few([a for a in subject.plain if isinstance(a.message, int)], subject.effort.digests)
     if known:
         hasher, done = subject.new(**known[0].values(record)), 0
         for i, answer in enumerate(known):

@@ -15,7 +15,7 @@ from typing import Any
 
 from .._version import __version__
 from ..algorithms import all_algorithms
-from ..backends import Backend, get, prebuilt, statuses
+from ..backends import Backend, get, prebuilt, self_test, statuses
 
 _KNOWN = sys.stdlib_module_names | {__name__.partition(".")[0]}
 _KERNELS = "integrity_triton.kernels"
@@ -38,6 +38,7 @@ def describe() -> dict[str, Any]:
             found[f"backend {status.name}"] = "; ".join(
                 (status.reason, *_devices(get(status.name), status.devices))
             )
+    found["self-tests"] = self_test.described()
     found["kernel sources"] = f"sha256 {kernel_sources()}"
     found["prebuilt kernels"] = prebuilt_kernels()
     return found

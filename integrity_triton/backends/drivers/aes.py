@@ -12,7 +12,7 @@ from .iterated import IteratedDriver, Start
 if TYPE_CHECKING:
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 _KERNEL_FILE = "integrity_triton.kernels.aes"
 AES_EXPAND_KEYS = f"{_KERNEL_FILE}:aes_expand_keys"
@@ -26,7 +26,7 @@ def rounds_of(key_size: int) -> int:
     return key_size // 4 + 6
 
 
-def expand_keys(host: TritonBackend, keys: Rows) -> torch.Tensor:
+def expand_keys(host: Host, keys: Rows) -> torch.Tensor:
     """The round keys of each of ``keys``, of 16, 24 or 32 bytes, as the kernels take them: uint32
     ``[n, 128]``, of which ``8 * (rounds + 1)`` words are theirs and 8 or more behind them the caller's, who
     is to keep all secret.
@@ -51,7 +51,7 @@ def expand_keys(host: TritonBackend, keys: Rows) -> torch.Tensor:
     return out
 
 
-def encrypt(host: TritonBackend, round_keys: torch.Tensor, blocks: torch.Tensor, rounds: int) -> torch.Tensor:
+def encrypt(host: Host, round_keys: torch.Tensor, blocks: torch.Tensor, rounds: int) -> torch.Tensor:
     """AES of ``blocks``, uint8 ``[m, 16]``: uint8 of the same shape. ``round_keys`` is what
     :func:`expand_keys` gave for one key, or for m of them, one a block. Nothing waits for the device."""
     import torch

@@ -16,7 +16,7 @@ from ..per_message import PerMessage
 if TYPE_CHECKING:
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 
 class Secrets:
@@ -65,13 +65,13 @@ class Driver(abc.ABC):
     ways: ClassVar[tuple[str, ...]] = ()
     """Names of several ways to the same result, of which the driver takes the fastest."""
 
-    way: ClassVar[str | None] = None
+    way: str | None = None
     """One of ``ways``, which alone is taken: for tests, and to build the kernels of all."""
 
     key_in_messages: bool = False
     """Whether a key is among what streams take in as the message."""
 
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         self.host = host
         self.algorithm = algorithm
         self.secrets = Secrets()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 
 BLAKE2X_OUTPUT = "integrity_triton.kernels.blake2x:blake2x_output"
@@ -117,7 +117,7 @@ class Blake2Driver(IteratedDriver):
 class Blake2ParallelDriver(Driver):
     """Leaves of all messages in one launch, roots in another (the BLAKE2 paper, section 2.10)."""
 
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, Blake2Parallel)
         self.construction = algorithm.construction
@@ -280,7 +280,7 @@ class Blake2XDriver(Driver):
 
     keys_per_message = True
 
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, Blake2X)
         self.construction = algorithm.construction

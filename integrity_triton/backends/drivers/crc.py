@@ -15,7 +15,7 @@ from .base import Driver
 if TYPE_CHECKING:
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 _KERNEL_FILE = "integrity_triton.kernels.crc"
 CRC_FOLD = f"{_KERNEL_FILE}:crc_fold"
@@ -42,7 +42,7 @@ def powers(width: int, polynomial: int, shift: int) -> tuple[int, ...]:
 
 
 class CrcDriver(Driver):
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, Crc)
         self.construction = algorithm.construction
@@ -70,10 +70,10 @@ class CrcDriver(Driver):
         import numpy as np
         import torch
 
-        from ..triton_host import signed, tuned
+        from ..host import signed
 
         device, width = messages.device, self.construction.width
-        lanes = tuned(self.host.name, CRC_FOLD)["BLOCK_MSGS"]
+        lanes = self.host.tuned(CRC_FOLD)["BLOCK_MSGS"]
         block = 4 * width * lanes
         folded, unit, chunk = False, PIECE_BYTES, PIECE_BYTES
 

@@ -13,7 +13,7 @@ from .iterated import IteratedDriver, Start, by_length
 if TYPE_CHECKING:
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 _KERNEL_FILE = "integrity_triton.kernels.highwayhash"
 HIGHWAYHASH_MESSAGES = f"{_KERNEL_FILE}:highwayhash_messages"
@@ -25,7 +25,7 @@ class HighwayHashDriver(IteratedDriver):
 
     keys_per_message = True
 
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         Driver.__init__(self, host, algorithm)
         assert isinstance(algorithm.construction, HighwayHash)
         self.rounds = algorithm.construction.rounds

@@ -16,7 +16,7 @@ from .iterated import IteratedDriver
 if TYPE_CHECKING:
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 HMAC_CHAIN = "integrity_triton.kernels.pbkdf2:hmac_chain"
 _INNER, _OUTER = 0x36, 0x5C
@@ -28,7 +28,7 @@ class HmacDriver(Driver):
 
     keys_per_message = True
 
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, Hmac)
         self.hash = host.driver(algorithms.get(algorithm.construction.hash))

@@ -13,7 +13,7 @@ from .base import Driver, Secrets, copy_stream
 if TYPE_CHECKING:
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 HASH_MESSAGES = "integrity_triton.kernels.batch:hash_messages"
 
@@ -39,7 +39,7 @@ class Start:
 
 
 def by_length(addresses: Any, lengths: Any) -> tuple[Any, Any]:
-    """A table for ``TritonBackend.layout``: addresses, lengths and places in the batch, longest first.
+    """A table for ``Host.layout``: addresses, lengths and places in the batch, longest first.
 
     Lanes of one program wait for the longest among them: neighbours in length go together.
     """
@@ -54,9 +54,7 @@ def by_length(addresses: Any, lengths: Any) -> tuple[Any, Any]:
 class IteratedDriver(Driver):
     """A subclass may begin elsewhere (``start``) and make more of the final state (``output``)."""
 
-    def __init__(
-        self, host: TritonBackend, algorithm: Algorithm, construction: IteratedHash | None = None
-    ) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm, construction: IteratedHash | None = None) -> None:
         super().__init__(host, algorithm)
         construction = construction or algorithm.construction  # type: ignore[assignment]
         assert isinstance(construction, IteratedHash)

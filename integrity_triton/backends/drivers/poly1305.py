@@ -137,14 +137,10 @@ class Poly1305Driver(Driver):
     def choice(self) -> dict[str, int]:
         """Of how many bytes on a message is cut into parts (PARTS_FROM), and into rows of a matrix of
         ``1 << ROW_BITS`` bytes (ROWS_FROM; 0 for none) where all have one key."""
-        from ..triton_host import tuned
-
-        return tuned(self.host.name, POLY1305)
+        return self.host.tuned(POLY1305)
 
     def shape(self) -> Shape:
-        from ..triton_host import tuned
-
-        tuning = tuned(self.host.name, POLY1305_PARTS)
+        tuning = self.host.tuned(POLY1305_PARTS)
         return Shape(tuning["BLOCK_MSGS"].bit_length() - 1, tuning["ITEM_BITS"], tuning["WORDS"])
 
     def ways_of(self, lengths: np.ndarray[Any, Any], key: Key) -> np.ndarray[Any, Any]:

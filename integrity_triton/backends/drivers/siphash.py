@@ -13,7 +13,7 @@ from .iterated import IteratedDriver, Start, by_length
 if TYPE_CHECKING:
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 SIPHASH_MESSAGES = "integrity_triton.kernels.siphash:siphash_messages"
 SIPHASH_IV = "integrity_triton.kernels.siphash:SIPHASH_IV"
@@ -29,7 +29,7 @@ class SipHashDriver(IteratedDriver):
 
     keys_per_message = True
 
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         Driver.__init__(self, host, algorithm)
         assert isinstance(algorithm.construction, SipHash)
         self.rounds = algorithm.construction.rounds

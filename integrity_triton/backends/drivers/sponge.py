@@ -15,7 +15,7 @@ from .iterated import IteratedDriver, Start
 if TYPE_CHECKING:
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 KECCAK_SQUEEZE = "integrity_triton.kernels.keccak:keccak_squeeze"
 _ROUNDS = 24
@@ -28,7 +28,7 @@ class SpongeDriver(IteratedDriver):
 
     construction: Sponge
 
-    def __init__(self, host: TritonBackend, algorithm: Algorithm, construction: Sponge | None = None) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm, construction: Sponge | None = None) -> None:
         super().__init__(host, algorithm, construction)
         self.block_size = self.construction.rate
 

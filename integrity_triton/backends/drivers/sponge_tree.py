@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 # A message's parts, in order: of the host's bytes, or on the device.
 Node = tuple["bytes | torch.Tensor", ...]
@@ -43,7 +43,7 @@ def length_encode(n: int) -> bytes:
 class SpongeTreeDriver(Driver):
     """A subclass says how messages become chunks and what roots are made of."""
 
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, SpongeTree)
         self.construction: Any = algorithm.construction
@@ -221,7 +221,7 @@ class _Part:
 class KangarooDriver(SpongeTreeDriver):
     """RFC 9861, section 3. S is the message, the customization string C and the length of C."""
 
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, KangarooTree)
         self.single = SpongeDriver(host, algorithm, algorithm.construction.single)

@@ -14,7 +14,7 @@ from .iterated import by_length
 if TYPE_CHECKING:
     import torch
 
-    from ..triton_host import TritonBackend
+    from ..host import Host
 
 _KERNEL_FILE = "integrity_triton.kernels.xxhash"
 XXH64_MESSAGES = f"{_KERNEL_FILE}:xxh64_messages"
@@ -49,7 +49,7 @@ def xxh3_secrets(seed: int) -> tuple[int, ...]:
 
 
 class XxHashDriver(Driver):
-    def __init__(self, host: TritonBackend, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, XxHash)
         self._xxh3 = algorithm.construction.kind == "xxh3"

@@ -1,23 +1,20 @@
-"""The host half of the kernels in ``kernels/``: what every backend that runs them has in common.
+"""The host half of the kernels in ``kernels/``: lays messages out, allocates, and launches what drivers
+name, with arguments by name.
 
-A subclass says where its data lives and how a kernel is launched; this module lays messages out,
-allocates, and launches drivers with arguments by name. Nothing here waits for the device, but for
-a stream's ``digest``, which returns bytes.
+Nothing here waits for the device, but for a stream's ``digest``, which returns bytes.
 """
 
 from __future__ import annotations
 
-import abc
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, load_constant
-from .base import Addressed, AnyMessages, Backend, Messages, Ragged, Rows, Stream, addressed, message
+from .base import Addressed, AnyMessages, Messages, Ragged, Rows, Stream, addressed, message
 from .drivers import Driver, HmacDriver, IteratedDriver, driver_class
+from .launch import Launch
 from .memory import moved
 from .per_message import PerMessage
 
@@ -25,17 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from .triton_backend import TritonBackend
 
-@dataclass(frozen=True)
-class Launch:
-    """One kernel launch. ``arguments`` are in the kernel's order: tensors and 64-bit integers."""
-
-    kernel: str
-    lanes: int
-    arguments: Mapping[str, Any]
-    constants: Mapping[str, Any]
-    """Compile-time arguments; device functions by reference, ``"module:name"``."""
-    device: torch.device
+Start = Callable[[Launch, Mapping[str, int]], None]
+"""Takes a launch, and the configuration of the kernel."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +43,6 @@ class Layout:
         if self.lengths is not None:
             return int(max(self.lengths, default=0))
         return max(0, min(self.arguments["length"], self.arguments["total"]))
-
-
-@cache
-def _tuning() -> dict[str, dict[str, dict[str, int]]]:
-    data: dict[str, dict[str, dict[str, int]]] = json.loads(
-        resources.files(__package__).joinpath("tuning.json").read_text("utf-8")
-    )
-    return data
-
-
-def tuned(backend: str, kernel: str, block: str | None = None) -> dict[str, int]:
-    """A backend's configuration for a kernel, and for the block function that it is compiled with if
-    it takes one; both named as in a :class:`Launch`."""
-    data = _tuning()[backend]
-    found = dict(data["default"])
-    for reference in (kernel, block):
-        if reference is not None:
-            found.update(data.get(reference.partition(":")[2], {}))
-    return found
 
 
 @cache
@@ -100,34 +71,25 @@ def signed(address: int) -> int:
     return address - (1 << 64) if address >> 63 else address
 
 
-class TritonBackend(Backend):
-    """Runs the kernels; see the module's docstring."""
+class Host:
+    """A backend at work for one algorithm: what its driver, and the drivers that it makes use of, see of the
+    backend."""
 
-    torch_device_type: ClassVar[str]
+    def __init__(self, backend: TritonBackend, algorithm: Algorithm, start: Start | None = None) -> None:
+        """``start`` takes the place of launching, which only admits what gives known answers."""
+        self.backend = backend
+        self.algorithm = algorithm
+        self._start = self._admitted if start is None else start
+        self.way: str | None = None
+        """One of its driver's ``ways``, which alone is taken."""
 
-    @abc.abstractmethod
-    def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
-        """Queue one kernel. ``options`` are BLOCK_MSGS, VECTOR and the compiler's own."""
+    def _admitted(self, launch: Launch, options: Mapping[str, int]) -> None:
+        self.backend.admit(self.algorithm, launch, options)
+        self.backend.launch(launch, options)
 
-    def options(self, launch: Launch) -> dict[str, int]:
-        """The tuned configuration for a launch."""
-        return tuned(self.name, launch.kernel, launch.constants.get("BLOCK"))
-
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """Uninitialised memory for outputs and scratch; tests put poison and canaries here."""
-        import torch
-
-        return torch.empty(shape, dtype=dtype, device=device)
-
-    def unsupported(self, algorithm: Algorithm) -> str | None:
-        try:
-            driver_class(algorithm)
-        except TypeError as error:
-            return str(error)
-        return None
-
-    def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
-        return device_type in self.device_types and (algorithm.parallel or messages is not None)
+    def tuned(self, kernel: str) -> dict[str, int]:
+        """The backend's configuration for a kernel."""
+        return self.backend.tuned(kernel)
 
     def run(
         self,
@@ -142,27 +104,18 @@ class TritonBackend(Backend):
             if type(value) is not int and not hasattr(value, "data_ptr"):
                 raise TypeError(f"{kernel}: argument {name} is a {type(value).__name__}")
         launch = Launch(kernel, lanes, arguments, constants, device)
-        options = self.options(launch)
+        options = self.backend.options(launch)
         if "ALIGN" in constants:
             # Of the alignments that hold, what the kernel makes use of: a vector's, or a word's.
             align, vector = constants["ALIGN"], 4 * options["VECTOR"]
             used = vector if align >= vector else 4 if align >= 4 else 1
             launch = replace(launch, constants={**constants, "ALIGN": used})
-        self.launch(launch, options)
+        self._start(launch, options)
 
     # Data
 
-    def device_for(self, device: torch.device | None) -> torch.device:
-        """The device that serves data on ``device``: itself where this backend reads it in place."""
-        import torch
-
-        if device is not None and device.type in self.device_types:
-            return device
-        if self.torch_device_type == "cpu":
-            return torch.device("cpu")
-        return torch.device(
-            self.torch_device_type, torch.get_device_module(self.torch_device_type).current_device()
-        )
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        return self.backend.empty(shape, dtype, device)
 
     def upload(self, array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
         """A small host array on the device, without waiting for the device."""
@@ -200,7 +153,7 @@ class TritonBackend(Backend):
 
     def localize(self, messages: Messages) -> Messages:
         """The messages in memory that the kernels can read; copied only where they cannot."""
-        device = self.device_for(messages.device)
+        device = self.backend.device_for(messages.device)
         if device == messages.device:
             return messages
         if isinstance(messages, Rows):
@@ -242,52 +195,56 @@ class TritonBackend(Backend):
     # Hashing
 
     def driver(self, algorithm: Algorithm) -> Driver:
-        """Raises TypeError for an algorithm that :meth:`unsupported` refuses."""
-        return driver_class(algorithm)(self, algorithm)
+        """The driver of ``algorithm``: this host's, or one that its driver makes use of. Raises TypeError if
+        there is none."""
+        driver = driver_class(algorithm)(self, algorithm)
+        if self.way is not None and self.way in driver.ways:
+            driver.way = self.way
+        return driver
 
-    def hash_batch(
-        self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
-    ) -> torch.Tensor:
+    def hash_batch(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
+        """See ``Backend.hash_batch``."""
         import torch
 
         home = messages.device
         if messages.count == 0 or length == 0:
             return torch.empty((messages.count, length), dtype=torch.uint8, device=home)
         local = self.localize(messages)
-        driver = self.driver(algorithm)
+        driver = self.driver(self.algorithm)
         try:
             if driver.keys_per_message or not any(isinstance(v, PerMessage) for v in parameters.values()):
                 digests = driver.hash_batch(parameters, local, length)
             else:
-                digests = self._one_by_one(driver, parameters, local, length)
+                digests = _one_by_one(driver, parameters, local, length)
         finally:
             driver.secrets.wipe()
         return digests.to(home)
 
-    def _one_by_one(
-        self, driver: Driver, parameters: Mapping[str, Any], messages: Messages, length: int
-    ) -> torch.Tensor:
-        """Digests of messages with parameters of their own, for a driver that cannot take these."""
-        import torch
-
-        digests = []
-        for i in range(messages.count):
-            own = {k: v[i] if isinstance(v, PerMessage) else v for k, v in parameters.items()}
-            digests.append(driver.hash_batch(own, message(messages, i), length))
-        return torch.cat(digests)
-
-    def mac_chain(
-        self, algorithm: Algorithm, keys: PerMessage, first: torch.Tensor, rounds: int
-    ) -> torch.Tensor:
-        driver = self.driver(algorithm)
+    def mac_chain(self, keys: PerMessage, first: torch.Tensor, rounds: int) -> torch.Tensor | None:
+        """See ``Backend.mac_chain``; None if no kernel does it."""
+        driver = self.driver(self.algorithm)
         if rounds == 0 or not isinstance(driver, HmacDriver) or not isinstance(driver.hash, IteratedDriver):
-            return super().mac_chain(algorithm, keys, first, rounds)
+            return None
         try:
-            return driver.chain(keys, first.to(self.device_for(first.device)), rounds).to(first.device)
+            return driver.chain(keys, first.to(self.backend.device_for(first.device)), rounds).to(
+                first.device
+            )
         finally:
             driver.secrets.wipe()
 
-    def stream(
-        self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
-    ) -> Stream:
-        return self.driver(algorithm).stream(parameters, self.device_for(device))
+    def stream(self, parameters: Mapping[str, Any], device: torch.device | None = None) -> Stream:
+        """See ``Backend.stream``."""
+        return self.driver(self.algorithm).stream(parameters, self.backend.device_for(device))
+
+
+def _one_by_one(
+    driver: Driver, parameters: Mapping[str, Any], messages: Messages, length: int
+) -> torch.Tensor:
+    """Digests of messages with parameters of their own, for a driver that cannot take these."""
+    import torch
+
+    digests = []
+    for i in range(messages.count):
+        own = {k: v[i] if isinstance(v, PerMessage) else v for k, v in parameters.items()}
+        digests.append(driver.hash_batch(own, message(messages, i), length))
+    return torch.cat(digests)

@@ -1,0 +1,154 @@
+"""Self-tests at first use: before a kernel gives its first result in a process, it has to give known answers
+on the device where it is to run.
+
+What is tested is a configuration: a kernel with its compile-time arguments and tuning, on one device, for one
+algorithm, which has constants of its own. One that fails is out of use for the rest of the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ..algorithms import Algorithm
+from ..errors import SelfTestError
+from .host import Host
+from .launch import Launch
+from .trials import Trial, trials
+
+if TYPE_CHECKING:
+    import torch
+
+    from .triton_backend import TritonBackend
+
+VARIABLE = "INTEGRITY_TRITON_SELF_TEST"
+Configuration = tuple[Any, ...]
+
+_logger = logging.getLogger("integrity_triton")
+
+
+def enabled() -> bool:
+    """Whether the environment leaves the self-tests on. Raises ValueError where it says neither."""
+    value = os.environ.get(VARIABLE) or "on"
+    if value not in ("on", "off"):
+        raise ValueError(f"{VARIABLE} is on or off, not {value!r}")
+    return value == "on"
+
+
+@cache
+def _warn() -> None:
+    _logger.warning("self-tests are %s", described())
+
+
+def described() -> str:
+    """The setting, in words. Raises as :func:`enabled` does."""
+    return "at first use" if enabled() else f"OFF, by {VARIABLE}: kernels run untested"
+
+
+class SelfTests:
+    """Which configurations of a backend have given known answers in this process."""
+
+    def __init__(self, backend: TritonBackend) -> None:
+        self._backend = backend
+        self._passed: set[Configuration] = set()
+        self._refused: dict[Configuration, str] = {}
+        self._reach: dict[tuple[int, torch.device], _Reach] = {}
+        self._renew_lock()
+        if hasattr(os, "register_at_fork"):
+            # A child has only the thread that forked, which was not in a test.
+            os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.RLock()
+
+    def admit(self, algorithm: Algorithm, launch: Launch, options: Mapping[str, int]) -> None:
+        """Before a launch: test its configuration if that has not been done. Raises SelfTestError where it
+        failed, now or earlier, or there is nothing to test it with."""
+        # Records are not hashable; that one is not freed whose number is known here.
+        configuration = (id(algorithm), *self._backend.configuration(launch, options))
+        if configuration in self._passed:
+            return
+        if enabled():
+            with self._lock:
+                self._prove(algorithm, launch, configuration)
+        else:
+            _warn()
+
+    def _prove(self, algorithm: Algorithm, launch: Launch, configuration: Configuration) -> None:
+        if configuration in self._passed:  # by another thread
+            return
+        if configuration in self._refused:
+            raise SelfTestError(self._refused[configuration])
+        self._backend.may_wait(launch.device)
+        key = id(algorithm), launch.device
+        if key not in self._reach:
+            self._reach[key] = _Reach(self._backend, algorithm, launch.device)
+        try:
+            trial = self._reach[key].find(configuration)
+        except (ValueError, OSError, ImportError) as error:
+            # The next attempt is to begin anew, rather than where this one ended.
+            del self._reach[key]
+            raise SelfTestError(f"{algorithm.name}: {error}") from error
+        if trial is None:
+            raise SelfTestError(self._reach[key].lack(launch))
+        self._run(trial, algorithm, launch.device)
+
+    def _run(self, trial: Trial, algorithm: Algorithm, device: torch.device) -> None:
+        tested: set[Configuration] = set()
+
+        def start(launch: Launch, options: Mapping[str, int]) -> None:
+            tested.add((id(algorithm), *self._backend.configuration(launch, options)))
+            self._backend.launch(launch, options)
+
+        outcomes = list(trial.run(Host(self._backend, algorithm, start), device))
+        for label, expected, found in outcomes:
+            digest = found if isinstance(found, bytes) else found.cpu().numpy().tobytes()
+            if digest != expected:
+                message = (
+                    f"{self._backend.name} on {device} fails its self-test and gives no such result in this "
+                    f"process: {label}: {digest.hex()}, not {expected.hex()}"
+                )
+                self._refused.update(dict.fromkeys(tested - self._passed, message))
+                raise SelfTestError(message)
+        self._passed |= tested
+
+
+class _Reach:
+    """Which trial tests which configurations, found out as far as it is asked for."""
+
+    def __init__(self, backend: TritonBackend, algorithm: Algorithm, device: torch.device) -> None:
+        self._backend, self._algorithm, self._device = backend, algorithm, device
+        self._found: dict[Configuration, Trial] = {}
+        self._left: Iterator[Trial] = trials(algorithm, backend, device)
+
+    def find(self, configuration: Configuration) -> Trial | None:
+        while configuration not in self._found:
+            trial = next(self._left, None)
+            if trial is None:
+                return None
+            for launched in self._launched(trial):
+                self._found.setdefault(launched, trial)
+        return self._found[configuration]
+
+    def lack(self, launch: Launch) -> str:
+        """Why nothing is found."""
+        if not self._found:
+            return f"{self._algorithm.name} has no known answers to test kernels with: its record's `answers`"
+        return (
+            f"no known answer of {self._algorithm.name} tests {launch.kernel} as it is to be used on "
+            f"{self._backend.name}: {dict(launch.constants)}"
+        )
+
+    def _launched(self, trial: Trial) -> set[Configuration]:
+        launched: set[Configuration] = set()
+
+        def start(launch: Launch, options: Mapping[str, int]) -> None:
+            launched.add((id(self._algorithm), *self._backend.configuration(launch, options)))
+
+        for _ in trial.run(Host(self._backend, self._algorithm, start), self._device):
+            pass
+        return launched

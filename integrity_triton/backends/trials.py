@@ -1,0 +1,314 @@
+"""Known-answer tests of kernels: short runs in each of the ways in which an algorithm can be asked for.
+
+Which kernels a run takes, and compiled for what, is its driver's choice; whoever needs to know has it run
+with a :class:`Host` that only takes note of the launches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..algorithms import Algorithm, Hmac, get
+from ..algorithms.encoding import left_encode
+from ..algorithms.known_answers import TAGS_OF_TAGS, Answer, Question, alike, basis, load, questions, usual
+from .base import Messages, Ragged, Rows
+from .drivers import driver_class
+from .host import Host
+from .per_message import PerMessage
+
+if TYPE_CHECKING:
+    import torch
+
+    from .triton_backend import TritonBackend
+
+_Any = TypeVar("_Any")
+Outcome = tuple[str, bytes, "bytes | torch.Tensor"]
+"""What was hashed, in words, the digest that it has, and the one that was found."""
+
+# Where messages start, in bytes from a multiple of _LINE: the alignments that kernels are compiled for.
+_STARTS = (0, 4, 1)
+_LINE = 64
+_AROUND = 0xFF
+# Blocks of the longest messages that are hashed at first.
+_SHORT = 4
+_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A known-answer test."""
+
+    label: str
+    _run: Callable[[Host, torch.device], Iterator[Outcome]]
+
+    def run(self, host: Host, device: torch.device) -> Iterator[Outcome]:
+        return self._run(host, device)
+
+
+def trials(record: Algorithm, backend: TritonBackend, device: torch.device) -> Iterator[Trial]:
+    """All of an algorithm's known-answer tests, those first that launch the fewest kernels; none where it has
+    no known answers. Those of an HMAC without are made by ``backend`` on ``device`` with the hash, which has.
+
+    Raises as :func:`load` does.
+    """
+    known = load(record)
+    if known is not None:
+        answers: Sequence[Answer] = known.answers
+    elif isinstance(record.construction, Hmac):
+        answers = _by_definition(record, record.construction, backend, device)
+    else:
+        return
+    for way in (None, *driver_class(record).ways):
+        for label, run in _trials(record, answers):
+            yield Trial(label if way is None else f"{label}, by {way}", partial(_taking, way, run))
+
+
+def _by_definition(
+    record: Algorithm, construction: Hmac, backend: TritonBackend, device: torch.device
+) -> list[Answer]:
+    """RFC 2104, section 2, in batches."""
+    hash_ = get(construction.hash)
+    host, block, size = Host(backend, hash_), record.block_size, hash_.digest_size
+
+    def hashed(messages: Sequence[bytes]) -> list[bytes]:
+        digests = host.hash_batch({}, Ragged(_placed(messages, 0, device), device), size)
+        return [row.cpu().numpy().tobytes() for row in digests]
+
+    def answered(asked: Sequence[Question]) -> list[Answer]:
+        values = [question.values(record) for question in asked]
+        keys = [value["key"] for value in values]
+        short = hashed(keys)
+        keys = [k if len(k) <= block else h for k, h in zip(keys, short, strict=True)]
+        padded = [key.ljust(block, b"\0") for key in keys]
+        inner = [bytes(b ^ 0x36 for b in key) for key in padded]
+        outer = [bytes(b ^ 0x5C for b in key) for key in padded]
+        inside = hashed([key + question.content() for key, question in zip(inner, asked, strict=True)])
+        tags = hashed([key + digest for key, digest in zip(outer, inside, strict=True)])
+        return [
+            Answer(**vars(question), digest=tag[: record.size(value)])
+            for question, value, tag in zip(asked, values, tags, strict=True)
+        ]
+
+    answers = answered(questions(record))
+    last = next(a for a in answers if a.message == size and a.parameters == basis(record))
+    for _ in range(TAGS_OF_TAGS - 1):
+        (last,) = answered([Question(last.digest.hex(), last.parameters)])
+        answers.append(last)
+    return answers
+
+
+def _taking(
+    way: str | None, run: Callable[[Host, torch.device], Iterator[Outcome]], host: Host, device: torch.device
+) -> Iterator[Outcome]:
+    host.way = way
+    yield from run(host, device)
+
+
+_Run = Callable[[Host, "torch.device"], Iterator[Outcome]]
+
+
+def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[tuple[str, _Run]]:
+    plain = usual(record, known)
+    most = _SHORT * record.block_size
+    short = [a for a in plain if a.size <= most]
+    long = _few([a for a in plain if a.size > most], 4)
+    modes = [group for group in alike(known) if group[0] not in plain]
+    for answers, what in ((short, "short messages"), (long, "long messages")):
+        if not answers:
+            continue
+        for start in _STARTS:
+            yield f"a batch of {what}", partial(_ragged, answers, start, False)
+            if answers is long:
+                # What a batch has of work may decide how it is done.
+                yield "a batch of the longest", partial(_ragged, answers[-1:] * 2, start, False)
+            yield f"rows of {what}", partial(_rows, answers, start, False)
+            yield f"{what} alone", partial(_alone, answers, start)
+            yield f"streams of {what}", partial(_streams, answers, start)
+        if answers is short:
+            # Where rows are made of what is hashed, their alignment comes from its size.
+            yield "rows of all lengths", partial(_rows, answers, 0, False, most=len(answers))
+            for group in _own(record, [a for a in known if a.size <= most]):
+                for start in _STARTS:
+                    yield "keys of their own", partial(_ragged, group, start, True)
+                    yield "rows, keys of their own", partial(_rows, group, start, True)
+            for group in modes:
+                for start in _STARTS:
+                    yield "modes", partial(_ragged, group * 2, start, False)
+                    yield "modes of rows", partial(_rows, group, start, False)
+                    yield "modes of a message", partial(_alone, group, start)
+                    yield "modes of a stream", partial(_streams, group, start)
+    for group in _own(record, [a for a in known if a.size > most]):
+        for start in _STARTS:
+            yield "long messages, keys of their own", partial(_ragged, group, start, True)
+            yield "long rows, keys of their own", partial(_rows, group, start, True)
+    if isinstance(record.construction, Hmac):
+        yield "tags of tags", partial(_chain, known)
+
+
+def _few(found: Sequence[_Any], count: int) -> list[_Any]:
+    """At most ``count``, spread evenly, the last among them."""
+    if len(found) <= count:
+        return list(found)
+    return [found[(i + 1) * len(found) // count - 1] for i in range(count)]
+
+
+def _own(record: Algorithm, answers: Sequence[Answer]) -> Iterator[list[Answer]]:
+    """Of answers that depend on a key or the like, those that can be in one batch, each message with its own;
+    and of these the ones with keys of one size."""
+    names = {p.name for p in record.parameters if p.per_message}
+    groups: dict[str, list[Answer]] = {}
+    for answer in answers:
+        given = names & answer.parameters.keys()
+        if given and not answer.seek:
+            shared = {k: v for k, v in answer.parameters.items() if k not in names}
+            groups.setdefault(repr((answer.length, shared, sorted(given))), []).append(answer)
+    for group in groups.values():
+        yield _few(group, 12)
+        sizes = [tuple(len(v) for v in a.values(record).values() if isinstance(v, bytes)) for a in group]
+        for size in sorted(set(sizes)):
+            same = _few([a for a, s in zip(group, sizes, strict=True) if s == size], 4)
+            yield same if len(same) > 1 else same * 2
+
+
+# Runs
+
+
+def _ragged(
+    answers: Sequence[Answer], start: int, own: bool, host: Host, device: torch.device
+) -> Iterator[Outcome]:
+    messages = Ragged(_placed([_content(host, a) for a in answers], start, device), device)
+    yield from _batch(host, device, answers, messages, own)
+
+
+def _rows(
+    answers: Sequence[Answer],
+    start: int,
+    own: bool,
+    host: Host,
+    device: torch.device,
+    *,
+    most: int | None = None,
+) -> Iterator[Outcome]:
+    """Rows of one size: all messages of it, or copies of one, of which the last is shorter where there is an
+    answer to a shorter one. Without parameters of their own, of some of the sizes."""
+    by_size: dict[int, list[Answer]] = {}
+    for answer in answers:
+        by_size.setdefault(answer.size, []).append(answer)
+    sizes = list(by_size)
+    before = {b: by_size[a][0] for a, b in itertools.pairwise(sizes)}
+    chosen = set(sizes if own else _few([n for n in sizes if n], most or host.backend.trial_messages))
+    groups = []
+    for size, group in by_size.items():
+        if len(group) > 1:
+            groups.append(group)
+        elif size in chosen:
+            groups.append(group * _ROWS if own else [*group * (_ROWS - 1), before.get(size, *group)])
+    for group in groups:
+        contents = [_content(host, a) for a in group]
+        size = len(contents[0])
+        # As many bytes as the alignment that is wanted, and no more, divide the distance.
+        stride = size + -size % _LINE + start
+        data = b"".join(content.ljust(stride, b"\xff") for content in contents)
+        (flat,) = _placed([data], start, device)
+        total = (len(contents) - 1) * stride + len(contents[-1])
+        rows = Rows(flat, flat.data_ptr(), len(contents), stride, size, total)
+        yield from _batch(host, device, group, rows, own)
+
+
+def _alone(answers: Sequence[Answer], start: int, host: Host, device: torch.device) -> Iterator[Outcome]:
+    for answer in _few(answers, host.backend.trial_messages):
+        (view,) = _placed([_content(host, answer)], start, device)
+        yield from _batch(host, device, [answer], Ragged([view], device), False)
+    row = Rows(view, view.data_ptr(), 1, view.numel(), view.numel(), view.numel())
+    yield from _batch(host, device, [answer], row, False)
+
+
+def _streams(answers: Sequence[Answer], start: int, host: Host, device: torch.device) -> Iterator[Outcome]:
+    """One that grows, where the answers are to ever longer messages, and others that are given at once."""
+    record = host.algorithm
+    growing = [answer for answer in answers if isinstance(answer.message, int)]
+    if len({answer.size for answer in growing}) > 1:
+        done, stream = 0, host.stream(_values(record, growing[0]), device)
+        for answer in _few(growing, host.backend.trial_messages):
+            (view,) = _placed([_content(host, answer)[done:]], start, device)
+            stream.update(view)
+            done = answer.size
+            yield _described(record, answer), answer.digest, stream.digest(len(answer.digest), 0)
+    for answer in _few(answers, 2):
+        stream = host.stream(_values(record, answer), device)
+        (view,) = _placed([_content(host, answer)], start, device)
+        stream.update(view)
+        yield _described(record, answer), answer.digest, stream.digest(len(answer.digest), answer.seek)
+
+
+def _chain(answers: Sequence[Answer], host: Host, device: torch.device) -> Iterator[Outcome]:
+    """What PBKDF2 adds up: tags of tags under one key, of which each has an answer."""
+    import torch
+
+    record = host.algorithm
+    known = {(a.content(), repr(a.parameters)): a for a in answers}
+    for answer in answers:
+        if answer.size != record.digest_size or not isinstance(answer.message, int):
+            continue
+        first = tag = total = answer.content()
+        for _ in range(TAGS_OF_TAGS):
+            tag = known[tag, repr(answer.parameters)].digest
+            total = bytes(a ^ b for a, b in zip(total, tag, strict=True))
+        (key,) = _placed([_values(record, answer)["key"]], 0, device)
+        (message,) = _placed([first], 0, device)
+        found = host.mac_chain(PerMessage([key, key]), torch.stack([message, message]), TAGS_OF_TAGS)
+        if found is not None:
+            for row in found:
+                yield f"{TAGS_OF_TAGS} tags of tags, {_described(record, answer)}", total, row
+
+
+def _batch(
+    host: Host, device: torch.device, answers: Sequence[Answer], messages: Messages, own: bool
+) -> Iterator[Outcome]:
+    record = host.algorithm
+    parameters = _values(record, answers[0])
+    if own:
+        each = [_values(record, answer) for answer in answers]
+        for parameter in record.parameters:
+            if parameter.per_message and parameter.name in parameters:
+                values = [value[parameter.name] for value in each]
+                parameters[parameter.name] = PerMessage(_placed(values, 0, device))
+    found = host.hash_batch(parameters, messages, len(answers[0].digest))
+    for answer, digest in zip(answers, found, strict=True):
+        yield _described(record, answer), answer.digest, digest
+
+
+def _values(record: Algorithm, answer: Answer) -> dict[str, Any]:
+    return record.check_parameters(answer.values(record))
+
+
+def _described(record: Algorithm, answer: Answer) -> str:
+    return f"{record.name}, {answer.described()}"
+
+
+def _content(host: Host, answer: Answer) -> bytes:
+    content = answer.content()
+    if not host.algorithm.takes_tuples:
+        return bytes(content)
+    return b"".join(left_encode(8 * len(part)) + part for part in content)
+
+
+def _placed(contents: Sequence[bytes], start: int, device: torch.device) -> list[torch.Tensor]:
+    """``contents`` on the device, flat uint8, between bytes that must not count. As ``start`` has it, they
+    begin at multiples of _LINE, at words, or anywhere."""
+    import torch
+
+    starts, data = [], bytearray()
+    for i, content in enumerate(contents):
+        data += bytes([_AROUND]) * (-len(data) % _LINE + start * (i % 7 + 1))
+        starts.append(len(data))
+        data += content
+    data += bytes([_AROUND]) * _LINE
+    memory = torch.empty(len(data) + _LINE, dtype=torch.uint8, device=device)
+    base = -memory.data_ptr() % _LINE
+    memory[base : base + len(data)] = torch.frombuffer(data, dtype=torch.uint8).to(device)
+    return [memory[base + s : base + s + len(c)] for s, c in zip(starts, contents, strict=True)]

@@ -1,0 +1,111 @@
+"""What every backend that runs the kernels has in common. A subclass says where its data lives and how a
+kernel is launched; all else is done by a :class:`Host`."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..algorithms import Algorithm
+from .base import Backend, Messages, Stream
+from .drivers import Driver, driver_class
+from .host import Host
+from .launch import Launch, tuned
+from .per_message import PerMessage
+from .self_test import SelfTests, described
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TritonBackend(Backend):
+    """Runs the kernels in ``kernels/``."""
+
+    torch_device_type: ClassVar[str]
+    tuning: ClassVar[str] = ""
+    """Whose configurations of ``tuning.json`` are taken, if not those under its own name."""
+    trial_messages: ClassVar[int] = 5
+    """Messages that a self-test hashes one after the other."""
+
+    @abc.abstractmethod
+    def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
+        """Queue one kernel. ``options`` are BLOCK_MSGS, VECTOR and the compiler's own."""
+
+    def options(self, launch: Launch) -> dict[str, int]:
+        """The tuned configuration for a launch."""
+        return self.tuned(launch.kernel, launch.constants.get("BLOCK"))
+
+    def tuned(self, kernel: str, block: str | None = None) -> dict[str, int]:
+        """See :func:`integrity_triton.backends.launch.tuned`."""
+        return tuned(self.tuning or self.name, kernel, block)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Uninitialised memory for outputs and scratch; tests put poison and canaries here."""
+        import torch
+
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    def unsupported(self, algorithm: Algorithm) -> str | None:
+        try:
+            driver_class(algorithm)
+        except TypeError as error:
+            return str(error)
+        return None
+
+    def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
+        return device_type in self.device_types and (algorithm.parallel or messages is not None)
+
+    def device_for(self, device: torch.device | None) -> torch.device:
+        """The device that serves data on ``device``: itself where this backend reads it in place."""
+        import torch
+
+        if device is not None and device.type in self.device_types:
+            return device
+        if self.torch_device_type == "cpu":
+            return torch.device("cpu")
+        return torch.device(
+            self.torch_device_type, torch.get_device_module(self.torch_device_type).current_device()
+        )
+
+    # Hashing
+
+    def configuration(self, launch: Launch, options: Mapping[str, int]) -> tuple[Any, ...]:
+        """What makes the binary that a launch runs, and where."""
+        return (launch.device, launch.kernel, *launch.constants.values(), *options.values())
+
+    @cached_property
+    def self_tests(self) -> SelfTests:
+        return SelfTests(self)
+
+    def admit(self, algorithm: Algorithm, launch: Launch, options: Mapping[str, int]) -> None:
+        """Before a launch for ``algorithm``. Raises SelfTestError unless its configuration gives known
+        answers."""
+        self.self_tests.admit(algorithm, launch, options)
+
+    def self_test(self) -> str | None:
+        return described()
+
+    def may_wait(self, device: torch.device) -> None:
+        """Before a self-test, which waits for the device. Raises SelfTestError where that cannot be."""
+
+    def driver(self, algorithm: Algorithm) -> Driver:
+        """Raises TypeError for an algorithm that :meth:`unsupported` refuses."""
+        return Host(self, algorithm).driver(algorithm)
+
+    def hash_batch(
+        self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
+    ) -> torch.Tensor:
+        return Host(self, algorithm).hash_batch(parameters, messages, length)
+
+    def mac_chain(
+        self, algorithm: Algorithm, keys: PerMessage, first: torch.Tensor, rounds: int
+    ) -> torch.Tensor:
+        total = Host(self, algorithm).mac_chain(keys, first, rounds)
+        return super().mac_chain(algorithm, keys, first, rounds) if total is None else total
+
+    def stream(
+        self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
+    ) -> Stream:
+        return Host(self, algorithm).stream(parameters, device)
