@@ -29,6 +29,7 @@ from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge, load_refer
 from integrity_triton.aot.compiling import taking
 from integrity_triton.backends.base import Rows
 from integrity_triton.backends.drivers import driver_class
+from integrity_triton.backends.host import Host
 from integrity_triton.backends.jit import JitBackend
 from integrity_triton.backends.launch import Launch
 from integrity_triton.backends.per_message import PerMessage
@@ -96,7 +97,7 @@ class _Recorder(JitBackend):
     def unfit(self) -> str | None:
         return None
 
-    def admit(self, algorithm: Algorithm, launch: Launch, options: Mapping[str, int]) -> None:
+    def admit(self, host: Host, launch: Launch, options: Mapping[str, int]) -> None:
         """There is nothing to test."""
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import (
     Algorithm,
@@ -25,6 +25,9 @@ from . import (
     XxHash,
     get,
 )
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 __all__ = ["Answer", "Answers", "Question", "alike", "load", "make", "pattern", "questions", "usual"]
 
@@ -122,13 +125,14 @@ def usual(record: Algorithm, answers: Sequence[Answer]) -> list[Answer]:
 
 
 def alike(answers: Iterable[Answer]) -> list[list[Answer]]:
-    """The answers from the output's start, by parameters and length of output: each group in one batch."""
+    """The answers from the output's start, by parameters and length of output: each group can be a batch. In
+    a group, by length of the message."""
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
         if not answer.seek:
             key = json.dumps([answer.length, answer.parameters], sort_keys=True)
             groups.setdefault(key, []).append(answer)
-    return list(groups.values())
+    return [sorted(group, key=lambda a: a.size) for group in groups.values()]
 
 
 def _value(kind: type, written: Any) -> Any:
@@ -329,6 +333,11 @@ def _question_fields(question: Question) -> dict[str, Any]:
     return fields
 
 
+def folder() -> Traversable:
+    """Where the answers of the built-in algorithms are."""
+    return resources.files(__package__) / "answers"
+
+
 def load(record: Algorithm) -> Answers | None:
     """The known answers of an algorithm; None if there are none.
 
@@ -336,7 +345,7 @@ def load(record: Algorithm) -> Answers | None:
     ImportError where the file that the record names cannot be read.
     """
     if record.answers is None:
-        place = resources.files(__package__) / "answers" / f"{record.name}.json"
+        place = folder() / f"{record.name}.json"
         if not place.is_file():
             return None
     else:

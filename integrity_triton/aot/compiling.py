@@ -21,6 +21,7 @@ from .._data import batch_messages
 from ..algorithms import Algorithm, Hmac
 from ..backends import Probe, Rows
 from ..backends.drivers import driver_class
+from ..backends.host import Host
 from ..backends.launch import Launch
 from ..backends.per_message import PerMessage
 from ..backends.prebuilt import FORMAT, Specialization
@@ -87,7 +88,7 @@ class _Recorder(TritonBackend):
     def probe(self) -> Probe:
         return Probe(False, "runs nothing")
 
-    def admit(self, algorithm: Algorithm, launch: Launch, options: Mapping[str, int]) -> None:
+    def admit(self, host: Host, launch: Launch, options: Mapping[str, int]) -> None:
         """There is nothing to test."""
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:

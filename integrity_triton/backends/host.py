@@ -80,11 +80,12 @@ class Host:
         self.backend = backend
         self.algorithm = algorithm
         self._start = self._admitted if start is None else start
+        self.stream_opened = False
         self.way: str | None = None
         """One of its driver's ``ways``, which alone is taken."""
 
     def _admitted(self, launch: Launch, options: Mapping[str, int]) -> None:
-        self.backend.admit(self.algorithm, launch, options)
+        self.backend.admit(self, launch, options)
         self.backend.launch(launch, options)
 
     def tuned(self, kernel: str) -> dict[str, int]:
@@ -234,6 +235,7 @@ class Host:
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device | None = None) -> Stream:
         """See ``Backend.stream``."""
+        self.stream_opened = True
         return self.driver(self.algorithm).stream(parameters, self.backend.device_for(device))
 
 

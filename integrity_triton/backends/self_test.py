@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -65,33 +65,32 @@ class SelfTests:
     def _renew_lock(self) -> None:
         self._lock = threading.RLock()
 
-    def admit(self, algorithm: Algorithm, launch: Launch, options: Mapping[str, int]) -> None:
+    def admit(self, host: Host, launch: Launch, options: Mapping[str, int]) -> None:
         """Before a launch: test its configuration if that has not been done. Raises SelfTestError where it
         failed, now or earlier, or there is nothing to test it with."""
         # Records are not hashable; that one is not freed whose number is known here.
-        configuration = (id(algorithm), *self._backend.configuration(launch, options))
+        configuration = (id(host.algorithm), *self._backend.configuration(launch, options))
         if configuration in self._passed:
             return
         if enabled():
             with self._lock:
-                self._prove(algorithm, launch, configuration)
+                self._prove(host, launch, configuration)
         else:
             _warn()
 
-    def _prove(self, algorithm: Algorithm, launch: Launch, configuration: Configuration) -> None:
+    def _prove(self, host: Host, launch: Launch, configuration: Configuration) -> None:
         if configuration in self._passed:  # by another thread
             return
         if configuration in self._refused:
             raise SelfTestError(self._refused[configuration])
         self._backend.may_wait(launch.device)
+        algorithm = host.algorithm
         key = id(algorithm), launch.device
-        if key not in self._reach:
-            self._reach[key] = _Reach(self._backend, algorithm, launch.device)
         try:
-            trial = self._reach[key].find(configuration)
+            if key not in self._reach:
+                self._reach[key] = _Reach(self._backend, algorithm, launch.device)
+            trial = self._reach[key].find(configuration, launch, host.stream_opened)
         except (ValueError, OSError, ImportError) as error:
-            # The next attempt is to begin anew, rather than where this one ended.
-            del self._reach[key]
             raise SelfTestError(f"{algorithm.name}: {error}") from error
         if trial is None:
             raise SelfTestError(self._reach[key].lack(launch))
@@ -123,16 +122,16 @@ class _Reach:
     def __init__(self, backend: TritonBackend, algorithm: Algorithm, device: torch.device) -> None:
         self._backend, self._algorithm, self._device = backend, algorithm, device
         self._found: dict[Configuration, Trial] = {}
-        self._left: Iterator[Trial] = trials(algorithm, backend, device)
+        self._left = list(trials(algorithm, backend, device))
 
-    def find(self, configuration: Configuration) -> Trial | None:
-        while configuration not in self._found:
-            trial = next(self._left, None)
-            if trial is None:
-                return None
+    def find(self, configuration: Configuration, launch: Launch, stream: bool) -> Trial | None:
+        if configuration not in self._found:
+            self._left.sort(key=lambda trial: trial.unlike(launch.constants, stream))
+        while configuration not in self._found and self._left:
+            trial = self._left.pop(0)
             for launched in self._launched(trial):
                 self._found.setdefault(launched, trial)
-        return self._found[configuration]
+        return self._found.get(configuration)
 
     def lack(self, launch: Launch) -> str:
         """Why nothing is found."""

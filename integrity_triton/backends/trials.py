@@ -7,8 +7,8 @@ with a :class:`Host` that only takes note of the launches.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +36,7 @@ _AROUND = 0xFF
 # Blocks of the longest messages that are hashed at first.
 _SHORT = 4
 _ROWS = 3
+_MANY = 12
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,30 @@ class Trial:
     """A known-answer test."""
 
     label: str
+    shape: str
+    """"table", "rows", "stream"."""
+    start: int
+    own: bool
+    """Whether messages have keys of their own."""
     _run: Callable[[Host, torch.device], Iterator[Outcome]]
 
     def run(self, host: Host, device: torch.device) -> Iterator[Outcome]:
         return self._run(host, device)
+
+    def taking(self, way: str) -> Trial:
+        """The same with the driver's ``way``."""
+        return replace(self, label=f"{self.label}, by {way}", _run=partial(_taking, way, self.run))
+
+    def unlike(self, constants: Mapping[str, Any], stream: bool) -> int:
+        """In how many respects it differs from what kernels with these constants are for, as far as constants
+        that drivers use alike tell, and whether a stream launches them: of all trials, those that differ
+        least are the likeliest to launch such a kernel."""
+        shape = {True: "table", False: "rows"}.get(constants.get("TABLE"), self.shape)  # type: ignore[arg-type]
+        shape = "stream" if stream else shape
+        align = constants.get("ALIGN")
+        start = self.start if align is None else align if align in _STARTS else 0
+        own = any(value for name, value in constants.items() if name.startswith("OWN_"))
+        return (shape != self.shape) + (start != self.start) + (own != self.own)
 
 
 def trials(record: Algorithm, backend: TritonBackend, device: torch.device) -> Iterator[Trial]:
@@ -63,8 +84,8 @@ def trials(record: Algorithm, backend: TritonBackend, device: torch.device) -> I
     else:
         return
     for way in (None, *driver_class(record).ways):
-        for label, run in _trials(record, answers):
-            yield Trial(label if way is None else f"{label}, by {way}", partial(_taking, way, run))
+        for trial in _trials(record, answers):
+            yield trial if way is None else trial.taking(way)
 
 
 def _by_definition(
@@ -108,45 +129,46 @@ def _taking(
     yield from run(host, device)
 
 
-_Run = Callable[[Host, "torch.device"], Iterator[Outcome]]
-
-
-def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[tuple[str, _Run]]:
+def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
     plain = usual(record, known)
     most = _SHORT * record.block_size
     short = [a for a in plain if a.size <= most]
-    long = _few([a for a in plain if a.size > most], 4)
-    modes = [group for group in alike(known) if group[0] not in plain]
+    long = _few([a for a in plain if a.size > most], 3)
+
+    def keys(answers: Sequence[Answer], what: str) -> Iterator[Trial]:
+        for group in _own(record, answers):
+            for start in _STARTS:
+                yield Trial(what, "table", start, True, partial(_ragged, group, start, True))
+                yield Trial(what, "rows", start, True, partial(_rows, group, start, True))
+
     for answers, what in ((short, "short messages"), (long, "long messages")):
         if not answers:
             continue
         for start in _STARTS:
-            yield f"a batch of {what}", partial(_ragged, answers, start, False)
+            yield Trial(what, "table", start, False, partial(_ragged, answers, start, False))
             if answers is long:
                 # What a batch has of work may decide how it is done.
-                yield "a batch of the longest", partial(_ragged, answers[-1:] * 2, start, False)
-            yield f"rows of {what}", partial(_rows, answers, start, False)
-            yield f"{what} alone", partial(_alone, answers, start)
-            yield f"streams of {what}", partial(_streams, answers, start)
+                longest = answers[-1:] * 2
+                yield Trial("longest", "table", start, False, partial(_ragged, longest, start, False))
+            yield Trial(what, "rows", start, False, partial(_rows, answers, start, False))
+            yield Trial(f"{what} alone", "rows", start, False, partial(_alone, answers, start))
+            yield Trial(what, "stream", start, False, partial(_streams, answers, start))
         if answers is short:
+            yield from keys([a for a in known if a.size <= most], "keys of their own")
             # Where rows are made of what is hashed, their alignment comes from its size.
-            yield "rows of all lengths", partial(_rows, answers, 0, False, most=len(answers))
-            for group in _own(record, [a for a in known if a.size <= most]):
+            every = partial(_rows, answers, 0, False, most=_MANY)
+            yield Trial("every length", "rows", 0, False, every)
+            for group in alike(known):
+                if group[0] in plain:
+                    continue
                 for start in _STARTS:
-                    yield "keys of their own", partial(_ragged, group, start, True)
-                    yield "rows, keys of their own", partial(_rows, group, start, True)
-            for group in modes:
-                for start in _STARTS:
-                    yield "modes", partial(_ragged, group * 2, start, False)
-                    yield "modes of rows", partial(_rows, group, start, False)
-                    yield "modes of a message", partial(_alone, group, start)
-                    yield "modes of a stream", partial(_streams, group, start)
-    for group in _own(record, [a for a in known if a.size > most]):
-        for start in _STARTS:
-            yield "long messages, keys of their own", partial(_ragged, group, start, True)
-            yield "long rows, keys of their own", partial(_rows, group, start, True)
+                    yield Trial("modes", "table", start, False, partial(_ragged, group * 2, start, False))
+                    yield Trial("modes", "rows", start, False, partial(_rows, group, start, False))
+                    yield Trial("modes, alone", "rows", start, False, partial(_alone, group, start))
+                    yield Trial("modes", "stream", start, False, partial(_streams, group, start))
+    yield from keys([a for a in known if a.size > most], "long messages, keys of their own")
     if isinstance(record.construction, Hmac):
-        yield "tags of tags", partial(_chain, known)
+        yield Trial("tags of tags", "rows", 0, True, partial(_chain, known))
 
 
 def _few(found: Sequence[_Any], count: int) -> list[_Any]:
@@ -197,8 +219,9 @@ def _rows(
     answer to a shorter one. Without parameters of their own, of some of the sizes."""
     by_size: dict[int, list[Answer]] = {}
     for answer in answers:
-        by_size.setdefault(answer.size, []).append(answer)
-    sizes = list(by_size)
+        # A tuple has a size as it is written.
+        by_size.setdefault(len(_content(host, answer)), []).append(answer)
+    sizes = sorted(by_size)
     before = {b: by_size[a][0] for a, b in itertools.pairwise(sizes)}
     chosen = set(sizes if own else _few([n for n in sizes if n], most or host.backend.trial_messages))
     groups = []
@@ -206,7 +229,9 @@ def _rows(
         if len(group) > 1:
             groups.append(group)
         elif size in chosen:
-            groups.append(group * _ROWS if own else [*group * (_ROWS - 1), before.get(size, *group)])
+            # Those whose last row is as long as the others may be laid out in another way.
+            last = group[0] if own or len(groups) % 2 else before.get(size, group[0])
+            groups.append([*group * (_ROWS - 1), last])
     for group in groups:
         contents = [_content(host, a) for a in group]
         size = len(contents[0])

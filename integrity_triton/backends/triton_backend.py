@@ -79,10 +79,9 @@ class TritonBackend(Backend):
     def self_tests(self) -> SelfTests:
         return SelfTests(self)
 
-    def admit(self, algorithm: Algorithm, launch: Launch, options: Mapping[str, int]) -> None:
-        """Before a launch for ``algorithm``. Raises SelfTestError unless its configuration gives known
-        answers."""
-        self.self_tests.admit(algorithm, launch, options)
+    def admit(self, host: Host, launch: Launch, options: Mapping[str, int]) -> None:
+        """Before a launch. Raises SelfTestError unless its configuration gives known answers."""
+        self.self_tests.admit(host, launch, options)
 
     def self_test(self) -> str | None:
         return described()

@@ -116,7 +116,8 @@ class Tally:
 
 
 class Watch:
-    """Counts the kernels that a backend launches, and notes what is asked of the other backends.
+    """Counts the kernels that a backend launches for results, which self-tests are not, and notes what is
+    asked of the other backends.
 
     A backend that hands work to another one gives right digests and proves nothing.
     """
@@ -145,7 +146,7 @@ class Watch:
             self.launches += 1
 
         if isinstance(self._backend, TritonBackend):
-            intercept(self._backend, "launch", launched)
+            intercept(self._backend, "admit", launched)
         for other in self._others:
             for method in ("hash_batch", "stream"):
                 intercept(other, method, lambda name=other.name: self.strangers.add(name))  # type: ignore[misc]
