@@ -154,6 +154,56 @@ def messages_of_lanes(
 
 
 @triton.jit
+def find_message(prefix_ptr, place, low, high, level=None):
+    """The last message in ``[low, high]`` (int64 scalars) that starts at or before each ``place``, an int64
+    scalar or tile. Message i starts at ``prefix_ptr[i]``, which ascends; or with ``level``, an integer
+    scalar, at ``(prefix_ptr[i] >> level) + i``."""
+    found = place * 0 + low
+    bound = place * 0 + high
+    width = high - low
+    while width > 0:
+        middle = (found + bound + 1) // 2
+        start = tl.load(prefix_ptr + middle)
+        if level is not None:
+            start = (start >> level) + middle
+        found = tl.where(start <= place, middle, found)
+        bound = tl.where(start <= place, bound, middle - 1)
+        width = width // 2
+    return found
+
+
+@triton.jit
+def message_of_piece(table_ptr, piece, count, per_row, FIRSTS: tl.constexpr, TABLE: tl.constexpr):
+    """Of pieces that ``count`` messages are cut into, an int64 scalar or tile of their numbers among all: the
+    message, and the piece's number in it.
+
+    With TABLE, row FIRSTS of ``table_ptr``, int64 ``[.., count]``, is each message's first piece. Otherwise
+    each message has ``per_row`` pieces.
+    """
+    if TABLE:
+        firsts_ptr = table_ptr + FIRSTS * count
+        message = find_message(firsts_ptr, piece, tl.full((), 0, tl.int64), count - 1)
+        index = piece - tl.load(firsts_ptr + message)
+    else:
+        message = piece // per_row
+        index = piece - message * per_row
+    return message, index
+
+
+@triton.jit
+def locate_message(table_ptr, message, address, count, stride, length, total, TABLE: tl.constexpr):
+    """Address and length of messages of these numbers, all of which exist. The other arguments are those of
+    ``hash_messages``."""
+    if TABLE:
+        begin = tl.load(table_ptr + message)
+        size = tl.load(table_ptr + count + message)
+    else:
+        begin = address + message * stride
+        size = tl.minimum(length, total - message * stride)
+    return begin, size
+
+
+@triton.jit
 def end_block(words, left, total, last, padding, PAD: tl.constexpr, BLOCK_WORDS: tl.constexpr):
     """Clear what ``load_block`` read beyond each message's end, and pad.
 

@@ -13,7 +13,7 @@ left-full binary tree (section 2.1).
 import triton
 import triton.language as tl
 
-from .batch import end_block, load_block
+from .batch import end_block, find_message, load_block
 from .bits import load_words, select, store_words
 from .blake3 import CHUNK_END, CHUNK_START, PARENT, ROOT, blake3_compress
 from .padding import pad_zeros
@@ -30,25 +30,6 @@ NODE_WORDS = tl.constexpr(28)
 def _first_row(prefix_ptr, message, level, mask):
     """The row of ``message``'s first chaining value at ``level``."""
     return (tl.load(prefix_ptr + message, mask=mask, other=0) >> level) + message
-
-
-@triton.jit
-def _find_message(prefix_ptr, place, low, high, CHUNKS: tl.constexpr, level):
-    """The last message in ``[low, high]`` (int64 scalars) that starts at or before each ``place``:
-    a chunk's number among all chunks with CHUNKS, else a row at ``level``."""
-    found = place * 0 + low
-    bound = place * 0 + high
-    width = high - low
-    while width > 0:
-        middle = (found + bound + 1) // 2
-        if CHUNKS:
-            start = tl.load(prefix_ptr + middle)
-        else:
-            start = _first_row(prefix_ptr, middle, level, middle >= 0)
-        found = tl.where(start <= place, middle, found)
-        bound = tl.where(start <= place, bound, middle - 1)
-        width = width // 2
-    return found
 
 
 @triton.jit
@@ -130,11 +111,9 @@ def blake3_chunks(
     in_range = node < nodes
     if TABLE:
         prefix_ptr = table_ptr + 2 * count
-        first_message = _find_message(prefix_ptr, first, tl.full((), 0, tl.int64), count - 1, True, 0)
-        final_message = _find_message(prefix_ptr, final_node, first_message, count - 1, True, 0)
-        message = _find_message(
-            prefix_ptr, tl.minimum(node, final_node), first_message, final_message, True, 0
-        )
+        first_message = find_message(prefix_ptr, first, tl.full((), 0, tl.int64), count - 1)
+        final_message = find_message(prefix_ptr, final_node, first_message, count - 1)
+        message = find_message(prefix_ptr, tl.minimum(node, final_node), first_message, final_message)
         chunk = node - tl.load(prefix_ptr + message, mask=in_range, other=0)
         start = tl.load(table_ptr + message, mask=in_range, other=0)
         size = tl.load(table_ptr + count + message, mask=in_range, other=0)
@@ -220,12 +199,10 @@ def blake3_parents(
     if TABLE:
         prefix_ptr = table_ptr + 2 * count
         final_node = tl.minimum(first + BLOCK_MSGS, nodes) - 1
-        first_message = _find_message(
-            prefix_ptr, first, tl.full((), 0, tl.int64), count - 1, False, level + 1
-        )
-        final_message = _find_message(prefix_ptr, final_node, first_message, count - 1, False, level + 1)
-        message = _find_message(
-            prefix_ptr, tl.minimum(node, final_node), first_message, final_message, False, level + 1
+        first_message = find_message(prefix_ptr, first, tl.full((), 0, tl.int64), count - 1, level + 1)
+        final_message = find_message(prefix_ptr, final_node, first_message, count - 1, level + 1)
+        message = find_message(
+            prefix_ptr, tl.minimum(node, final_node), first_message, final_message, level + 1
         )
         index = node - _first_row(prefix_ptr, message, level + 1, in_range)
         source = _first_row(prefix_ptr, message, level, in_range)
