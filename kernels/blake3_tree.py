@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from .batch import end_block, find_message, load_block
-from .bits import load_words, select, store_words
+from .bits import load_state, load_words, select, store_words
 from .blake3 import CHUNK_END, CHUNK_START, PARENT, ROOT, blake3_compress
 from .padding import pad_zeros
 
@@ -35,18 +35,6 @@ def _first_row(prefix_ptr, message, level, mask):
 @triton.jit
 def _chunk_count(length):
     return tl.maximum((length + (CHUNK_BYTES - 1)) // CHUNK_BYTES, 1)
-
-
-@triton.jit
-def _load_key(key_ptr, message, mask, OWN_KEY: tl.constexpr, VECTOR: tl.constexpr, BLOCK_MSGS: tl.constexpr):
-    """The eight words that a lane's chunks and parents start with."""
-    key = ()
-    if OWN_KEY:
-        key = load_words(key_ptr + message * 8, mask, 8, VECTOR)
-    else:
-        for i in tl.static_range(8):
-            key = key + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(key_ptr + i),)
-    return key
 
 
 @triton.jit
@@ -142,7 +130,7 @@ def blake3_chunks(
     number_low = (number & 0xFFFFFFFF).to(tl.uint32)
     number_high = (number >> 32).to(tl.uint32)
 
-    cv = _load_key(key_ptr, message, in_range, OWN_KEY, VECTOR, BLOCK_MSGS)
+    cv = load_state(key_ptr, message, in_range, OWN_KEY, 8, BLOCK_MSGS, VECTOR)
     for n in range(most_blocks):
         word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS
         left = tl.minimum(tl.maximum(chunk_size - (word * 4).to(tl.int32), 0), BLOCK_BYTES)
@@ -221,7 +209,7 @@ def blake3_parents(
     pointer = cv_ptr + (source + 2 * index) * 8
     left = load_words(pointer, has_left, 8, VECTOR)
     right = load_words(pointer + 8, has_right, 8, VECTOR)
-    key = _load_key(key_ptr, message, in_range, OWN_KEY, VECTOR, BLOCK_MSGS)
+    key = load_state(key_ptr, message, in_range, OWN_KEY, 8, BLOCK_MSGS, VECTOR)
     zero = tl.full((BLOCK_MSGS,), 0, tl.uint32)
     parent_flags = zero | (flags.to(tl.uint32) | PARENT)
     if ROOTS == 1:

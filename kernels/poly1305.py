@@ -23,7 +23,7 @@ depends on the value of a key, a message or a sum but by selection.
 import triton
 import triton.language as tl
 
-from .batch import end_block, load_block, locate_message, message_of_piece
+from .batch import end_block, load_block, locate_message, message_of_piece, messages_of_lanes
 from .bits import columns, store_words
 
 BLOCK_BYTES = tl.constexpr(16)
@@ -279,22 +279,9 @@ def poly1305_messages(
     and is ``length`` bytes long, or as many as are left of ``total``. Message i has the key of ``key_stride
     * i`` words behind ``key_ptr``.
     """
-    first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
-    lane = first + tl.arange(0, BLOCK_MSGS)
-    valid = lane < count
-    final_lane = tl.minimum(first + BLOCK_MSGS, count) - 1
-    if TABLE:
-        message = tl.load(table_ptr + lane, mask=valid, other=0)
-        size = tl.load(table_ptr + count + lane, mask=valid, other=0)
-        row = tl.load(table_ptr + 2 * count + lane, mask=valid, other=0)
-        longest = tl.load(table_ptr + count + first)
-        shortest = tl.load(table_ptr + count + final_lane)
-    else:
-        message = address + lane * stride
-        size = tl.where(valid, tl.minimum(length, total - lane * stride), 0)
-        row = lane
-        longest = tl.minimum(length, total - first * stride)
-        shortest = tl.minimum(length, total - final_lane * stride)
+    valid, message, size, row, longest, shortest = messages_of_lanes(
+        table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
+    )
     words = ()
     for i in tl.static_range(4):
         words = words + (tl.load(key_ptr + (row * key_stride + i), mask=valid, other=0),)
