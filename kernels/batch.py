@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .bits import columns, load_words, native_words, select, store_words, swap_words
+from .bits import columns, load_state, native_words, select, store_words, swap_words
 
 
 @triton.jit
@@ -154,6 +154,56 @@ def messages_of_lanes(
 
 
 @triton.jit
+def find_message(prefix_ptr, place, low, high, level=None):
+    """The last message in ``[low, high]`` (int64 scalars) that starts at or before each ``place``, an int64
+    scalar or tile. Message i starts at ``prefix_ptr[i]``, which ascends; or with ``level``, an integer
+    scalar, at ``(prefix_ptr[i] >> level) + i``."""
+    found = place * 0 + low
+    bound = place * 0 + high
+    width = high - low
+    while width > 0:
+        middle = (found + bound + 1) // 2
+        start = tl.load(prefix_ptr + middle)
+        if level is not None:
+            start = (start >> level) + middle
+        found = tl.where(start <= place, middle, found)
+        bound = tl.where(start <= place, bound, middle - 1)
+        width = width // 2
+    return found
+
+
+@triton.jit
+def message_of_piece(table_ptr, piece, count, per_row, FIRSTS: tl.constexpr, TABLE: tl.constexpr):
+    """Of pieces that ``count`` messages are cut into, an int64 scalar or tile of their numbers among all: the
+    message, and the piece's number in it.
+
+    With TABLE, row FIRSTS of ``table_ptr``, int64 ``[.., count]``, is each message's first piece. Otherwise
+    each message has ``per_row`` pieces.
+    """
+    if TABLE:
+        firsts_ptr = table_ptr + FIRSTS * count
+        message = find_message(firsts_ptr, piece, tl.full((), 0, tl.int64), count - 1)
+        index = piece - tl.load(firsts_ptr + message)
+    else:
+        message = piece // per_row
+        index = piece - message * per_row
+    return message, index
+
+
+@triton.jit
+def locate_message(table_ptr, message, address, count, stride, length, total, TABLE: tl.constexpr):
+    """Address and length of messages of these numbers, all of which exist. The other arguments are those of
+    ``hash_messages``."""
+    if TABLE:
+        begin = tl.load(table_ptr + message)
+        size = tl.load(table_ptr + count + message)
+    else:
+        begin = address + message * stride
+        size = tl.minimum(length, total - message * stride)
+    return begin, size
+
+
+@triton.jit
 def end_block(words, left, total, last, padding, PAD: tl.constexpr, BLOCK_WORDS: tl.constexpr):
     """Clear what ``load_block`` read beyond each message's end, and pad.
 
@@ -241,22 +291,9 @@ def hash_messages(
     block = step if VARIABLE_BLOCK else BLOCK_BYTES
     # As a product with VECTOR where loads are to be vectors, since the compiler must see the alignment.
     step_words = step // (4 * VECTOR) * VECTOR if ALIGN >= 4 * VECTOR else step // 4
-    first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
-    lane = first + tl.arange(0, BLOCK_MSGS)
-    valid = lane < count
-    final_lane = tl.minimum(first + BLOCK_MSGS, count) - 1
-    if TABLE:
-        message = tl.load(table_ptr + lane, mask=valid, other=0)
-        size = tl.load(table_ptr + count + lane, mask=valid, other=0)
-        row = tl.load(table_ptr + 2 * count + lane, mask=valid, other=0)
-        longest = tl.load(table_ptr + count + first)
-        shortest = tl.load(table_ptr + count + final_lane)
-    else:
-        message = address + lane * stride
-        size = tl.where(valid, tl.minimum(length, total - lane * stride), 0)
-        row = lane
-        longest = tl.minimum(length, total - first * stride)
-        shortest = tl.minimum(length, total - final_lane * stride)
+    valid, message, size, row, longest, shortest = messages_of_lanes(
+        table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
+    )
     whole_blocks = shortest // block
     if FINAL:
         blocks = tl.maximum((size + (minimum_padding + block - 1)) // block, 1)
@@ -265,13 +302,7 @@ def hash_messages(
         blocks = size // block
         most_blocks = longest // block
 
-    if OWN_STATE:
-        state = load_words(state_ptr + row * STATE_WORDS, valid, STATE_WORDS, VECTOR)
-    else:
-        state = ()
-        for i in tl.static_range(STATE_WORDS):
-            word = tl.load(state_ptr + i)
-            state = state + (tl.full((BLOCK_MSGS,), 0, word.dtype) | word,)
+    state = load_state(state_ptr, row, valid, OWN_STATE, STATE_WORDS, BLOCK_MSGS, VECTOR)
     if OWN_CONSTANTS > 0:
         # Lanes without a message read another's, since block functions load without a mask.
         constants_ptr = constants_ptr + tl.where(valid, row, 0) * OWN_CONSTANTS

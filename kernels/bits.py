@@ -170,3 +170,25 @@ def load_words(pointer, mask, WORDS: tl.constexpr, VECTOR: tl.constexpr = 1):
         for i in tl.static_range(WORDS):
             out = out + (tl.load(pointer + i, mask=mask, other=0),)
     return out
+
+
+@triton.jit
+def load_state(
+    pointer,
+    row,
+    mask,
+    OWN: tl.constexpr,
+    WORDS: tl.constexpr,
+    BLOCK_MSGS: tl.constexpr,
+    VECTOR: tl.constexpr = 1,
+):
+    """The ``WORDS`` words that each lane starts with: with OWN those of its ``row`` of ``[rows, WORDS]``, as
+    ``load_words`` has them, else the same ``[WORDS]`` for all."""
+    if OWN:
+        out = load_words(pointer + row * WORDS, mask, WORDS, VECTOR)
+    else:
+        out = ()
+        for i in tl.static_range(WORDS):
+            word = tl.load(pointer + i)
+            out = out + (tl.full((BLOCK_MSGS,), 0, word.dtype) | word,)
+    return out

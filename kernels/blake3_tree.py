@@ -13,8 +13,8 @@ left-full binary tree (section 2.1).
 import triton
 import triton.language as tl
 
-from .batch import end_block, load_block
-from .bits import load_words, select, store_words
+from .batch import end_block, find_message, load_block
+from .bits import load_state, load_words, select, store_words
 from .blake3 import CHUNK_END, CHUNK_START, PARENT, ROOT, blake3_compress
 from .padding import pad_zeros
 
@@ -33,39 +33,8 @@ def _first_row(prefix_ptr, message, level, mask):
 
 
 @triton.jit
-def _find_message(prefix_ptr, place, low, high, CHUNKS: tl.constexpr, level):
-    """The last message in ``[low, high]`` (int64 scalars) that starts at or before each ``place``:
-    a chunk's number among all chunks with CHUNKS, else a row at ``level``."""
-    found = place * 0 + low
-    bound = place * 0 + high
-    width = high - low
-    while width > 0:
-        middle = (found + bound + 1) // 2
-        if CHUNKS:
-            start = tl.load(prefix_ptr + middle)
-        else:
-            start = _first_row(prefix_ptr, middle, level, middle >= 0)
-        found = tl.where(start <= place, middle, found)
-        bound = tl.where(start <= place, bound, middle - 1)
-        width = width // 2
-    return found
-
-
-@triton.jit
 def _chunk_count(length):
     return tl.maximum((length + (CHUNK_BYTES - 1)) // CHUNK_BYTES, 1)
-
-
-@triton.jit
-def _load_key(key_ptr, message, mask, OWN_KEY: tl.constexpr, VECTOR: tl.constexpr, BLOCK_MSGS: tl.constexpr):
-    """The eight words that a lane's chunks and parents start with."""
-    key = ()
-    if OWN_KEY:
-        key = load_words(key_ptr + message * 8, mask, 8, VECTOR)
-    else:
-        for i in tl.static_range(8):
-            key = key + (tl.full((BLOCK_MSGS,), 0, tl.uint32) | tl.load(key_ptr + i),)
-    return key
 
 
 @triton.jit
@@ -130,11 +99,9 @@ def blake3_chunks(
     in_range = node < nodes
     if TABLE:
         prefix_ptr = table_ptr + 2 * count
-        first_message = _find_message(prefix_ptr, first, tl.full((), 0, tl.int64), count - 1, True, 0)
-        final_message = _find_message(prefix_ptr, final_node, first_message, count - 1, True, 0)
-        message = _find_message(
-            prefix_ptr, tl.minimum(node, final_node), first_message, final_message, True, 0
-        )
+        first_message = find_message(prefix_ptr, first, tl.full((), 0, tl.int64), count - 1)
+        final_message = find_message(prefix_ptr, final_node, first_message, count - 1)
+        message = find_message(prefix_ptr, tl.minimum(node, final_node), first_message, final_message)
         chunk = node - tl.load(prefix_ptr + message, mask=in_range, other=0)
         start = tl.load(table_ptr + message, mask=in_range, other=0)
         size = tl.load(table_ptr + count + message, mask=in_range, other=0)
@@ -163,7 +130,7 @@ def blake3_chunks(
     number_low = (number & 0xFFFFFFFF).to(tl.uint32)
     number_high = (number >> 32).to(tl.uint32)
 
-    cv = _load_key(key_ptr, message, in_range, OWN_KEY, VECTOR, BLOCK_MSGS)
+    cv = load_state(key_ptr, message, in_range, OWN_KEY, 8, BLOCK_MSGS, VECTOR)
     for n in range(most_blocks):
         word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS
         left = tl.minimum(tl.maximum(chunk_size - (word * 4).to(tl.int32), 0), BLOCK_BYTES)
@@ -220,12 +187,10 @@ def blake3_parents(
     if TABLE:
         prefix_ptr = table_ptr + 2 * count
         final_node = tl.minimum(first + BLOCK_MSGS, nodes) - 1
-        first_message = _find_message(
-            prefix_ptr, first, tl.full((), 0, tl.int64), count - 1, False, level + 1
-        )
-        final_message = _find_message(prefix_ptr, final_node, first_message, count - 1, False, level + 1)
-        message = _find_message(
-            prefix_ptr, tl.minimum(node, final_node), first_message, final_message, False, level + 1
+        first_message = find_message(prefix_ptr, first, tl.full((), 0, tl.int64), count - 1, level + 1)
+        final_message = find_message(prefix_ptr, final_node, first_message, count - 1, level + 1)
+        message = find_message(
+            prefix_ptr, tl.minimum(node, final_node), first_message, final_message, level + 1
         )
         index = node - _first_row(prefix_ptr, message, level + 1, in_range)
         source = _first_row(prefix_ptr, message, level, in_range)
@@ -244,7 +209,7 @@ def blake3_parents(
     pointer = cv_ptr + (source + 2 * index) * 8
     left = load_words(pointer, has_left, 8, VECTOR)
     right = load_words(pointer + 8, has_right, 8, VECTOR)
-    key = _load_key(key_ptr, message, in_range, OWN_KEY, VECTOR, BLOCK_MSGS)
+    key = load_state(key_ptr, message, in_range, OWN_KEY, 8, BLOCK_MSGS, VECTOR)
     zero = tl.full((BLOCK_MSGS,), 0, tl.uint32)
     parent_flags = zero | (flags.to(tl.uint32) | PARENT)
     if ROOTS == 1:

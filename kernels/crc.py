@@ -16,7 +16,7 @@ x to the number of bits behind it and adds it, by exclusive or, to its message's
 import triton
 import triton.language as tl
 
-from .batch import end_block, load_block
+from .batch import end_block, load_block, locate_message, message_of_piece
 from .bits import bswap32
 from .padding import pad_zeros
 
@@ -78,21 +78,6 @@ def _multiply(a, b, REFLECTED: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _find(prefix_ptr, place, high):
-    """The last message whose entry of the ascending ``prefix_ptr[0 .. high]`` is at most ``place``."""
-    found = place * 0
-    bound = found + high
-    width = high
-    while width > 0:
-        middle = (found + bound + 1) // 2
-        start = tl.load(prefix_ptr + middle)
-        found = tl.where(start <= place, middle, found)
-        bound = tl.where(start <= place, bound, middle - 1)
-        width = width // 2
-    return found
-
-
-@triton.jit
 def _start_words(start_ptr, WIDTH: tl.constexpr):
     """What the register holds before the first message byte, xored into as many bytes of the message: its
     words from the low end up, from the check at ``start_ptr`` of what came before."""
@@ -137,16 +122,8 @@ def crc_fold(
     BLOCK_WORDS: tl.constexpr = FOLD_WORDS * LANES
     chunk = tl.full((), 1, tl.int64) << chunk_bits
     row = tl.program_id(0).to(tl.int64)
-    if TABLE:
-        message = _find(table_ptr + 3 * count, row, count - 1)
-        index = row - tl.load(table_ptr + 3 * count + message)
-        begin = tl.load(table_ptr + message)
-        size = tl.load(table_ptr + count + message)
-    else:
-        message = row // per_row
-        index = row - message * per_row
-        begin = address + message * stride
-        size = tl.minimum(length, total - message * stride)
+    message, index = message_of_piece(table_ptr, row, count, per_row, 3, TABLE)
+    begin, size = locate_message(table_ptr, message, address, count, stride, length, total, TABLE)
     body = size // UNIT_BYTES * UNIT_BYTES
     own = (body + chunk - 1) >> chunk_bits
     offset = body - (own - index) * chunk
@@ -249,26 +226,15 @@ def crc_finish(
     unit = tl.full((), 1, tl.int64) << unit_bits
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     piece = tl.minimum(lane, pieces - 1)
-    if TABLE:
-        message = _find(table_ptr + 2 * count, piece, count - 1)
-        index = piece - tl.load(table_ptr + 2 * count + message)
-        begin = tl.load(table_ptr + message)
-        size = tl.load(table_ptr + count + message)
-        row = index
-        if FOLDED:
-            row = row + tl.load(table_ptr + 3 * count + message)
-    else:
-        message = piece // per_row
-        index = piece - message * per_row
-        begin = address + message * stride
-        size = tl.minimum(length, total - message * stride)
-        row = message * chunks_per_row + index
+    message, index = message_of_piece(table_ptr, piece, count, per_row, 2, TABLE)
+    begin, size = locate_message(table_ptr, message, address, count, stride, length, total, TABLE)
     body = size >> unit_bits << unit_bits
     own = (body + chunk - 1) >> chunk_bits
     valid = (lane < pieces) & (index < tl.maximum(own + (size > body).to(tl.int64), 1))
     whole = index < own
     if FOLDED:
-        begin = tl.where(whole, rows + row * unit, begin + body)
+        first_row = tl.load(table_ptr + 3 * count + message) if TABLE else message * chunks_per_row
+        begin = tl.where(whole, rows + (first_row + index) * unit, begin + body)
         piece_size = tl.where(whole, unit, size - body)
         after = tl.where(whole, (own - 1 - index) * chunk + size - body, unit)
         fresh = (index == 0) & (own == 0)

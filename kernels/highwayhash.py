@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .batch import end_block, load_block, messages_of_lanes
-from .bits import load_words, native_words, rotl64, select, store_words, wrap_add, wrap_mul
+from .bits import load_state, native_words, rotl64, select, store_words, wrap_add, wrap_mul
 from .padding import pad_zeros
 
 # What mul0 and mul1 begin with, and the key is mixed with for v0 and v1.
@@ -144,12 +144,7 @@ def highwayhash_messages(
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
     )
-    if OWN_STATE:
-        state = load_words(state_ptr + row * 16, valid, 16)
-    else:
-        state = ()
-        for i in tl.static_range(16):
-            state = state + (tl.full((BLOCK_MSGS,), 0, tl.uint64) | tl.load(state_ptr + i),)
+    state = load_state(state_ptr, row, valid, OWN_STATE, 16, BLOCK_MSGS)
     common = shortest >> 5
     packets = size >> 5
     for n in range(longest >> 5):

@@ -23,7 +23,7 @@ depends on the value of a key, a message or a sum but by selection.
 import triton
 import triton.language as tl
 
-from .batch import end_block, load_block
+from .batch import end_block, load_block, locate_message, message_of_piece, messages_of_lanes
 from .bits import columns, store_words
 
 BLOCK_BYTES = tl.constexpr(16)
@@ -195,21 +195,6 @@ def _add(x, y):
 
 
 @triton.jit
-def _find(prefix_ptr, place, high):
-    """The last message whose entry of the ascending ``prefix_ptr[0 .. high]`` is at most ``place``."""
-    found = place * 0
-    bound = found + high
-    width = high
-    while width > 0:
-        middle = (found + bound + 1) // 2
-        start = tl.load(prefix_ptr + middle)
-        found = tl.where(start <= place, middle, found)
-        bound = tl.where(start <= place, bound, middle - 1)
-        width = width // 2
-    return found
-
-
-@triton.jit
 def _pad_one(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     """The one behind a block that is not whole."""
     here = (remaining >= 0) & (remaining < 4) & last
@@ -294,22 +279,9 @@ def poly1305_messages(
     and is ``length`` bytes long, or as many as are left of ``total``. Message i has the key of ``key_stride
     * i`` words behind ``key_ptr``.
     """
-    first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
-    lane = first + tl.arange(0, BLOCK_MSGS)
-    valid = lane < count
-    final_lane = tl.minimum(first + BLOCK_MSGS, count) - 1
-    if TABLE:
-        message = tl.load(table_ptr + lane, mask=valid, other=0)
-        size = tl.load(table_ptr + count + lane, mask=valid, other=0)
-        row = tl.load(table_ptr + 2 * count + lane, mask=valid, other=0)
-        longest = tl.load(table_ptr + count + first)
-        shortest = tl.load(table_ptr + count + final_lane)
-    else:
-        message = address + lane * stride
-        size = tl.where(valid, tl.minimum(length, total - lane * stride), 0)
-        row = lane
-        longest = tl.minimum(length, total - first * stride)
-        shortest = tl.minimum(length, total - final_lane * stride)
+    valid, message, size, row, longest, shortest = messages_of_lanes(
+        table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
+    )
     words = ()
     for i in tl.static_range(4):
         words = words + (tl.load(key_ptr + (row * key_stride + i), mask=valid, other=0),)
@@ -501,18 +473,9 @@ def poly1305_parts(
     # Sums of products of 32 and a little more than 26 bits are to be of 64.
     tl.static_assert(ITEMS * WORDS <= 32)
     number = tl.program_id(0).to(tl.int64)
-    if TABLE:
-        message = _find(table_ptr + 2 * count, number, count - 1)
-        index = number - tl.load(table_ptr + 2 * count + message)
-        begin = tl.load(table_ptr + message)
-        size = tl.load(table_ptr + count + message)
-        row = tl.load(table_ptr + 3 * count + message)
-    else:
-        message = number // per_row
-        index = number - message * per_row
-        begin = address + message * stride
-        size = tl.minimum(length, total - message * stride)
-        row = message
+    message, index = message_of_piece(table_ptr, number, count, per_row, 2, TABLE)
+    begin, size = locate_message(table_ptr, message, address, count, stride, length, total, TABLE)
+    row = tl.load(table_ptr + 3 * count + message) if TABLE else message
     part = tl.full((), 1, tl.int64) << part_bits
     blocks = (size + (BLOCK_BYTES - 1)) // BLOCK_BYTES
     own = tl.maximum((blocks + part - 1) >> part_bits, 1)
@@ -693,16 +656,8 @@ def poly1305_rows(
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
     lane = first + tl.arange(0, BLOCK_MSGS)
     number = tl.minimum(lane, parts - 1)
-    if TABLE:
-        message = _find(table_ptr + 2 * count, number, count - 1)
-        index = number - tl.load(table_ptr + 2 * count + message)
-        begin = tl.load(table_ptr + message)
-        size = tl.load(table_ptr + count + message)
-    else:
-        message = number // per_row
-        index = number - message * per_row
-        begin = address + message * stride
-        size = tl.minimum(length, total - message * stride)
+    message, index = message_of_piece(table_ptr, number, count, per_row, 2, TABLE)
+    begin, size = locate_message(table_ptr, message, address, count, stride, length, total, TABLE)
     blocks = (size + 15) // 16
     own = tl.maximum((blocks * 16 + (ROW - 1)) >> ROW_BITS, 1)
     # A part's first byte in its message; before it, if it is negative.
@@ -783,20 +738,11 @@ def poly1305_sum(
     lane = first + tl.arange(0, BLOCK_MSGS)
     number = tl.minimum(lane, parts - 1)
     final = tl.minimum(first + BLOCK_MSGS, parts) - 1
-    if TABLE:
-        message = _find(table_ptr + 2 * count, number, count - 1)
-        index = number - tl.load(table_ptr + 2 * count + message)
-        size = tl.load(table_ptr + count + message)
-        row = tl.load(table_ptr + 3 * count + message)
-        one_message = _find(table_ptr + 2 * count, first, count - 1) == _find(
-            table_ptr + 2 * count, final, count - 1
-        )
-    else:
-        message = number // per_row
-        index = number - message * per_row
-        size = tl.minimum(length, total - message * stride)
-        row = message
-        one_message = first // per_row == final // per_row
+    message, index = message_of_piece(table_ptr, number, count, per_row, 2, TABLE)
+    first_message, _ = message_of_piece(table_ptr, first, count, per_row, 2, TABLE)
+    final_message, _ = message_of_piece(table_ptr, final, count, per_row, 2, TABLE)
+    _, size = locate_message(table_ptr, message, 0, count, stride, length, total, TABLE)
+    row = tl.load(table_ptr + 3 * count + message) if TABLE else message
     part = tl.full((), 1, tl.int64) << part_bits
     blocks = (size + 15) // 16
     own = tl.maximum((blocks + part - 1) >> part_bits, 1)
@@ -832,12 +778,8 @@ def poly1305_sum(
     powers = power_ptr + (row * power_stride + 5 * part_bits)
     for k in range(most_bits):
         h = _where((after >> k) & 1 != 0, _multiply(h, _load_limbs(powers + 5 * k, 1, valid)), h)
-    if one_message:
-        place = (
-            tl.load(table_ptr + 3 * count + _find(table_ptr + 2 * count, first, count - 1))
-            if TABLE
-            else first // per_row
-        )
+    if first_message == final_message:
+        place = tl.load(table_ptr + 3 * count + first_message) if TABLE else first_message
         for i in tl.static_range(5):
             s = tl.reduce(tl.where(valid, h[i], 0), 0, _add)
             tl.atomic_add(out_ptr + (i * results + place), s, sem="relaxed")

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .batch import end_block, load_block, messages_of_lanes
-from .bits import load_words, native_words, rotl64, select, store_words, wrap_add
+from .bits import load_state, native_words, rotl64, select, store_words, wrap_add
 
 # Section 2.1: what the two words of the key are xored with, twice, to make the state.
 SIPHASH_IV = tl.constexpr((0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573))
@@ -95,12 +95,7 @@ def siphash_messages(
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
     )
-    if OWN_STATE:
-        state = load_words(state_ptr + row * 4, valid, 4)
-    else:
-        state = ()
-        for i in tl.static_range(4):
-            state = state + (tl.full((BLOCK_MSGS,), 0, tl.uint64) | tl.load(state_ptr + i),)
+    state = load_state(state_ptr, row, valid, OWN_STATE, 4, BLOCK_MSGS)
     common = shortest >> 5
     full = tl.full((BLOCK_MSGS,), 32, tl.int32)
     for n in range(common):

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from .batch import end_block, load_block, messages_of_lanes
-from .bits import bswap32, bswap64, join64, rotl32, rotl64, select, wrap_add, wrap_mul, wrap_sub
+from .bits import bswap32, bswap64, join64, load_state, rotl32, rotl64, select, wrap_add, wrap_mul, wrap_sub
 from .padding import pad_zeros
 
 XXH_PRIME32_1 = tl.constexpr(0x9E3779B1)
@@ -143,9 +143,7 @@ def xxh64_messages(
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
     )
-    state = ()
-    for i in tl.static_range(4):
-        state = state + (tl.full((BLOCK_MSGS,), 0, tl.uint64) | tl.load(state_ptr + i),)
+    state = load_state(state_ptr, row, valid, False, 4, BLOCK_MSGS)
     stripes = size >> 5
     common = shortest >> 5
     for n in range(common):
@@ -483,9 +481,7 @@ def xxh3_messages(
     low = tl.full((BLOCK_MSGS,), 0, tl.uint64)
     high = low
     if (longest + prefix > _SHORT) | (FINAL == 0):
-        acc = ()
-        for i in tl.static_range(8):
-            acc = acc + (tl.full((BLOCK_MSGS,), 0, tl.uint64) | tl.load(state_ptr + i),)
+        acc = load_state(state_ptr, row, valid, False, 8, BLOCK_MSGS)
         long = valid & (size + prefix > _SHORT)
         more = 1 if FINAL else 0
         # The last stripe counts apart, and no scrambling follows it.

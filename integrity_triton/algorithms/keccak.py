@@ -3,16 +3,16 @@ KangarooTwelve (RFC 9861), and the original submission's padding."""
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from .record import Algorithm, KangarooTree, Kmac, Parameter, Security, Sponge, SpongeTree, TupleSponge
 
 _CUSTOMIZATION = Parameter(
     name="customization", type=bytes, doc="a string S that sets this use of the function apart from others"
 )
-
-
 # Output bits are told in 32 bits behind the message.
 _MOST_BYTES = ((1 << 32) - 1) // 8
-_LEAST_TAG = 4  # SP 800-185, section 8.4.2
+AnySponge = TypeVar("AnySponge", bound=Sponge)
 
 
 def _sha3(bits: int) -> Algorithm:
@@ -146,112 +146,107 @@ def _kangaroo(bits: int) -> Algorithm:
     )
 
 
-def _digest_size(default: int, least: int = 1) -> Parameter:
-    return Parameter(
+def _named_sponge(kind: type[AnySponge], function: str, bits: int, xof: bool) -> AnySponge:
+    """cSHAKE under a function name of NIST's, which tells the length of the output, or 0 if any is asked."""
+    return kind(
+        rate=200 - bits // 4,
+        suffix=0x1F,
+        customizable=True,
+        function_name=function.encode(),
+        tells="zero" if xof else "length",
+    )
+
+
+def _derived(
+    function: str,
+    bits: int,
+    xof: bool,
+    *,
+    section: int,
+    parameters: tuple[Parameter, ...],
+    least_digest: int = 1,
+    **fields: Any,
+) -> Algorithm:
+    """A function of NIST SP 800-185 that is derived from cSHAKE: of a digest size that it depends on, or with
+    ``xof`` of output of any length. ``fields`` are the others of the record."""
+    name, size = function.lower() + ("xof" if xof else ""), bits // 4
+    digest_size = Parameter(
         name="digest_size",
         type=int,
-        minimum=least,
+        minimum=least_digest,
         maximum=_MOST_BYTES,
-        doc=f"bytes in the digest, on which all of it depends; {default} if not given",
+        doc=f"bytes in the digest, on which all of it depends; {size} if not given",
+    )
+    return Algorithm(
+        name=f"{name}_{bits}",
+        aliases=(f"{name}-{bits}", f"{name}{bits}"),
+        standard=f"NIST SP 800-185, section {section}{'.3.1' if xof else ''}",
+        digest_size=size,
+        block_size=200 - size,
+        security=Security.SECURE,
+        collision_bits=bits,
+        xof=xof,
+        parameters=parameters if xof else (*parameters, digest_size),
+        oracle=f"oracles.keccak_plain:{name}_{bits}",
+        **fields,
     )
 
 
 def _parallelhash(bits: int, xof: bool) -> Algorithm:
-    rate, name = 200 - bits // 4, "parallelhashxof" if xof else "parallelhash"
-    return Algorithm(
-        name=f"{name}_{bits}",
-        aliases=(f"{name}-{bits}", f"{name}{bits}"),
-        standard=f"NIST SP 800-185, section 6{'.3.1' if xof else ''}",
-        digest_size=bits // 4,
-        block_size=rate,
-        security=Security.SECURE,
+    block_size = Parameter(
+        name="block_size",
+        type=int,
+        minimum=1,
+        maximum=1 << 40,
+        doc="bytes that a leaf hashes, on which the digest depends; 8192 if not given",
+    )
+    return _derived(
+        "ParallelHash",
+        bits,
+        xof,
+        section=6,
+        parameters=(_CUSTOMIZATION, block_size),
         security_note=f"{bits}-bit security; a tree of one level, parallel within one message",
-        collision_bits=bits,
-        xof=xof,
         parallel=True,
-        parameters=(
-            _CUSTOMIZATION,
-            Parameter(
-                name="block_size",
-                type=int,
-                minimum=1,
-                maximum=1 << 40,
-                doc="bytes that a leaf hashes, on which the digest depends; 8192 if not given",
-            ),
-            *(() if xof else (_digest_size(bits // 4),)),
-        ),
         construction=SpongeTree(
-            leaf=Sponge(rate=rate, suffix=0x1F),
-            root=Sponge(
-                rate=rate,
-                suffix=0x1F,
-                customizable=True,
-                function_name=b"ParallelHash",
-                tells="zero" if xof else "length",
-            ),
+            leaf=Sponge(rate=200 - bits // 4, suffix=0x1F),
+            root=_named_sponge(Sponge, "ParallelHash", bits, xof),
             chaining_size=bits // 4,
             chunk_size=8192,
         ),
-        oracle=f"oracles.keccak_plain:{name}_{bits}",
     )
 
 
 def _tuplehash(bits: int, xof: bool) -> Algorithm:
-    rate, name = 200 - bits // 4, "tuplehashxof" if xof else "tuplehash"
-    return Algorithm(
-        name=f"{name}_{bits}",
-        aliases=(f"{name}-{bits}", f"{name}{bits}"),
-        standard=f"NIST SP 800-185, section 5{'.3.1' if xof else ''}",
-        digest_size=bits // 4,
-        block_size=rate,
-        security=Security.SECURE,
+    return _derived(
+        "TupleHash",
+        bits,
+        xof,
+        section=5,
+        parameters=(_CUSTOMIZATION,),
         security_note=f"{bits}-bit security; where one string of the tuple ends and the next begins counts",
-        collision_bits=bits,
-        xof=xof,
-        parameters=(_CUSTOMIZATION, *(() if xof else (_digest_size(bits // 4),))),
-        construction=TupleSponge(
-            rate=rate,
-            suffix=0x1F,
-            customizable=True,
-            function_name=b"TupleHash",
-            tells="zero" if xof else "length",
-        ),
-        oracle=f"oracles.keccak_plain:{name}_{bits}",
+        construction=_named_sponge(TupleSponge, "TupleHash", bits, xof),
     )
 
 
 def _kmac(bits: int, xof: bool) -> Algorithm:
-    rate, name = 200 - bits // 4, "kmacxof" if xof else "kmac"
-    return Algorithm(
-        name=f"{name}_{bits}",
-        aliases=(f"{name}-{bits}", f"{name}{bits}"),
-        standard=f"NIST SP 800-185, section 4{'.3.1' if xof else ''}",
-        digest_size=bits // 4,
-        block_size=rate,
-        security=Security.SECURE,
+    key = Parameter(
+        name="key",
+        type=bytes,
+        min_size=1,
+        per_message=True,
+        doc=f"secret, best {bits // 8} random bytes or more",
+    )
+    return _derived(
+        "KMAC",
+        bits,
+        xof,
+        section=4,
+        parameters=(key, _CUSTOMIZATION),
+        least_digest=4,  # SP 800-185, section 8.4.2
         security_note=f"a MAC and PRF of {bits}-bit strength, with a key of {bits // 8} bytes or more",
-        collision_bits=bits,
-        xof=xof,
         keyed="required",
-        parameters=(
-            Parameter(
-                name="key",
-                type=bytes,
-                min_size=1,
-                per_message=True,
-                doc=f"secret, best {bits // 8} random bytes or more",
-            ),
-            _CUSTOMIZATION,
-            *(() if xof else (_digest_size(bits // 4, _LEAST_TAG),)),
-        ),
-        construction=Kmac(
-            rate=rate,
-            suffix=0x1F,
-            customizable=True,
-            function_name=b"KMAC",
-            tells="zero" if xof else "length",
-        ),
-        oracle=f"oracles.keccak_plain:{name}_{bits}",
+        construction=_named_sponge(Kmac, "KMAC", bits, xof),
     )
 
 

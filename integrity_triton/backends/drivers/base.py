@@ -132,12 +132,43 @@ class PendingBytes:
         return view[moved:]
 
 
-AnyStream = TypeVar("AnyStream", bound=Stream)
+AnyStream = TypeVar("AnyStream", bound="BlockStream")
 
 
-def copy_stream(stream: AnyStream) -> AnyStream:
-    """A copy of a stream that keeps the end of its message in ``_pending``. A shallow one is enough:
-    streams replace their tensors and never write into them."""
-    twin = copy.copy(stream)
-    twin._pending = copy.copy(stream._pending)  # type: ignore[attr-defined]
-    return twin
+class BlockStream(Stream):
+    """A stream that absorbs blocks of ``block`` bytes as they come, and keeps the end of the message: what
+    fills no block, and at least ``held_back`` bytes, where what follows tells how a block is absorbed."""
+
+    _driver: Driver
+
+    def __init__(self, driver: Driver, device: torch.device, block: int, held_back: int = 0) -> None:
+        self._driver, self._device = driver, device
+        self._block, self._held_back = block, held_back
+        self._pending = driver.pending(device)
+
+    @abc.abstractmethod
+    def _absorb(self, view: torch.Tensor) -> None:
+        """Take in whole blocks, at least one, which may be in the caller's memory."""
+
+    def update(self, data: Any) -> None:
+        view = self._driver.host.bytes_view(data, self._device)
+        held = self._pending.data.numel()
+        whole = max(0, held + view.numel() - self._held_back) // self._block * self._block
+        # The blocks that begin with pending bytes, which are copied together, and then those of ``view``.
+        first = min(-(-held // self._block) * self._block, whole)
+        if first:
+            view = self._pending.take(view, first)
+            filled = self._pending
+            self._absorb(filled.data[:first])
+            self._pending = self._driver.pending(self._device)
+            if held > first:
+                self._pending.take(filled.data[first:], held)
+        if whole > first:
+            self._absorb(view[: whole - first])
+        self._pending.take(view[whole - first :], self._block + self._held_back)
+
+    def copy(self: AnyStream) -> AnyStream:
+        """A shallow copy is enough: streams replace their tensors and never write into them."""
+        twin = copy.copy(self)
+        twin._pending = copy.copy(self._pending)
+        return twin

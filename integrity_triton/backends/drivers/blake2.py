@@ -11,7 +11,7 @@ from ... import algorithms
 from ...algorithms import Algorithm, Blake2Parallel, Blake2X, load_constant
 from ..base import Addressed, Messages, Ragged, Rows, Stream, addressed
 from ..per_message import PerMessage
-from .base import Driver, copy_stream
+from .base import BlockStream, Driver
 from .iterated import IteratedDriver, IteratedStream, Start
 
 if TYPE_CHECKING:
@@ -228,37 +228,22 @@ class Blake2ParallelDriver(Driver):
         return stream
 
 
-class _Blake2ParallelStream(Stream):
+class _Blake2ParallelStream(BlockStream):
+    _driver: Blake2ParallelDriver
+
     def __init__(
         self, driver: Blake2ParallelDriver, parameters: Mapping[str, Any], device: torch.device
     ) -> None:
-        self._driver, self._parameters, self._device = driver, parameters, device
+        # Every leaf's last block stays, so that a stripe goes once each leaf has another byte.
+        super().__init__(driver, device, driver.stripe, driver.stripe - driver.block_size + 1)
+        self._parameters = parameters
         self._at = driver.leaf_start(parameters, device)
-        self._pending = driver.pending(device)
 
     def _absorb(self, view: torch.Tensor) -> None:
-        if view.numel():
-            messages = addressed(Ragged([view], self._device))
-            states = self._driver.leaf_states(messages, self._at, final=False)
-            absorbed = view.numel() // self._driver.construction.leaves
-            self._at = replace(self._at, state=states, prefix=self._at.prefix + absorbed)
-
-    def update(self, data: Any) -> None:
-        view = self._driver.host.bytes_view(data, self._device)
-        stripe, block = self._driver.stripe, self._driver.block_size
-        held = self._pending.data
-        # Every leaf's last block stays, so that a stripe goes once each leaf has another byte.
-        whole = max(0, held.numel() + view.numel() - (stripe - block + 1)) // stripe * stripe
-        first = min(-(-held.numel() // stripe) * stripe, whole)
-        if first:
-            view = self._pending.take(view, first)
-            filled = self._pending
-            self._absorb(filled.data[:first])
-            self._pending = self._driver.pending(self._device)
-            self._pending.take(filled.data[first:], filled.data.numel() - first)
-        self._absorb(view[: whole - first])
-        view = view[whole - first :]
-        self._pending.take(view, self._pending.data.numel() + view.numel())
+        messages = addressed(Ragged([view], self._device))
+        states = self._driver.leaf_states(messages, self._at, final=False)
+        absorbed = view.numel() // self._driver.construction.leaves
+        self._at = replace(self._at, state=states, prefix=self._at.prefix + absorbed)
 
     def digest(self, length: int, seek: int) -> bytes:
         driver = self._driver
@@ -270,9 +255,6 @@ class _Blake2ParallelStream(Stream):
             .numpy()
             .tobytes()
         )
-
-    def copy(self) -> Stream:
-        return copy_stream(self)
 
 
 class Blake2XDriver(Driver):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Blake3Tree, load_constant
 from ..base import Messages, Ragged, Stream
-from .base import Driver, copy_stream
+from .base import BlockStream, Driver
 
 if TYPE_CHECKING:
     import torch
@@ -217,15 +217,17 @@ class Blake3TreeDriver(Driver):
         return node if roots == _NODE else parent[0]
 
 
-class _Blake3Stream(Stream):
+class _Blake3Stream(BlockStream):
     """Complete subtrees are reduced as they come; their chaining values wait on a stack."""
 
+    _driver: Blake3TreeDriver
+
     def __init__(self, driver: Blake3TreeDriver, parameters: Mapping[str, Any], device: torch.device) -> None:
-        self._driver, self._device = driver, device
+        # The last chunk, whole or not, stays: only the end of the message tells what it is.
+        super().__init__(driver, device, Blake3Tree.chunk_size, held_back=1)
         self._key, self._flags = driver.mode(parameters, device)
         self._stack: tuple[torch.Tensor, ...] = ()
         self._chunks = 0
-        self._pending = driver.pending(device)
 
     def _push(self, view: torch.Tensor, chunks: int) -> None:
         """Add a subtree of ``chunks`` whole chunks, a power of two that divides the chunks so far."""
@@ -240,23 +242,13 @@ class _Blake3Stream(Stream):
             rank //= 2
         self._stack += (value,)
 
-    def update(self, data: Any) -> None:
-        view = self._driver.host.bytes_view(data, self._device)
-        chunk = Blake3Tree.chunk_size
-        if self._pending.data.numel():
-            view = self._pending.take(view, chunk)
-            if not view.numel():
-                return
-            self._push(self._pending.data, 1)
-            self._pending = self._driver.pending(self._device)
-        # The last chunk, whole or not, stays: only the end of the message tells what it is.
-        while view.numel() > chunk:
-            chunks = 1 << (((view.numel() - 1) // chunk).bit_length() - 1)
+    def _absorb(self, view: torch.Tensor) -> None:
+        while view.numel():
+            chunks = 1 << ((view.numel() // self._block).bit_length() - 1)
             if self._chunks:
                 chunks = min(chunks, self._chunks & -self._chunks)
-            self._push(view[: chunks * chunk], chunks)
-            view = view[chunks * chunk :]
-        self._pending.take(view, chunk)
+            self._push(view[: chunks * self._block], chunks)
+            view = view[chunks * self._block :]
 
     def digest(self, length: int, seek: int) -> bytes:
         if length == 0:
@@ -271,6 +263,3 @@ class _Blake3Stream(Stream):
             node = driver.join(self._stack[0], value, key, flags, _NODE)
             out = driver.output(node, length, seek)
         return out.cpu().numpy().tobytes()
-
-    def copy(self) -> Stream:
-        return copy_stream(self)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, IteratedHash
 from ..base import AnyMessages, Messages, Ragged, Rows, Stream
-from .base import Driver, Secrets, copy_stream
+from .base import BlockStream, Driver, Secrets
 
 if TYPE_CHECKING:
     import torch
@@ -165,35 +165,21 @@ class IteratedDriver(Driver):
         return out
 
 
-class IteratedStream(Stream):
+class IteratedStream(BlockStream):
+    _driver: IteratedDriver
+
     def __init__(self, driver: IteratedDriver, start: Start, device: torch.device) -> None:
-        self._driver, self._device = driver, device
+        # A last block that padding does not follow must not be absorbed before the end is known.
+        super().__init__(driver, device, driver.block_size, 1 if start.minimum_padding == 0 else 0)
         self._at = start
-        self._pending = driver.pending(device)
 
     def _absorb(self, view: torch.Tensor) -> None:
-        if view.numel():
-            at = self._at
-            states = self._driver.iterate(Ragged([view], self._device), at, final=False)
-            if self._driver.key_in_messages:
-                self._secrets = Secrets()  # copies may still use the old state
-                self._secrets.hold(states)
-            self._at = replace(at, state=states[0], prefix=at.prefix + view.numel())
-
-    def update(self, data: Any) -> None:
-        view = self._driver.host.bytes_view(data, self._device)
-        size = self._driver.block_size
-        # A last block that padding does not follow must not be absorbed before the end is known.
-        held_back = 1 if self._at.minimum_padding == 0 else 0
-        if self._pending.data.numel():
-            view = self._pending.take(view, size)
-            if self._pending.data.numel() < size or view.numel() < held_back:
-                return
-            self._absorb(self._pending.data)
-            self._pending = self._driver.pending(self._device)
-        whole = (view.numel() - held_back) // size * size if view.numel() else 0
-        self._absorb(view[:whole])
-        self._pending.take(view[whole:], size)
+        at = self._at
+        states = self._driver.iterate(Ragged([view], self._device), at, final=False)
+        if self._driver.key_in_messages:
+            self._secrets = Secrets()  # copies may still use the old state
+            self._secrets.hold(states)
+        self._at = replace(at, state=states[0], prefix=at.prefix + view.numel())
 
     def final_states(self, length: int) -> torch.Tensor:
         """The state after padding, before ``length`` bytes of output: words ``[1, state_words]``."""
@@ -205,6 +191,3 @@ class IteratedStream(Stream):
             return b""
         states = self.final_states(length)
         return self._driver.output(states, length, seek).cpu().numpy().tobytes()
-
-    def copy(self) -> IteratedStream:
-        return copy_stream(self)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...algorithms import load_constant
 from ..base import Addressed, AnyMessages, Messages, Ragged, Rows, Stream, addressed
 from ..per_message import PerMessage
-from .base import Driver, Secrets, copy_stream
+from .base import BlockStream, Driver, Secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -410,34 +410,22 @@ class Poly1305Driver(Driver):
         )
 
 
-class Poly1305Stream(Stream):
+class Poly1305Stream(BlockStream):
     """The value of the blocks so far is on the device, where the rest waits for more."""
+
+    _driver: Poly1305Driver
 
     def __init__(self, driver: Poly1305Driver, keys: torch.Tensor, device: torch.device) -> None:
         """``keys``: r and s, uint32 of eight elements."""
-        self._driver, self._device = driver, device
+        super().__init__(driver, device, _BLOCK)
         self._key, self._pad = Key(keys.view(-1), 1, 8), keys.view(-1)[4:]
         self._value = driver.zeros(device)
         self._secrets = Secrets()
-        self._pending = driver.pending(device)
 
     def _absorb(self, view: torch.Tensor) -> None:
-        if view.numel():
-            self._value = self._driver.extend(self._value, view, self._key)
-            self._secrets = Secrets()  # copies may still use the old value
-            self._secrets.hold(self._value)
-
-    def update(self, data: Any) -> None:
-        view = self._driver.host.bytes_view(data, self._device)
-        if self._pending.data.numel():
-            view = self._pending.take(view, _BLOCK)
-            if self._pending.data.numel() < _BLOCK:
-                return
-            self._absorb(self._pending.data)
-            self._pending = self._driver.pending(self._device)
-        whole = view.numel() // _BLOCK * _BLOCK
-        self._absorb(view[:whole])
-        self._pending.take(view[whole:], _BLOCK)
+        self._value = self._driver.extend(self._value, view, self._key)
+        self._secrets = Secrets()  # copies may still use the old value
+        self._secrets.hold(self._value)
 
     def digest(self, length: int, seek: int) -> bytes:
         driver, rest = self._driver, self._pending.data
@@ -447,6 +435,3 @@ class Poly1305Stream(Stream):
         tag = driver.finish(values, self._key, self._value, self._pad, 0, blocks)
         secrets.wipe()
         return tag.cpu().numpy().tobytes()[seek : seek + length]
-
-    def copy(self) -> Stream:
-        return copy_stream(self)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...algorithms import Algorithm, KangarooTree, SpongeTree
 from ...algorithms.encoding import left_encode, right_encode
 from ..base import Addressed, AnyMessages, Messages, Ragged, Rows, Stream, addressed
-from .base import Driver, copy_stream
+from .base import BlockStream, Driver
 from .sponge import SpongeDriver
 
 if TYPE_CHECKING:
@@ -314,49 +314,31 @@ class KangarooDriver(SpongeTreeDriver):
         return _KangarooStream(self, parameters, device)
 
 
-class _TreeStream(Stream):
+class _TreeStream(BlockStream):
     """Whole chunks are hashed as they come; their chaining values wait for the root."""
 
-    driver: Any
+    _driver: Any
 
     def __init__(self, driver: SpongeTreeDriver, parameters: Mapping[str, Any], device: torch.device) -> None:
-        self.driver, self.parameters, self.device = driver, parameters, device
-        self.size = driver.chunk_size(parameters)
-        self.values: tuple[torch.Tensor, ...] = ()
-        self._pending = driver.pending(device)
+        super().__init__(driver, device, driver.chunk_size(parameters))
+        self._parameters = parameters
+        self._values: tuple[torch.Tensor, ...] = ()
 
     def _absorb(self, view: torch.Tensor) -> None:
-        """Take whole chunks, at least one."""
-        size, total = self.size, view.numel()
+        size, total = self._block, view.numel()
         chunks = Rows(view, view.data_ptr(), total // size, size, size, total)
-        self.values += (self.driver.chaining_values(chunks),)
-
-    def update(self, data: Any) -> None:
-        view = self.driver.host.bytes_view(data, self.device)
-        if self._pending.data.numel():
-            view = self._pending.take(view, self.size)
-            if self._pending.data.numel() < self.size:
-                return
-            self._absorb(self._pending.data)
-            self._pending = self.driver.pending(self.device)
-        whole = view.numel() // self.size * self.size
-        if whole:
-            self._absorb(view[:whole])
-        self._pending.take(view[whole:], self.size)
-
-    def copy(self) -> Stream:
-        return copy_stream(self)
+        self._values += (self._driver.chaining_values(chunks),)
 
 
 class _ParallelHashStream(_TreeStream):
     def digest(self, length: int, seek: int) -> bytes:
         if length == 0:
             return b""
-        values, rest = self.values, self._pending.data
+        values, rest = self._values, self._pending.data
         if rest.numel():
-            values = (*values, self.driver.chaining_values(Ragged([rest], self.device)))
-        node = self.driver.node(self.size, values)
-        return _to_bytes(self.driver.roots([node], self.parameters, self.device, length))
+            values = (*values, self._driver.chaining_values(Ragged([rest], self._device)))
+        node = self._driver.node(self._block, values)
+        return _to_bytes(self._driver.roots([node], self._parameters, self._device, length))
 
 
 class _KangarooStream(_TreeStream):
@@ -365,7 +347,7 @@ class _KangarooStream(_TreeStream):
     def _absorb(self, view: torch.Tensor) -> None:
         if self._first is None:
             # A copy: the caller may change the memory after update() returns.
-            self._first, view = view[: self.size].clone(), view[self.size :]
+            self._first, view = view[: self._block].clone(), view[self._block :]
         if view.numel():
             super()._absorb(view)
 
@@ -373,12 +355,12 @@ class _KangarooStream(_TreeStream):
         if length == 0:
             return b""
         rest = self._pending.data
-        ending = self.driver.ending(self.parameters)
-        if self._first is None and rest.numel() + len(ending) <= self.size:
-            digests = self.driver.one_chunk(Ragged([rest], self.device), None, self.parameters, length)
+        ending = self._driver.ending(self._parameters)
+        if self._first is None and rest.numel() + len(ending) <= self._block:
+            digests = self._driver.one_chunk(Ragged([rest], self._device), None, self._parameters, length)
         else:
-            part = _Part(self._first, self.values, rest)
-            digests = self.driver.tree([part], self.parameters, self.device, length)
+            part = _Part(self._first, self._values, rest)
+            digests = self._driver.tree([part], self._parameters, self._device, length)
         return _to_bytes(digests)
 
 

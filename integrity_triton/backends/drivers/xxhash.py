@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, XxHash, load_constant
 from ..base import Messages, Ragged, Stream
-from .base import Driver, copy_stream
+from .base import BlockStream, Driver
 from .iterated import by_length
 
 if TYPE_CHECKING:
@@ -115,31 +115,20 @@ class XxHashDriver(Driver):
         return out
 
 
-class _XxHashStream(Stream):
+class _XxHashStream(BlockStream):
+    _driver: XxHashDriver
+
     def __init__(self, driver: XxHashDriver, seed: int, device: torch.device) -> None:
-        self._driver, self._seed, self._device = driver, seed, device
+        super().__init__(driver, device, driver.block, driver.held_back)
+        self._seed = seed
         self._state = driver.start(seed, device)
         self._absorbed = 0
-        self._pending = driver.pending(device)
 
-    def update(self, data: Any) -> None:
-        import torch
-
-        view = self._driver.host.bytes_view(data, self._device)
-        block, held_back = self._driver.block, self._driver.held_back
-        if self._pending.data.numel():
-            view = torch.cat([self._pending.data, view])
-        whole = max(0, view.numel() - held_back) // block * block
-        if whole:
-            self._state = self._driver.absorb(view[:whole], self._state, self._seed)
-            self._absorbed += whole
-        self._pending = self._driver.pending(self._device)
-        self._pending.take(view[whole:], block + held_back)
+    def _absorb(self, view: torch.Tensor) -> None:
+        self._state = self._driver.absorb(view, self._state, self._seed)
+        self._absorbed += view.numel()
 
     def digest(self, length: int, seek: int) -> bytes:
         message = Ragged([self._pending.data], self._device)
         digests = self._driver.digests(message, self._state, self._absorbed, self._seed)
         return digests.cpu().numpy().tobytes()[seek : seek + length]
-
-    def copy(self) -> Stream:
-        return copy_stream(self)
