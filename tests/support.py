@@ -37,7 +37,6 @@ PLAIN_ORACLES = {
 }
 # The interpreter takes a quarter of a second a block.
 EXAMPLES = {"native": 60, "interpreter": 3}
-PROPERTY_BYTES = {"interpreter": 150}
 MOST_OUTPUT = 1000
 
 

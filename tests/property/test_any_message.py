@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inputs import message_bytes
 from support import (
-    EXAMPLES,
-    PROPERTY_BYTES,
     device_of,
     hash_batch,
     hash_chunks,
@@ -19,27 +17,6 @@ from support import (
     rows_as_bytes,
     variants,
 )
-
-
-@pytest.fixture
-def check(backend):
-    """Runs a property with as many examples as the backend's speed allows."""
-
-    def run(*strategies):
-        def decorate(prop):
-            settings(
-                max_examples=EXAMPLES.get(backend, 40),
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            )(given(*strategies)(prop))()
-
-        return decorate
-
-    return run
-
-
-def message_bytes(backend: str):
-    return st.binary(max_size=PROPERTY_BYTES.get(backend, 5000))
 
 
 def test_any_bytes(algorithm, backend, check):
@@ -70,7 +47,7 @@ def test_any_batch_in_any_order(algorithm, backend, check):
 
 
 def test_any_chunk_size(algorithm, backend, check):
-    @check(message_bytes(backend), st.integers(1, 200))
+    @check(message_bytes(backend, 1000), st.integers(1, 200))
     def _(message, chunk_size):
         digests = hash_chunks(message, algorithm.name, chunk_size=chunk_size, backend=backend)
         pieces = [message[i : i + chunk_size] for i in range(0, len(message), chunk_size)]
@@ -89,7 +66,7 @@ def test_any_misaligned_views(algorithm, backend, check):
 
 
 def test_copies_never_meet_again(algorithm, backend, check):
-    small = st.binary(max_size=100)
+    small = message_bytes(backend, 100)
 
     @check(small, small, small)
     def _(start, left, right):
@@ -106,7 +83,7 @@ def test_output_is_one_stream(algorithm, backend, check):
     if not algorithm.xof:
         pytest.skip("not applicable: a fixed digest")
 
-    @check(st.binary(max_size=80), st.integers(0, 200), st.integers(0, 200))
+    @check(message_bytes(backend, 80), st.integers(0, 200), st.integers(0, 200))
     def _(message, seek, length):
         hasher = new(algorithm.name, message, backend=backend)
         stream = hasher.digest(400)

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 )
 
 import integrity_triton as it
+from inputs import message_bytes
 from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import Algorithm
 from support import kernel_family, new, on_device, oracle, required, rows_as_bytes, variants
@@ -47,12 +48,19 @@ def machine(backend: str) -> type[RuleBasedStateMachine]:
         def start(self) -> None:
             self.batch: list[tuple[Algorithm, bytes]] = []
 
-        @rule(target=running, record=st.sampled_from(records), data=st.binary(max_size=70), pick=st.randoms())
+        @rule(
+            target=running,
+            record=st.sampled_from(records),
+            data=message_bytes(backend, 70),
+            pick=st.randoms(),
+        )
         def begin(self, record: Algorithm, data: bytes, pick: Any) -> Any:
             parameters = {**required(record), **pick.choice(variants(record))}
             return [new(record.name, data, backend=backend, **parameters), record, parameters, data]
 
-        @rule(one=running, data=st.binary(max_size=300), kind=st.sampled_from(["bytes", "tensor", "reused"]))
+        @rule(
+            one=running, data=message_bytes(backend, 300), kind=st.sampled_from(["bytes", "tensor", "reused"])
+        )
         def update(self, one: Any, data: bytes, kind: str) -> None:
             if kind == "tensor":
                 one[0].update(on_device(data, backend))
@@ -77,7 +85,7 @@ def machine(backend: str) -> type[RuleBasedStateMachine]:
             """The last digest, and then whatever it held on the device is given back."""
             self.digest(one)
 
-        @rule(messages=st.lists(st.binary(max_size=80), max_size=5), record=st.sampled_from(records))
+        @rule(messages=st.lists(message_bytes(backend, 80), max_size=5), record=st.sampled_from(records))
         def batch_in_between(self, messages: list[bytes], record: Algorithm) -> None:
             length = {} if record.digest_size else {"length": 32}
             digests = it.hash_batch(messages, record.name, backend=backend, **length, **required(record))

@@ -1,0 +1,46 @@
+"""Runs a property as often as a backend's speed allows, where the backend has the functions it is about."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from integrity_triton import algorithms, backends
+from support import EXAMPLES
+
+
+@pytest.fixture
+def check(backend):
+    """Runs a property with as many examples as the backend's speed allows, or one in ``share`` of them. The
+    first is the smallest there is."""
+
+    def run(*strategies, share=1):
+        def decorate(prop):
+            settings(
+                max_examples=max(2, EXAMPLES.get(backend, 40) // share),
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            )(given(*strategies)(prop))()
+
+        return decorate
+
+    return run
+
+
+@pytest.fixture
+def runs(backend, record_property):
+    """Skips a test on a backend without one of the functions that it is about, and in the interpreter unless
+    it is ``interpreted``; notes the first function for the table at the end."""
+
+    def run(name, *others, interpreted=False):
+        record_property("algorithm", name)
+        for record in map(algorithms.get, (name, *others)):
+            if backend == "native" and record.native is None:
+                pytest.skip(f"not applicable: no CPU library has {record.name}")
+            reason = backends.get(backend).unsupported(record)
+            if reason is not None:
+                pytest.skip(f"absent: {record.name}: {reason}")
+        if backend == "interpreter" and not interpreted:
+            pytest.skip("not applicable: too slow, and the kernels are tested by their answers")
+
+    return run
