@@ -25,7 +25,7 @@ from integrity_triton.backends.host import Host
 from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.launch import Launch
 from integrity_triton.backends.opencl import OpenClBackend
-from integrity_triton.backends.trials import trials
+from integrity_triton.backends.trials import Trial, trials
 from support import driver_family
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
@@ -266,6 +266,19 @@ def test_damaged_answers_give_no_digest(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(it.SelfTestError, match=r"damaged_hash: .*no known answers of format"):
             it.hash_batch([MESSAGE], "damaged_hash", backend="interpreter")
+
+
+def test_a_trial_that_compares_nothing_proves_nothing(monkeypatch):
+    registered("other")
+
+    def run(host, device):
+        host.hash_batch({}, backends.rows_of(MESSAGE.view(1, 200)), 16)
+        yield from ()
+
+    monkeypatch.setattr(self_test, "trials", lambda *_: [Trial("nothing", "rows", 0, False, run)])
+    for _ in range(2):
+        with pytest.raises(it.SelfTestError, match="not what it was to be"):
+            it.hash_batch([MESSAGE], "md5", backend="other")
 
 
 # A binary that is not what its source says

@@ -95,6 +95,10 @@ class SelfTests:
         if trial is None:
             raise SelfTestError(self._reach[key].lack(launch))
         self._run(trial, algorithm, launch.device)
+        if configuration not in self._passed:
+            raise SelfTestError(
+                f"{algorithm.name} on {self._backend.name}: a self-test was not what it was to be"
+            )
 
     def _run(self, trial: Trial, algorithm: Algorithm, device: torch.device) -> None:
         tested: set[Configuration] = set()
@@ -113,7 +117,8 @@ class SelfTests:
                 )
                 self._refused.update(dict.fromkeys(tested - self._passed, message))
                 raise SelfTestError(message)
-        self._passed |= tested
+        if outcomes:
+            self._passed |= tested
 
 
 class _Reach:
