@@ -266,6 +266,10 @@ def _changes_of(
                         yield from _changes_of(element, value, i, inside, False)
 
 
+def _is(node: ast.expr, value: int) -> bool:
+    return isinstance(node, ast.Constant) and node.value == value
+
+
 class _Slot(ast.AST):
     """Whatever is at a place, for what stands alone."""
 
@@ -318,7 +322,7 @@ def _own(
             other = ast.Call(ast.parse(_REPLACED[name], mode="eval").body, node.args, keywords)
         elif name in _REMOVED:
             other = node.args[0]
-        elif name in _ROTATIONS:
+        elif name in _ROTATIONS and not _is(node.args[1], _ROTATIONS[name] // 2):
             back = ast.BinOp(ast.Constant(_ROTATIONS[name]), ast.Sub(), node.args[1])
             other = ast.Call(node.func, [node.args[0], back], [])
         if other is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import builtins
+import contextlib
 import gc
 import hashlib
 import json
@@ -40,8 +41,9 @@ KILLERS = HERE / "killers.json"
 PACKAGE = "integrity_triton.kernels"
 # What a mutant may take of memory beyond what the process has: one test maps 4 GiB.
 MORE_MEMORY = 12 << 30
-# Of checks and tests that differ in their parameters alone, how many a mutant has to get past.
-ALIKE = 3
+# Of checks and tests that differ in their parameters alone, and take the same lines of a mutant's function,
+# how many it has to get past.
+ALIKE = 2
 
 
 @dataclass
@@ -90,6 +92,7 @@ def in_a_process(work: Callable[[Callable[[Any], None]], None]) -> tuple[int, in
     status = 3
     try:
         os.close(reading)
+        os.setpgid(0, 0)
         gc.disable()
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
@@ -112,6 +115,7 @@ class Pool:
     def __init__(self, size: int) -> None:
         self._size = size
         self._running: dict[int, tuple[int, bytearray, Callable[[list[Any], int], None]]] = {}
+        self._ended: dict[int, int] = {}
 
     def start(
         self, work: Callable[[Callable[[Any], None]], None], done: Callable[[list[Any], int], None]
@@ -127,22 +131,35 @@ class Pool:
             self._wait()
 
     def _wait(self) -> None:
-        for pipe in select.select(list(self._running), [], [])[0]:
+        for pipe in select.select(list(self._running), [], [], 5)[0]:
             child, told, done = self._running[pipe]
             data = os.read(pipe, 1 << 20)
             told += data
             if not data:
                 os.close(pipe)
                 del self._running[pipe]
-                status = os.waitpid(child, 0)[1]
+                status = self._ended.pop(child) if child in self._ended else os.waitpid(child, 0)[1]
                 lines = told.decode().splitlines()
-                done([json.loads(line) for line in lines if line.endswith(("}", "]", '"'))], status)
+                done([json.loads(line) for line in lines if line.endswith("}")], status)
+        # A process may have started others, which keep its end of the pipe.
+        for child in [running[0] for running in self._running.values()]:
+            if child not in self._ended:
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    self._ended[child] = status
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(child, signal.SIGKILL)
 
 
 def limited(seconds: float) -> None:
-    """Have the process die unless it calls this again in time, many times what the work takes."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, max(20.0, 10 * seconds))
+    """Have the process die unless it calls this again in time: many times what the work takes of the
+    processor, since others may be at work too; and of all time, should it wait for what never comes."""
+    for number, timer, factor in (
+        (signal.SIGPROF, signal.ITIMER_PROF, 1),
+        (signal.SIGALRM, signal.ITIMER_REAL, 20),
+    ):
+        signal.signal(number, signal.SIG_DFL)
+        signal.setitimer(timer, factor * max(10.0, 10 * seconds))
 
 
 def reach(probe: Any, tell: Callable[[Any], None]) -> None:
@@ -178,10 +195,10 @@ def reach(probe: Any, tell: Callable[[Any], None]) -> None:
     FunctionRewriter._transform_ast = rewrite_with_notes
     algorithms._value = value_with_note
     forget(None)
-    limited(600)
-    began = time.perf_counter()
+    limited(60)
+    began = time.process_time()
     probe.run()
-    taken = time.perf_counter() - began
+    taken = time.process_time() - began
     numbers = {name: sorted(found) for name, found in lines.items()}
     tell({"seconds": round(taken, 3), "lines": numbers, "tables": sorted(tables)})
 
@@ -217,7 +234,11 @@ def outcome(told: list[Any], status: int) -> Result:
         how = told[-1]["killed"]
     elif os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        how = "timeout" if number == signal.SIGALRM else f"signal {signal.Signals(number).name}"
+        how = (
+            "timeout"
+            if number in (signal.SIGPROF, signal.SIGALRM)
+            else f"signal {signal.Signals(number).name}"
+        )
     else:
         how = f"exit {status}"
     return Result(True, by[-1], how, len(by))
@@ -259,6 +280,12 @@ class Knowledge:
             last = self.ends[mutant.file, mutant.scope][1]
         return any(first <= line <= last for line in found.lines.get(mutant.file, ()))
 
+    def ways(self, probe: str, mutant: Mutant) -> frozenset[int]:
+        """Which lines of a mutant's function a probe takes."""
+        first, last = self.ends.get((mutant.file, mutant.scope), (0, 0))
+        lines = self.reached[probe].lines.get(mutant.file, set())
+        return frozenset(line for line in lines if first <= line <= last)
+
     def order(self, probes: Iterable[Any], mutant: Mutant, cap: float) -> list[tuple[Any, float]]:
         """The probes that reach a mutant, those first that are likely to kill it soon."""
 
@@ -266,12 +293,12 @@ class Knowledge:
             key = mutant.file, mutant.scope, probe.name
             return self.reached[probe.name].seconds * (self.tries[key] + 1) / (self.kills[key] + 0.5)
 
-        found, alike, total = [], Counter[str](), 0.0
+        found, alike, total = [], Counter[tuple[str, frozenset[int]]](), 0.0
         reaching = [p for p in probes if p.name in self.reached and self.reaches(p.name, mutant)]
         for probe in sorted(reaching, key=price):
-            seconds = self.reached[probe.name].seconds
-            if alike[probe.kind] < ALIKE and (total + seconds <= cap or not found):
-                alike[probe.kind] += 1
+            seconds, kind = self.reached[probe.name].seconds, (probe.kind, self.ways(probe.name, mutant))
+            if alike[kind] < ALIKE and (total + seconds <= cap or not found):
+                alike[kind] += 1
                 total += seconds
                 found.append((probe, seconds))
         return found
@@ -527,7 +554,7 @@ def main(arguments: list[str], description: str | None) -> int:
     parser.add_argument("--file", nargs="*", default=[], choices=files(), metavar="NAME")
     parser.add_argument("--scope", nargs="*", default=[], metavar="NAME", help="functions and tables")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--cap", type=float, default=60, help="seconds of checks and tests for one mutant")
+    parser.add_argument("--cap", type=float, default=60, help="seconds for one mutant, of the processor")
     parser.add_argument("--sample", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--results", metavar="FILE", help="keep results there, and go on from those")
