@@ -169,8 +169,9 @@ class InterpreterBackend(TritonBackend):
         return {**options, "BLOCK_MSGS": min(options["BLOCK_MSGS"], 1 << (lanes - 1).bit_length())}
 
     def configuration(self, launch: Launch, options: Mapping[str, int]) -> tuple[Any, ...]:
-        # Nothing is compiled: the width of a program is as much an argument as the others.
-        return (launch.kernel, *launch.constants.values())
+        # Nothing is compiled: the width of a program, which goes with the lanes, is an argument like others.
+        given = (value for name, value in options.items() if name != "BLOCK_MSGS")
+        return (launch.kernel, *launch.constants.values(), *given)
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         import numpy as np

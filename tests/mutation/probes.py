@@ -1,0 +1,176 @@
+"""What a mutant has to get past: checks of the conformance suite and tests of ``tests/``, in the interpreter.
+
+Each runs in a process of its own, with memory for outputs poisoned and guarded as in ``test_bit_exact.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from _pytest.runner import runtestprotocol
+
+from integrity_triton import algorithms, backends
+from integrity_triton.algorithms import known_answers
+from integrity_triton.conformance.checks import (
+    CHECKS,
+    SLOW_EFFORTS,
+    Case,
+    Subject,
+    Watch,
+)
+from support import GuardedMemory
+
+BACKEND = "interpreter"
+SEED = 1
+EFFORT = "quick"
+
+# For each device file the algorithms that reach all of it, of which all checks are made, further ones that
+# have tables of their own, and tests, by what their ids match.
+ALGORITHMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "aes": (("cmac_aes",), ("poly1305_aes", "gmac_aes")),
+    "batch": (("md5", "blake2s", "hmac_sha256"), ("sha3_256", "crc32", "cmac_aes", "sha256")),
+    "bits": (("md5",), ("sha1", "sha256", "sha512", "blake2b", "blake3", "sha3_256", "siphash_2_4")),
+    "blake2": (("blake2s", "blake2b"), ("blake2bp", "blake2sp")),
+    "blake2x": (("blake2xb", "blake2xs"), ()),
+    "blake3": (("blake3",), ()),
+    "blake3_tree": (("blake3",), ()),
+    "crc": (("crc32", "crc64_nvme"), ("crc32c",)),
+    "ghash": (("gmac_aes",), ()),
+    "highwayhash": (("highwayhash_64", "highwayhash_128", "highwayhash_256"), ()),
+    "keccak": (("sha3_256", "shake_128"), ("turboshake_128",)),
+    "md5": (("md5",), ()),
+    "padding": (("md5",), ("sha256", "sha512", "sha3_256", "cmac_aes", "gmac_aes", "kmac_128")),
+    "pbkdf2": ((), ()),
+    "poly1305": (("poly1305",), ()),
+    "ripemd160": (("ripemd160",), ()),
+    "sha1": (("sha1",), ()),
+    "sha2": (("sha256", "sha512"), ("sha224", "sha384", "sha512_224", "sha512_256")),
+    "siphash": (("siphash_2_4", "siphash_1_3"), ()),
+    "sm3": (("sm3",), ()),
+    "xxhash": (("xxh64", "xxh3_64", "xxh3_128"), ()),
+}
+# One of the ways in which a driver hands over messages, for each of these.
+_BATCHES = "many_more_messages|rows_of_whole_and|every_alignment|equal_rows|extendable_output"
+TESTS: dict[str, str] = {
+    "aes": r"test_aes\.py::test_(the_cipher|keys_of)|test_bit_exact\.py::test_many_more.*cmac",
+    "batch": r"test_read_bounds\.py::.*(md5|sha3)|test_vector_width\.py::test_vectors"
+    r"|test_long\.py::test_(lengths|offsets_past.*(md5|sha512|cmac))"
+    rf"|test_bit_exact\.py::test_({_BATCHES}).*-(md5|sha256|sha512|crc32|siphash_2_4|xxh64|blake2bp|sha3_256)\b"
+    r"|test_checksums\.py::test_crcs_of_long",
+    "bits": r"test_vector_width\.py::test_vectors|test_read_bounds\.py::.*(md5|tree)",
+    "blake2": r"test_unrolled\.py::.*blake|"
+    r"test_long\.py::test_lengths.*blake2|test_blake2\.py::test_(leaves|bound)",
+    "blake2x": rf"test_blake2\.py::test_bound|test_bit_exact\.py::test_({_BATCHES}).*blake2x",
+    "blake3": r"test_long\.py::test_chunk_counters",
+    "blake3_tree": r"test_read_bounds\.py::.*(blake3|tree)|"
+    rf"test_long\.py::test_(chunk|offsets_past.*blake3)|test_vector_width\.py::.*blake3"
+    rf"|test_bit_exact\.py::test_({_BATCHES}|edge_lengths|one_message|modes_in).*-blake3\b",
+    "crc": r"test_read_bounds\.py::.*crc|test_read_bounds\.py::.*folding|"
+    rf"test_checksums\.py::test_crcs_of_long|test_bit_exact\.py::test_({_BATCHES}|edge_lengths).*-crc"
+    r"|test_long\.py::test_offsets_past.*crc32",
+    "ghash": r"test_long\.py::test_lengths.*gmac",
+    "highwayhash": r"test_read_bounds\.py::.*highway|"
+    rf"test_bit_exact\.py::test_({_BATCHES}).*-highway"
+    r"|test_long\.py::test_offsets_past.*highw",
+    "keccak": r"test_bit_exact\.py::test_(extendable_output|many_more).*-(shake_128|sha3_\d+)"
+    r"|test_vector_width\.py::.*sha3|test_sponge_tree\.py::test_output_longer",
+    "padding": r"test_long\.py::test_lengths|test_tuplehash\.py::test_a_batch",
+    "pbkdf2": r"test_kdf\.py::test_(pbkdf2|many_passwords)",
+    "poly1305": r"test_poly1305\.py::test_(?!matrix|the_)|test_(vector_width|read_bounds)\.py::.*poly"
+    r"|test_long\.py::test_offsets_past.*poly",
+    "sha2": r"test_unrolled\.py::.*sha",
+    "siphash": r"test_read_bounds\.py::.*siphash|"
+    rf"test_bit_exact\.py::test_({_BATCHES}).*-siphash|test_long\.py::test_offsets_past.*siph",
+    "xxhash": r"test_read_bounds\.py::.*xxh|"
+    rf"test_checksums\.py::test_xxhash_|test_bit_exact\.py::test_({_BATCHES}).*-xxh"
+    r"|test_long\.py::test_offsets_past.*xxh",
+}
+FILES = sorted({found + ".py" for tests in TESTS.values() for found in re.findall(r"(test_\w+)\\.py", tests)})
+
+
+class Failed(Exception):
+    """What a probe raises of a mutant that does not get past it."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    name: str
+    kind: str
+    """The same for checks and tests that differ in the algorithm or other parameters alone."""
+
+    def run(self) -> None:
+        """Raises whatever it is that shows a mutant."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Conformance(Probe):
+    """A check of the conformance suite, of one algorithm, with the effort that is the interpreter's own."""
+
+    algorithm: str
+    check: str
+
+    def run(self) -> None:
+        backend = backends.get(BACKEND)
+        memory = GuardedMemory()
+        backend.empty = memory.empty  # type: ignore[method-assign]
+        for case in self.cases(backend):
+            if not case.good:
+                raise Failed(case.label)
+        memory.check()
+
+    def cases(self, backend: Any) -> Iterator[Case]:
+        record = algorithms.get(self.algorithm)
+        native = backends.get("native")
+        effort = SLOW_EFFORTS[EFFORT]
+        subject = Subject(
+            record=record,
+            backend=BACKEND,
+            device=torch.device("cpu"),
+            effort=effort,
+            known=known_answers.load(record),
+            random=np.random.default_rng([SEED, *record.name.encode()]),
+            partner="native" if native.unsupported(record) is None else None,
+            watch=Watch(backend, [native]),
+        )
+        if self.check != "short answers":
+            return CHECKS[self.check](subject)
+        # Of the messages with the fewest parameters, those of one block.
+        most = max(16, record.block_size - getattr(record.construction, "minimum_padding", 0))
+        short = tuple(a for a in subject.plain if a.size <= most)
+        assert short and subject.known is not None
+        return CHECKS["known answers"](replace(subject, known=replace(subject.known, answers=short)))
+
+
+@dataclass(frozen=True)
+class Test(Probe):
+    """A test of ``tests/``, collected by pytest."""
+
+    item: pytest.Item
+
+    def run(self) -> None:
+        reports = runtestprotocol(self.item, log=False, nextitem=None)
+        for report in reports:
+            if report.failed:
+                raise Failed(str(report.longrepr).strip().splitlines()[-1][:200])
+
+
+def probes(items: list[pytest.Item]) -> dict[str, list[Probe]]:
+    """Of each device file; of collected tests those of ``TESTS``."""
+    found: dict[str, list[Probe]] = {}
+    for file, (whole, others) in ALGORITHMS.items():
+        mine = found[file] = []
+        for name in (*whole, *others):
+            checks = ("short answers", *CHECKS) if name in whole else ("short answers", "known answers")
+            mine += [Conformance(f"{check} ({name})", check, name, check) for check in checks]
+        for item in items:
+            place = item.nodeid.removeprefix("tests/")
+            if file in TESTS and re.match(TESTS[file], place):
+                mine.append(Test(place, place.partition("[")[0], item))
+    return found
