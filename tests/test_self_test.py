@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +22,12 @@ import integrity_triton as it
 from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import Algorithm, Hmac, known_answers
 from integrity_triton.aot import compiling
-from integrity_triton.backends import prebuilt, self_test
+from integrity_triton.backends import Messages, Ragged, Rows, prebuilt, self_test
 from integrity_triton.backends.host import Host
 from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.launch import Launch
 from integrity_triton.backends.opencl import OpenClBackend
+from integrity_triton.backends.per_message import PerMessage
 from integrity_triton.backends.trials import Trial, trials
 from support import driver_family
 
@@ -118,6 +121,85 @@ def test_every_kernel_that_is_launched_has_a_trial(target, algorithm):
     wanted = compiling.specializations([algorithm], parsed)
     missing = wanted.keys() - _recorded(algorithm, parsed.tuning)
     assert not missing, [(wanted[name].kernel, wanted[name].constants) for name in missing]
+
+
+MEMORY = torch.zeros(1 << 21, dtype=torch.uint8)
+MEMORY = MEMORY[-MEMORY.data_ptr() % 64 :]
+
+
+def any_view(random: Random, size: int) -> torch.Tensor:
+    start = 64 * random.randrange(100) + random.choice((0, 1, 2, 3, 4, 5, 8, 12, 16))
+    return MEMORY[start : start + size]
+
+
+def any_size(random: Random, record: Algorithm) -> int:
+    block = record.block_size
+    sizes = (random.randrange(3 * block + 2), block * random.randrange(70), int(2 ** random.uniform(0, 19)))
+    return random.choice(sizes)
+
+
+def any_parameters(random: Random, record: Algorithm, count: int) -> dict[str, Any]:
+    """Whatever is required and some of the rest, bytes at times one for each of ``count`` messages."""
+    found: dict[str, Any] = {}
+    for parameter in record.parameters:
+        if parameter.name not in record.required and random.random() < 0.7:
+            continue
+        if parameter.type is bytes:
+            low, high = parameter.min_size or 1, parameter.max_size or 200
+            near = [min(high, max(low, record.block_size + n)) for n in (0, 1)]
+            sizes = parameter.sizes or (low, high, random.randint(low, high), *near)
+            if count and parameter.per_message and random.random() < 0.5:
+                same = random.choice((sizes, [random.choice(sizes)]))
+                found[parameter.name] = PerMessage(
+                    [any_view(random, random.choice(same)) for _ in range(count)]
+                )
+            else:
+                found[parameter.name] = bytes(random.choice(sizes))
+        elif parameter.choices is not None:
+            found[parameter.name] = random.choice(parameter.choices)
+        elif parameter.type is int:
+            low, high = parameter.minimum or 0, min(parameter.maximum or 1000, 1000)
+            if low <= high:
+                found[parameter.name] = random.randint(low, high)
+        else:
+            found[parameter.name] = parameter.type(1)
+    return found
+
+
+@pytest.mark.parametrize("tuning", ["opencl", "cuda"])
+def test_whatever_is_launched_has_a_trial(tuning, algorithm):
+    """Batches, rows and streams of any sizes, alignments and parameters."""
+    random, recorder = Random(f"{tuning} {algorithm.name}"), compiling._Recorder(tuning)
+    for _ in range(30):
+        shape = random.choice(("rows", "ragged", "alone", "stream"))
+        count = {"rows": random.randint(1, 5), "ragged": random.randint(2, 6), "alone": 1, "stream": 0}[shape]
+        try:
+            parameters = algorithm.check_parameters(any_parameters(random, algorithm, count))
+        except ValueError:
+            continue  # parameters that exclude each other
+        length = algorithm.size(parameters) or 32
+        if algorithm.xof and "digest_size" not in parameters:
+            length = random.choice((length, 1, 33, 200, 1000))
+        if shape == "stream":
+            stream = recorder.stream(algorithm, parameters)
+            for _ in range(random.randint(1, 4)):
+                stream.update(any_view(random, 1 + any_size(random, algorithm)))
+            stream.digest(length, 0)
+            continue
+        views = [any_view(random, any_size(random, algorithm)) for _ in range(count)]
+        messages: Messages = Ragged(views, CPU)
+        if shape == "rows":
+            size = views[0].numel()
+            stride = size + random.choice((0, 0, 1, 4, 16, -size % 64))
+            total = (count - 1) * stride + size - random.choice((0, 0, min(1, size), size // 2))
+            data = MEMORY[random.choice((0, 1, 3, 4, 16)) :]
+            if total > data.numel():
+                continue
+            messages = Rows(data, data.data_ptr(), count, stride, size, total)
+        recorder.hash_batch(algorithm, parameters, messages, length)
+    missing = recorder.recorded.keys() - _recorded(algorithm, tuning)
+    found = [recorder.recorded[name] for name in missing]
+    assert not found, [(w.kernel, w.constants) for w in found]
 
 
 def test_a_trial_is_quick(algorithm):

@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm
-from ..errors import SelfTestError
+from ..errors import BackendUnavailable, SelfTestError
 from .host import Host
 from .launch import Launch
 from .trials import Trial, trials
@@ -67,7 +67,8 @@ class SelfTests:
 
     def admit(self, host: Host, launch: Launch, options: Mapping[str, int]) -> None:
         """Before a launch: test its configuration if that has not been done. Raises SelfTestError where it
-        failed, now or earlier, or there is nothing to test it with."""
+        failed, now or earlier, or its algorithm has no known answers, and BackendUnavailable where none of
+        these reaches it."""
         # Records are not hashable; that one is not freed whose number is known here.
         configuration = (id(host.algorithm), *self._backend.configuration(launch, options))
         if configuration in self._passed:
@@ -93,7 +94,15 @@ class SelfTests:
         except (ValueError, OSError, ImportError) as error:
             raise SelfTestError(f"{algorithm.name}: {error}") from error
         if trial is None:
-            raise SelfTestError(self._reach[key].lack(launch))
+            if not self._reach[key].found:
+                raise SelfTestError(
+                    f"{algorithm.name} has no known answers to test kernels with: its record's `answers`"
+                )
+            # No sign of a fault: where nobody asked for this backend, another may serve.
+            raise BackendUnavailable(
+                f"no known answer of {algorithm.name} tests {launch.kernel} as it is to be used on "
+                f"{self._backend.name}: {dict(launch.constants)}"
+            )
         self._run(trial, algorithm, launch.device)
         if configuration not in self._passed:
             raise SelfTestError(
@@ -126,26 +135,17 @@ class _Reach:
 
     def __init__(self, backend: TritonBackend, algorithm: Algorithm, device: torch.device) -> None:
         self._backend, self._algorithm, self._device = backend, algorithm, device
-        self._found: dict[Configuration, Trial] = {}
+        self.found: dict[Configuration, Trial] = {}
         self._left = list(trials(algorithm, backend, device))
 
     def find(self, configuration: Configuration, launch: Launch, stream: bool) -> Trial | None:
-        if configuration not in self._found:
+        if configuration not in self.found:
             self._left.sort(key=lambda trial: trial.unlike(launch.constants, stream))
-        while configuration not in self._found and self._left:
+        while configuration not in self.found and self._left:
             trial = self._left.pop(0)
             for launched in self._launched(trial):
-                self._found.setdefault(launched, trial)
-        return self._found.get(configuration)
-
-    def lack(self, launch: Launch) -> str:
-        """Why nothing is found."""
-        if not self._found:
-            return f"{self._algorithm.name} has no known answers to test kernels with: its record's `answers`"
-        return (
-            f"no known answer of {self._algorithm.name} tests {launch.kernel} as it is to be used on "
-            f"{self._backend.name}: {dict(launch.constants)}"
-        )
+                self.found.setdefault(launched, trial)
+        return self.found.get(configuration)
 
     def _launched(self, trial: Trial) -> set[Configuration]:
         launched: set[Configuration] = set()

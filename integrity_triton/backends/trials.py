@@ -203,7 +203,7 @@ def _ragged(
     answers: Sequence[Answer], start: int, own: bool, host: Host, device: torch.device
 ) -> Iterator[Outcome]:
     messages = Ragged(_placed([_content(host, a) for a in answers], start, device), device)
-    yield from _batch(host, device, answers, messages, own)
+    yield from _batch(host, device, answers, messages, own, start)
 
 
 def _rows(
@@ -241,15 +241,15 @@ def _rows(
         (flat,) = _placed([data], start, device)
         total = (len(contents) - 1) * stride + len(contents[-1])
         rows = Rows(flat, flat.data_ptr(), len(contents), stride, size, total)
-        yield from _batch(host, device, group, rows, own)
+        yield from _batch(host, device, group, rows, own, start)
 
 
 def _alone(answers: Sequence[Answer], start: int, host: Host, device: torch.device) -> Iterator[Outcome]:
     for answer in _few(answers, host.backend.trial_messages):
         (view,) = _placed([_content(host, answer)], start, device)
-        yield from _batch(host, device, [answer], Ragged([view], device), False)
+        yield from _batch(host, device, [answer], Ragged([view], device))
     row = Rows(view, view.data_ptr(), 1, view.numel(), view.numel(), view.numel())
-    yield from _batch(host, device, [answer], row, False)
+    yield from _batch(host, device, [answer], row)
 
 
 def _streams(answers: Sequence[Answer], start: int, host: Host, device: torch.device) -> Iterator[Outcome]:
@@ -292,7 +292,12 @@ def _chain(answers: Sequence[Answer], host: Host, device: torch.device) -> Itera
 
 
 def _batch(
-    host: Host, device: torch.device, answers: Sequence[Answer], messages: Messages, own: bool
+    host: Host,
+    device: torch.device,
+    answers: Sequence[Answer],
+    messages: Messages,
+    own: bool = False,
+    start: int = 0,
 ) -> Iterator[Outcome]:
     record = host.algorithm
     parameters = _values(record, answers[0])
@@ -301,7 +306,7 @@ def _batch(
         for parameter in record.parameters:
             if parameter.per_message and parameter.name in parameters:
                 values = [value[parameter.name] for value in each]
-                parameters[parameter.name] = PerMessage(_placed(values, 0, device))
+                parameters[parameter.name] = PerMessage(_placed(values, start, device))
     found = host.hash_batch(parameters, messages, len(answers[0].digest))
     for answer, digest in zip(answers, found, strict=True):
         yield _described(record, answer), answer.digest, digest
