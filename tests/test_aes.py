@@ -16,6 +16,7 @@ from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import load_reference
 from integrity_triton.backends.base import rows_of
 from integrity_triton.backends.drivers.aes import encrypt, expand_keys, rounds_of
+from integrity_triton.backends.host import Host
 from integrity_triton.backends.triton_backend import TritonBackend
 from support import guard, on_device, oracle, pattern, rows_as_bytes
 from vector_files import records
@@ -31,7 +32,7 @@ def host(backend, monkeypatch):
         pytest.skip(f"absent: {reason}")
     with_guard = guard(monkeypatch, backend)
     next(with_guard)
-    yield instance
+    yield Host(instance, algorithms.get("gmac_aes"))
     assert next(with_guard, None) is None
 
 
@@ -61,7 +62,7 @@ def test_the_cipher(key_size, host):
     answers.append((bytes(range(key_size)), plain, bytes.fromhex(appendix[key_size])))
     assert len(answers) > 300
     keys, blocks = (
-        on_device(b"".join(a[i] for a in answers), host.name).view(len(answers), -1) for i in (0, 1)
+        on_device(b"".join(a[i] for a in answers), host.backend.name).view(len(answers), -1) for i in (0, 1)
     )
     round_keys = expand_keys(host, rows_of(keys))
     found = encrypt(host, round_keys, blocks, rounds_of(key_size))
