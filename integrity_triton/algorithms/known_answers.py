@@ -360,7 +360,7 @@ def parse(text: str, record: Algorithm, where: str) -> Answers:
         document = json.loads(text)
         if document["format"] != FORMAT:
             raise ValueError(f"format {document['format']!r}, not {FORMAT}")
-        if get(document["algorithm"]) is not record:
+        if get(document["algorithm"]).name != record.name:
             raise ValueError(f"answers of {document['algorithm']}, not of {record.name}")
         if not document["answers"]:
             raise ValueError("no answers")
