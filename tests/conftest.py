@@ -17,6 +17,7 @@ import pytest
 from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import Algorithm, Blake2, Blake3Tree, Hmac, IteratedHash, SpongeTree
 from integrity_triton.backends.self_test import VARIABLE
+from integrity_triton.backends.triton_backend import TritonBackend
 from support import driver_family, kernel_family
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
@@ -88,6 +89,28 @@ def backend(request: pytest.FixtureRequest) -> str:
         # Where nothing is compiled, a known answer more costs seconds and says what the test itself says.
         request.getfixturevalue("monkeypatch").setenv(VARIABLE, "off")
     return name
+
+
+@pytest.fixture
+def scratch_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registrations made in a test vanish with it."""
+    for name in ("_records", "_names"):
+        monkeypatch.setattr(algorithms, name, dict(getattr(algorithms, name)))
+    backends.statuses()
+    for name in ("_backends", "_probes"):
+        monkeypatch.setattr(backends, name, dict(getattr(backends, name)))
+    monkeypatch.setattr(backends, "_logged", set())
+
+
+@pytest.fixture
+def wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter with loads and stores of ``request.param`` words."""
+    kernels = backends.get("interpreter")
+    assert isinstance(kernels, TritonBackend)
+    options = type(kernels).options
+    monkeypatch.setattr(
+        kernels, "options", lambda asked: {**options(kernels, asked), "VECTOR": request.param}
+    )
 
 
 def _of_modes(record: Algorithm) -> object:

@@ -38,10 +38,8 @@ def load(name: str, source: str, path: Path):
 
 
 @pytest.fixture
-def md4(tmp_path, monkeypatch):
+def md4(tmp_path, monkeypatch, scratch_registries):
     device, record = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    for name in ("_records", "_names"):
-        monkeypatch.setattr(algorithms, name, dict(getattr(algorithms, name)))
     load("integrity_triton.kernels.md4", device, tmp_path / "md4_device.py")
     (found,) = load("integrity_triton.algorithms.md4", record, tmp_path / "md4_record.py").RECORDS
     algorithms.register(found)

@@ -20,7 +20,6 @@ import torch
 from integrity_triton import algorithms, backends
 from integrity_triton.backends.drivers import crc as crc_driver
 from integrity_triton.backends.drivers.poly1305 import Poly1305Driver
-from integrity_triton.backends.triton_backend import TritonBackend
 from support import hash_batch, oracle, pattern, rows_as_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="not applicable: mprotect as on Linux")
@@ -63,16 +62,6 @@ def status_of(work: Callable[[], None]) -> int:
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-@pytest.fixture
-def wide(request, monkeypatch):
-    kernels = backends.get("interpreter")
-    assert isinstance(kernels, TritonBackend)
-    options = type(kernels).options
-    monkeypatch.setattr(
-        kernels, "options", lambda launch: {**options(kernels, launch), "VECTOR": request.param}
-    )
 
 
 def test_the_pages_are_guarded():

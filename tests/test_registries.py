@@ -16,17 +16,6 @@ from integrity_triton.algorithms import Algorithm, IteratedHash, Parameter, Secu
 from integrity_triton.backends import Backend, Probe
 
 
-@pytest.fixture
-def scratch_registries(monkeypatch):
-    """Registrations made in a test vanish with it."""
-    for name in ("_records", "_names"):
-        monkeypatch.setattr(algorithms, name, dict(getattr(algorithms, name)))
-    backends.statuses()
-    for name in ("_backends", "_probes"):
-        monkeypatch.setattr(backends, name, dict(getattr(backends, name)))
-    monkeypatch.setattr(backends, "_logged", set())
-
-
 def record(**changes) -> Algorithm:
     return dataclasses.replace(algorithms.get("sha256"), **{"name": "other", "aliases": (), **changes})
 

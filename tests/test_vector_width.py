@@ -6,25 +6,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from integrity_triton import algorithms, backends
+from integrity_triton import algorithms
 from integrity_triton.backends import launch
 from integrity_triton.backends.drivers.poly1305 import Poly1305Driver
-from integrity_triton.backends.triton_backend import TritonBackend
 from support import guard, hash_batch, oracle, pattern, rows_as_bytes, tensor_message
 
 # At every place within eight bytes, and around the ends of words and blocks.
 SIZES = (0, 1, 3, 7, 8, 9, 15, 16, 17, 33, 63, 64, 65, 127, 128, 129, 135, 136, 137, 200)
 CHUNKS = (0, 1, 64, 1023, 1024, 1025, 2048, 2049, 3000)
-
-
-@pytest.fixture
-def wide(request, monkeypatch):
-    kernels = backends.get("interpreter")
-    assert isinstance(kernels, TritonBackend)
-    options = type(kernels).options
-    monkeypatch.setattr(
-        kernels, "options", lambda asked: {**options(kernels, asked), "VECTOR": request.param}
-    )
 
 
 @pytest.mark.parametrize("aligned", [False, True], ids=["anywhere", "aligned"])

@@ -29,7 +29,21 @@ from . import (
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-__all__ = ["Answer", "Answers", "Question", "alike", "load", "make", "pattern", "questions", "usual"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "Question",
+    "alike",
+    "basis",
+    "each_its_own",
+    "grouped",
+    "load",
+    "make",
+    "pattern",
+    "questions",
+    "tags_of_tags",
+    "usual",
+]
 
 FORMAT = 1
 _LENGTH = 32
@@ -127,12 +141,28 @@ def usual(record: Algorithm, answers: Sequence[Answer]) -> list[Answer]:
 def alike(answers: Iterable[Answer]) -> list[list[Answer]]:
     """The answers from the output's start, by parameters and length of output: each group can be a batch. In
     a group, by length of the message."""
+    groups = grouped((a for a in answers if not a.seek), lambda a: [a.length, a.parameters])
+    return [sorted(group, key=lambda a: a.size) for group in groups]
+
+
+def each_its_own(record: Algorithm, answers: Iterable[Answer]) -> list[list[Answer]]:
+    """The answers from the output's start that depend on parameters of which every message of a batch may
+    have its own: each group can be a batch of such messages."""
+    own = {p.name for p in record.parameters if p.per_message}
+
+    def rest(answer: Answer) -> Any:
+        shared = {k: v for k, v in answer.parameters.items() if k not in own}
+        return [answer.length, shared, sorted(own & answer.parameters.keys())]
+
+    return grouped((a for a in answers if not a.seek and own & a.parameters.keys()), rest)
+
+
+def grouped(answers: Iterable[Answer], key: Callable[[Answer], Any]) -> list[list[Answer]]:
+    """The answers with the same ``key``, which JSON can write, in groups."""
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
-        if not answer.seek:
-            key = json.dumps([answer.length, answer.parameters], sort_keys=True)
-            groups.setdefault(key, []).append(answer)
-    return [sorted(group, key=lambda a: a.size) for group in groups.values()]
+        groups.setdefault(json.dumps(key(answer), sort_keys=True), []).append(answer)
+    return list(groups.values())
 
 
 def _value(kind: type, written: Any) -> Any:
@@ -296,7 +326,7 @@ def make(
     file was ``made`` say for ever after where the answers come from.
     """
     answers = [Answer(**vars(question), digest=ask(record, question)) for question in questions(record)]
-    answers += _tags_of_tags(record, ask)
+    answers += tags_of_tags(record, ask)
     head = {
         "format": FORMAT,
         "algorithm": record.name,
@@ -311,7 +341,7 @@ def make(
     return "{\n" + "\n".join(lines) + f'\n "answers": [\n{body}\n ]\n}}\n'
 
 
-def _tags_of_tags(record: Algorithm, ask: Callable[[Algorithm, Question], bytes]) -> Iterator[Answer]:
+def tags_of_tags(record: Algorithm, ask: Callable[[Algorithm, Question], bytes]) -> Iterator[Answer]:
     """What PBKDF2 goes through with an HMAC (RFC 8018, section 5.2): a tag's tag, that one's, and so on."""
     if isinstance(record.construction, Hmac):
         question = Question(record.digest_size, basis(record))

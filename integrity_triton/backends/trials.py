@@ -13,8 +13,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..algorithms import Algorithm, Hmac, get
-from ..algorithms.encoding import left_encode
-from ..algorithms.known_answers import TAGS_OF_TAGS, Answer, Question, alike, basis, load, questions, usual
+from ..algorithms.encoding import encode_string
+from ..algorithms.known_answers import (
+    TAGS_OF_TAGS,
+    Answer,
+    Question,
+    alike,
+    each_its_own,
+    load,
+    questions,
+    tags_of_tags,
+    usual,
+)
 from .base import Messages, Ragged, Rows
 from .drivers import driver_class
 from .host import Host
@@ -115,11 +125,7 @@ def _by_definition(
         ]
 
     answers = answered(questions(record))
-    last = next(a for a in answers if a.message == size and a.parameters == basis(record))
-    for _ in range(TAGS_OF_TAGS - 1):
-        (last,) = answered([Question(last.digest.hex(), last.parameters)])
-        answers.append(last)
-    return answers
+    return [*answers, *tags_of_tags(record, lambda _, question: answered([question])[0].digest)]
 
 
 def _taking(
@@ -181,14 +187,7 @@ def _few(found: Sequence[_Any], count: int) -> list[_Any]:
 def _own(record: Algorithm, answers: Sequence[Answer]) -> Iterator[list[Answer]]:
     """Of answers that depend on a key or the like, those that can be in one batch, each message with its own;
     and of these the ones with keys of one size."""
-    names = {p.name for p in record.parameters if p.per_message}
-    groups: dict[str, list[Answer]] = {}
-    for answer in answers:
-        given = names & answer.parameters.keys()
-        if given and not answer.seek:
-            shared = {k: v for k, v in answer.parameters.items() if k not in names}
-            groups.setdefault(repr((answer.length, shared, sorted(given))), []).append(answer)
-    for group in groups.values():
+    for group in each_its_own(record, answers):
         yield _few(group, 12)
         sizes = [tuple(len(v) for v in a.values(record).values() if isinstance(v, bytes)) for a in group]
         for size in sorted(set(sizes)):
@@ -324,7 +323,7 @@ def _content(host: Host, answer: Answer) -> bytes:
     content = answer.content()
     if not host.algorithm.takes_tuples:
         return bytes(content)
-    return b"".join(left_encode(8 * len(part)) + part for part in content)
+    return b"".join(map(encode_string, content))
 
 
 def _placed(contents: Sequence[bytes], start: int, device: torch.device) -> list[torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
 from ..algorithms import Algorithm, Hmac
-from ..algorithms.known_answers import Answer, Answers, Question, alike, basis, pattern, usual
+from ..algorithms.known_answers import (
+    Answer,
+    Answers,
+    Question,
+    alike,
+    basis,
+    each_its_own,
+    grouped,
+    pattern,
+    usual,
+)
 from ..backends import Backend
 from ..backends.triton_backend import TritonBackend
 from ..batch import hash_batch, hash_chunks
@@ -236,13 +245,6 @@ Check = Callable[[Subject], Iterator[Case]]
 # Checks
 
 
-def _grouped(answers: Sequence[Answer], alike: Callable[[Answer], Any]) -> Iterator[list[Answer]]:
-    groups: dict[str, list[Answer]] = {}
-    for answer in answers:
-        groups.setdefault(json.dumps(alike(answer), sort_keys=True), []).append(answer)
-    return iter(groups.values())
-
-
 def known_answers(subject: Subject) -> Iterator[Case]:
     """Ragged batches of all messages that have the same parameters: edge lengths, modes, output."""
     for group in alike(subject.answers):
@@ -343,7 +345,7 @@ def stream_modes(subject: Subject) -> Iterator[Case]:
     answers = [a for a in subject.answers if a.parameters != ordinary and not a.seek]
     if subject.effort.messages <= 10:
         answers = answers[:2]
-    for group in _grouped(answers, lambda a: a.parameters):
+    for group in grouped(answers, lambda a: a.parameters):
         answer = group[0]
         hasher = subject.new(**answer.values(subject.record))
         hasher.update(answer.content())
@@ -355,7 +357,7 @@ def output(subject: Subject) -> Iterator[Case]:
     if not subject.record.xof:
         return
     answers = [a for a in subject.answers if a.length is not None]
-    for group in _grouped(answers, lambda a: [a.message, a.parameters]):
+    for group in grouped(answers, lambda a: [a.message, a.parameters]):
         if len(group) < 2:
             continue
         hasher = subject.new(**group[0].values(subject.record))
@@ -374,13 +376,7 @@ def keys(subject: Subject) -> Iterator[Case]:
     own = {p.name for p in subject.record.parameters if p.per_message}
     if not own:
         return
-    answers = [a for a in subject.answers if not a.seek and own & a.parameters.keys()]
-
-    def alike(answer: Answer) -> Any:
-        shared = {k: v for k, v in answer.parameters.items() if k not in own}
-        return [answer.length, shared, sorted(own & answer.parameters.keys())]
-
-    for found_group in _grouped(answers, alike):
+    for found_group in each_its_own(subject.record, subject.answers):
         # Short ones of each key: the lengths are another check's.
         group = [a for a in found_group if a.size <= 3 * subject.record.block_size]
         if subject.effort.messages <= 10:
