@@ -104,7 +104,9 @@ def scratch_registries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter with loads and stores of ``request.param`` words."""
+    """The interpreter with loads and stores of ``request.param`` words, and without self-tests, which would
+    cost more than what it is asked for."""
+    monkeypatch.setenv(VARIABLE, "off")
     kernels = backends.get("interpreter")
     assert isinstance(kernels, TritonBackend)
     options = type(kernels).options
@@ -137,8 +139,9 @@ def _derived(record: Algorithm, test: str) -> str | None:
 
 
 def _interpreted(record: Algorithm, test: str) -> str | None:
-    """Why a test is left out in the interpreter, where a block takes a quarter of a second: one algorithm of
-    each driver kernel runs everything, one of each block function its modes, and the others their lengths."""
+    """Why a test is left out in the interpreter, where a block takes up to a tenth of a second: one algorithm
+    of each driver kernel runs everything, one of each block function its modes, and the others their lengths.
+    """
     lengths, modes = EDGES, {*EDGES, *MODES, *MACS}
     of_driver, of_kernel = _first(record, driver_family), _first(record, kernel_family)
     if isinstance(record.construction, Hmac):

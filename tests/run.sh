@@ -11,4 +11,5 @@ pip install --quiet --disable-pip-version-check -e ".[dev]"
 [ -d .venv-test/xpu-compiler ] || pip install --quiet --disable-pip-version-check --no-deps \
     --target .venv-test/xpu-compiler triton-xpu==3.3.0b1 || rm -rf .venv-test/xpu-compiler
 # The compile tests are few and long: idle workers take over what others have queued.
-exec python -m pytest -n auto --dist worksteal --durations=25 "$@"
+# What hangs fails with its stack, rather than the run with nothing.
+exec python -m pytest -n auto --dist worksteal --timeout=600 --durations=40 "$@"

@@ -35,7 +35,7 @@ PLAIN_ORACLES = {
     "cmac_aes": "oracles.aes_plain:cmac_aes",
     "gmac_aes": "oracles.aes_plain:gmac_aes",
 }
-# The interpreter takes a quarter of a second a block.
+# The interpreter takes up to a tenth of a second a block.
 EXAMPLES = {"native": 60, "interpreter": 3}
 MOST_OUTPUT = 1000
 

@@ -27,7 +27,7 @@ from support import pattern
 
 cli = pytest.importorskip("integrity_triton.cli")
 RECORDS = make_answers.records()
-# The interpreter takes a quarter of a second a block.
+# The interpreter takes up to a tenth of a second a block.
 CHEAP = {"interpreter": ["xxh64", "md5"]}
 
 

@@ -48,8 +48,8 @@ def test_no_results_file_is_red(tmp_path):
     assert not device_report.read_verdict(tmp_path / "nowhere.xml").green
 
 
-# In the interpreter, where a block takes a quarter of a second: an output without a default length, trees,
-# hashes that no CPU library has, one of tuples.
+# In the interpreter, where a block takes up to a tenth of a second: an output without a default length,
+# trees, hashes that no CPU library has, one of tuples.
 FEW = ("sha256", "blake3", "shake_128", "kt128", "blake2bp", "tuplehash_128")
 CHECKED = {"equal to the CPU library", "equal to the tests' oracle"}
 

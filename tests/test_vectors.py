@@ -31,7 +31,7 @@ from vector_files import (
 
 REGISTERED = {record.name for record in algorithms.all_algorithms()}
 PUBLISHED = [path.stem for path in sorted(FOLDER.glob("*.txt"))]
-# In the interpreter, where a block takes a quarter of a second.
+# In the interpreter, where a block takes up to a tenth of a second.
 MOST_BLOCKS = 4
 
 
@@ -174,7 +174,7 @@ def test_published_samples(name, function, backend, able):
 
 @pytest.fixture
 def sequential(backend):
-    """Skips what takes a thousand launches or more where each takes a quarter of a second."""
+    """Skips what takes a thousand launches or more where each takes a tenth of a second."""
     if backend == "interpreter":
         pytest.skip("absent: thousands of launches of the interpreter take hours")
 

@@ -19,6 +19,7 @@ from ..algorithms import Algorithm, load_reference
 from .base import Messages, Probe
 from .language import language_lock
 from .launch import Launch
+from .quick_semantic import quick_integers
 from .triton_backend import TritonBackend
 
 
@@ -183,7 +184,7 @@ class InterpreterBackend(TritonBackend):
             return tl.tensor(TensorHandle(np.array([value], dtype=np.int64), tl.int64), tl.int64)
 
         constants = {**launch.constants, **options}
-        with self._lock, language_lock, _restored_language(), _indexable_scalars():
+        with self._lock, language_lock, _restored_language(), _indexable_scalars(), quick_integers():
             kernel = self._twins.kernel(launch.kernel)
             arguments = {k: scalar(v) if isinstance(v, int) else v for k, v in launch.arguments.items()}
             for name, value in constants.items():

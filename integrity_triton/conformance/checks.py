@@ -66,7 +66,7 @@ EFFORTS = {
         Effort("full", 1 << 20, tuple(range(18)), 3000, 40, 50_000_017, 1000, 64),
     )
 }
-# Where a block takes a quarter of a second.
+# Where a block takes up to a tenth of a second.
 SLOW_EFFORTS = {
     effort.name: effort
     for effort in (

@@ -32,7 +32,7 @@ def any_bytes(most: int, least: int = 0) -> st.SearchStrategy[bytes]:
 
 
 def message_bytes(backend: str, most: int = 5000) -> st.SearchStrategy[bytes]:
-    """In the interpreter, where a block takes a quarter of a second, there is seldom more than one."""
+    """In the interpreter, where a block takes up to a tenth of a second, there is seldom more than one."""
     return st.binary(max_size=most) if backend == "interpreter" else any_bytes(most)
 
 

@@ -38,7 +38,7 @@ def able(backend: str) -> list[Algorithm]:
 
 def machine(backend: str) -> type[RuleBasedStateMachine]:
     records = able(backend)
-    if backend == "interpreter":  # where a block takes a quarter of a second
+    if backend == "interpreter":  # where a block takes up to a tenth of a second
         records = [r for r in records if r.name in ("sha256", "blake2s", "blake3", "siphash_2_4", "crc32")]
 
     class Hashes(RuleBasedStateMachine):
