@@ -128,12 +128,9 @@ def select(condition, x, y, WORDS: tl.constexpr):
 
 @triton.jit
 def columns(tile, VECTOR: tl.constexpr):
-    """The columns of a ``[lanes, VECTOR]`` tile (``[lanes]`` for 1) as a tuple; VECTOR is 1, 2 or 4."""
+    """The columns of a ``[lanes, VECTOR]`` tile (``[lanes]`` for 1) as a tuple; VECTOR is 1 or 4."""
     if VECTOR == 1:
         out = (tile,)
-    elif VECTOR == 2:
-        a, b = tl.split(tile)
-        out = (a, b)
     else:
         even, odd = tl.split(tl.reshape(tile, (tile.shape[0], 2, 2)))
         a, c = tl.split(even)

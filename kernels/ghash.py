@@ -59,7 +59,7 @@ def ghash_multiply(x, h):
     v2 = (z2 << 1) | (z1 >> 63)
     v3 = (c1 << 1) | (z2 >> 63)
     # The lower half are the multiples of x**128, which is x**7 + x**2 + x + 1: first the lowest quarter.
-    v1 = v1 ^ (v0 << 63) ^ (v0 << 62) ^ (v0 << 57)
+    v1 = v1 ^ (v0 << 62) ^ (v0 << 57)  # v0 is even
     v2 = v2 ^ v0 ^ (v0 >> 1) ^ (v0 >> 2) ^ (v0 >> 7)
     v2 = v2 ^ (v1 << 63) ^ (v1 << 62) ^ (v1 << 57)
     v3 = v3 ^ v1 ^ (v1 >> 1) ^ (v1 >> 2) ^ (v1 >> 7)

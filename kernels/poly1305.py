@@ -472,6 +472,8 @@ def poly1305_parts(
     tl.static_assert(BLOCK_MSGS == LANES)
     # Sums of products of 32 and a little more than 26 bits are to be of 64.
     tl.static_assert(ITEMS * WORDS <= 32)
+    # Half blocks are read word by word: a vector would read beyond a message.
+    tl.static_assert(WORDS == 4 or VECTOR <= 2)
     number = tl.program_id(0).to(tl.int64)
     message, index = message_of_piece(table_ptr, number, count, per_row, 2, TABLE)
     begin, size = locate_message(table_ptr, message, address, count, stride, length, total, TABLE)

@@ -19,6 +19,7 @@ import integrity_triton as it
 from bench import device_report
 from bench.device_report import Measurement, Report, Verdict
 from integrity_triton import algorithms
+from integrity_triton.backends.self_test import VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 GREEN = '<testsuites><testsuite tests="5" failures="0" errors="0" skipped="2"/></testsuites>'
@@ -263,7 +264,9 @@ def test_what_git_does_not_tell_is_not_known(tmp_path, monkeypatch):
     assert facts["commit"] == facts["uncommitted changes"] == "not known"
 
 
-def test_a_sweep_reports_the_best_configuration_that_is_right(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("self_tests", "error"), [("on", "SelfTestError"), ("off", "WrongDigest")])
+def test_a_sweep_reports_the_best_configuration_that_is_right(tmp_path, monkeypatch, self_tests, error):
+    monkeypatch.setenv(VARIABLE, self_tests)
     monkeypatch.setattr(device_report, "TILES", [(32, 1, 1), (32, 2, 1), (64, 1, 1)])
     monkeypatch.setattr(algorithms, "all_algorithms", lambda: (algorithms.get("sha256"),))
     backend = device_report.get_backend("interpreter")
@@ -283,7 +286,7 @@ def test_a_sweep_reports_the_best_configuration_that_is_right(tmp_path, monkeypa
     good, wrong, other = report["sweep"]
     assert "rate" in good
     assert "rate" in other
-    assert wrong["not_run"].startswith("WrongDigest")
+    assert wrong["not_run"].startswith(error)
     assert report["best"]["sha256"] in (good, other)
     assert "- fastest for sha256: BLOCK_MSGS" in path.with_suffix(".md").read_text()
 

@@ -61,6 +61,23 @@ def _table(references: tuple[str, ...], bits: int) -> tuple[np.ndarray[Any, Any]
     return np.concatenate(parts), tuple(slices)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a host was asked for."""
+
+    shape: str
+    """"table", "rows", "stream", "chain": how the messages came."""
+    own: bool = False
+    """Whether messages have parameters of their own."""
+    messages: Messages | None = None
+
+    def longest(self) -> int | None:
+        """Bytes of the longest message, if that is known."""
+        if isinstance(self.messages, Rows):
+            return self.messages.length
+        return None if self.messages is None else max(view.numel() for view in self.messages.views)
+
+
 def alignment(bits: int) -> int:
     """The largest power of two up to 16 that divides every address in ``bits``, the bitwise or of them."""
     return (bits | 16) & -(bits | 16)
@@ -80,7 +97,7 @@ class Host:
         self.backend = backend
         self.algorithm = algorithm
         self._start = self._admitted if start is None else start
-        self.stream_opened = False
+        self.request: Request | None = None
         self.way: str | None = None
         """One of its driver's ``ways``, which alone is taken."""
 
@@ -211,9 +228,12 @@ class Host:
         if messages.count == 0 or length == 0:
             return torch.empty((messages.count, length), dtype=torch.uint8, device=home)
         local = self.localize(messages)
+        own = any(isinstance(v, PerMessage) for v in parameters.values())
+        in_rows = isinstance(local, Rows) or local.count == 1
+        self.request = Request("rows" if in_rows else "table", own, local)
         driver = self.driver(self.algorithm)
         try:
-            if driver.keys_per_message or not any(isinstance(v, PerMessage) for v in parameters.values()):
+            if driver.keys_per_message or not own:
                 digests = driver.hash_batch(parameters, local, length)
             else:
                 digests = _one_by_one(driver, parameters, local, length)
@@ -226,6 +246,7 @@ class Host:
         driver = self.driver(self.algorithm)
         if rounds == 0 or not isinstance(driver, HmacDriver) or not isinstance(driver.hash, IteratedDriver):
             return None
+        self.request = Request("chain", own=True)
         try:
             return driver.chain(keys, first.to(self.backend.device_for(first.device)), rounds).to(
                 first.device
@@ -235,7 +256,7 @@ class Host:
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device | None = None) -> Stream:
         """See ``Backend.stream``."""
-        self.stream_opened = True
+        self.request = Request("stream")
         return self.driver(self.algorithm).stream(parameters, self.backend.device_for(device))
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm
 from ..errors import BackendUnavailable, SelfTestError
-from .host import Host
+from .host import Host, Request
 from .launch import Launch
-from .trials import Trial, trials
+from .trials import Trial, is_long, trials
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ class SelfTests:
         try:
             if key not in self._reach:
                 self._reach[key] = _Reach(self._backend, algorithm, launch.device)
-            trial = self._reach[key].find(configuration, launch, host.stream_opened)
+            trial = self._reach[key].find(configuration, launch, host.request)
         except (ValueError, OSError, ImportError) as error:
             raise SelfTestError(f"{algorithm.name}: {error}") from error
         if trial is None:
@@ -138,9 +138,12 @@ class _Reach:
         self.found: dict[Configuration, Trial] = {}
         self._left = list(trials(algorithm, backend, device))
 
-    def find(self, configuration: Configuration, launch: Launch, stream: bool) -> Trial | None:
+    def find(self, configuration: Configuration, launch: Launch, request: Request | None) -> Trial | None:
         if configuration not in self.found:
-            self._left.sort(key=lambda trial: trial.unlike(launch.constants, stream))
+            asked = request or Request("table")
+            longest = asked.longest()
+            long = None if longest is None else is_long(self._algorithm, longest)
+            self._left.sort(key=lambda trial: trial.unlike(launch.constants, asked, long))
         while configuration not in self.found and self._left:
             trial = self._left.pop(0)
             for launched in self._launched(trial):

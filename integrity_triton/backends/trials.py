@@ -27,7 +27,7 @@ from ..algorithms.known_answers import (
 )
 from .base import Messages, Ragged, Rows
 from .drivers import driver_class
-from .host import Host
+from .host import Host, Request
 from .per_message import PerMessage
 
 if TYPE_CHECKING:
@@ -55,10 +55,12 @@ class Trial:
 
     label: str
     shape: str
-    """"table", "rows", "stream"."""
+    """As of a :class:`Request`."""
     start: int
     own: bool
     """Whether messages have keys of their own."""
+    long: bool
+    """Whether it is of messages that :func:`is_long` says so of."""
     _run: Callable[[Host, torch.device], Iterator[Outcome]]
 
     def run(self, host: Host, device: torch.device) -> Iterator[Outcome]:
@@ -68,16 +70,24 @@ class Trial:
         """The same with the driver's ``way``."""
         return replace(self, label=f"{self.label}, by {way}", _run=partial(_taking, way, self.run))
 
-    def unlike(self, constants: Mapping[str, Any], stream: bool) -> int:
-        """In how many respects it differs from what kernels with these constants are for, as far as constants
-        that drivers use alike tell, and whether a stream launches them: of all trials, those that differ
-        least are the likeliest to launch such a kernel."""
-        shape = {True: "table", False: "rows"}.get(constants.get("TABLE"), self.shape)  # type: ignore[arg-type]
-        shape = "stream" if stream else shape
+    def unlike(self, constants: Mapping[str, Any], request: Request, long: bool | None) -> int:
+        """How much it differs from what a kernel with these constants was to be launched for: the least
+        different trials are the likeliest to launch it."""
         align = constants.get("ALIGN")
         start = self.start if align is None else align if align in _STARTS else 0
-        own = any(value for name, value in constants.items() if name.startswith("OWN_"))
-        return (shape != self.shape) + (start != self.start) + (own != self.own)
+        # Drivers lay out anew what they are given: how it came tells more than how a kernel sees it.
+        differences = (
+            request.shape != self.shape,
+            request.own != self.own,
+            long is not None and long != self.long,
+            start != self.start,
+        )
+        return sum(weight * differs for weight, differs in zip((2, 2, 2, 1), differences, strict=True))
+
+
+def is_long(record: Algorithm, size: int) -> bool:
+    """Whether messages of so many bytes come after those of the first trials."""
+    return size > _SHORT * record.block_size
 
 
 def trials(record: Algorithm, backend: TritonBackend, device: torch.device) -> Iterator[Trial]:
@@ -137,44 +147,45 @@ def _taking(
 
 def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
     plain = usual(record, known)
-    most = _SHORT * record.block_size
-    short = [a for a in plain if a.size <= most]
-    long = _few([a for a in plain if a.size > most], 3)
+    short = [a for a in plain if not is_long(record, a.size)]
+    long = _few([a for a in plain if is_long(record, a.size)], 3)
 
-    def keys(answers: Sequence[Answer], what: str) -> Iterator[Trial]:
+    def keys(answers: Sequence[Answer], what: str, far: bool) -> Iterator[Trial]:
         for group in _own(record, answers):
             for start in _STARTS:
-                yield Trial(what, "table", start, True, partial(_ragged, group, start, True))
-                yield Trial(what, "rows", start, True, partial(_rows, group, start, True))
+                yield Trial(what, "table", start, True, far, partial(_ragged, group, start, True))
+                yield Trial(what, "rows", start, True, far, partial(_rows, group, start, True))
 
     for answers, what in ((short, "short messages"), (long, "long messages")):
         if not answers:
             continue
+        far = answers is long
         for start in _STARTS:
-            yield Trial(what, "table", start, False, partial(_ragged, answers, start, False))
-            if answers is long:
+            yield Trial(what, "table", start, False, far, partial(_ragged, answers, start, False))
+            if far:
                 # What a batch has of work may decide how it is done.
                 longest = answers[-1:] * 2
-                yield Trial("longest", "table", start, False, partial(_ragged, longest, start, False))
-            yield Trial(what, "rows", start, False, partial(_rows, answers, start, False))
-            yield Trial(f"{what} alone", "rows", start, False, partial(_alone, answers, start))
-            yield Trial(what, "stream", start, False, partial(_streams, answers, start))
-        if answers is short:
-            yield from keys([a for a in known if a.size <= most], "keys of their own")
+                yield Trial("longest", "table", start, False, far, partial(_ragged, longest, start, False))
+            yield Trial(what, "rows", start, False, far, partial(_rows, answers, start, False))
+            yield Trial(f"{what} alone", "rows", start, False, far, partial(_alone, answers, start))
+            yield Trial(what, "stream", start, False, far, partial(_streams, answers, start))
+        if not far:
+            yield from keys([a for a in known if not is_long(record, a.size)], "keys of their own", far)
             # Where rows are made of what is hashed, their alignment comes from its size.
             every = partial(_rows, answers, 0, False, most=_MANY)
-            yield Trial("every length", "rows", 0, False, every)
+            yield Trial("every length", "rows", 0, False, far, every)
             for group in alike(known):
                 if group[0] in plain:
                     continue
                 for start in _STARTS:
-                    yield Trial("modes", "table", start, False, partial(_ragged, group * 2, start, False))
-                    yield Trial("modes", "rows", start, False, partial(_rows, group, start, False))
-                    yield Trial("modes, alone", "rows", start, False, partial(_alone, group, start))
-                    yield Trial("modes", "stream", start, False, partial(_streams, group, start))
-    yield from keys([a for a in known if a.size > most], "long messages, keys of their own")
+                    twice = partial(_ragged, group * 2, start, False)
+                    yield Trial("modes", "table", start, False, far, twice)
+                    yield Trial("modes", "rows", start, False, far, partial(_rows, group, start, False))
+                    yield Trial("modes, alone", "rows", start, False, far, partial(_alone, group, start))
+                    yield Trial("modes", "stream", start, False, far, partial(_streams, group, start))
+    yield from keys([a for a in known if is_long(record, a.size)], "long messages, keys of their own", True)
     if isinstance(record.construction, Hmac):
-        yield Trial("tags of tags", "rows", 0, True, partial(_chain, known))
+        yield Trial("tags of tags", "chain", 0, True, False, partial(_chain, known))
 
 
 def _few(found: Sequence[_Any], count: int) -> list[_Any]:
