@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -179,11 +179,6 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def unsupported(self, algorithm: Algorithm) -> str | None:
         """Why this backend cannot run ``algorithm``, or None if it can."""
-
-    def prepare(self, algorithms: Iterable[Algorithm]) -> None:
-        """Begin, in the background, with what would hold up the first uses of ``algorithms``. Nothing depends
-        on it."""
-        return
 
     @abc.abstractmethod
     def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:

@@ -11,15 +11,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
-import itertools
 import logging
 import os
 import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,8 +130,7 @@ class _Runtime:
         self.queue = cl.CommandQueue(self.context)
         self.pid = os.getpid()
         self._lock = threading.Lock()
-        self._ready: dict[tuple[Any, ...], _Ready] = {}
-        self._built: dict[str, Future[_Ready]] = {}
+        self._ready: dict[tuple[Any, ...], _Ready | BackendUnavailable] = {}
         self._idle = threading.Condition()
         self._running, self._ending = 0, False
         atexit.register(self._end)
@@ -165,26 +162,17 @@ class _Runtime:
         key = (launch.kernel, *launch.constants.values(), *options.values())
         ready = self._ready.get(key)
         if ready is None:
-            name = prebuilt.Specialization.of(launch, options).name
-            ready = self._ready[key] = self.built(name).result()
+            with self._lock:
+                ready = self._ready.get(key)
+                if ready is None:
+                    try:
+                        ready = self._build(prebuilt.Specialization.of(launch, options).name)
+                    except BackendUnavailable as error:
+                        ready = error  # building is slow, and gets no better a second time
+                    self._ready[key] = ready
+        if isinstance(ready, BackendUnavailable):
+            raise ready
         return ready
-
-    def built(self, name: str) -> Future[_Ready]:
-        """An artifact's kernel, built by whoever asks for it first; others wait for that one alone."""
-        with self._lock:
-            found = self._built.get(name)
-            if found is not None:
-                return found
-            future = self._built[name] = Future()
-        try:
-            future.set_result(self._build(name))
-        except BaseException as error:
-            # Building is slow, and gets no better a second time; where memory ran out, it may.
-            if not isinstance(error, BackendUnavailable):
-                with self._lock:
-                    del self._built[name]
-            future.set_exception(error)
-        return future
 
     def _build(self, name: str) -> _Ready:
         import numpy as np
@@ -311,24 +299,6 @@ class OpenClBackend(TritonBackend):
             and messages is not None
             and kernels_are_faster(self, algorithm, messages)
         )
-
-    def prepare(self, algorithms: Iterable[Algorithm]) -> None:
-        """Build the kernels of ``algorithms`` in threads of their own, one for each processor but one, and
-        without waiting for them. The threads end with the process."""
-        runtime = self._runtime
-        if runtime is None or runtime.pid != os.getpid():
-            return
-        references = [self.driver(a).references() for a in algorithms if self.unsupported(a) is None]
-        names = iter(list(dict.fromkeys(itertools.chain.from_iterable(map(prebuilt.serving, references)))))
-
-        def build() -> None:
-            with contextlib.suppress(BackendUnavailable):
-                for name in names:
-                    with runtime.at_work():
-                        runtime.built(name)
-
-        for _ in range((os.cpu_count() or 1) - 1):
-            threading.Thread(target=build, name="integrity_triton-build", daemon=True).start()
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         runtime = self._runtime

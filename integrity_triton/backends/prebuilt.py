@@ -162,12 +162,6 @@ def load(name: str) -> Prebuilt:
     return Prebuilt(name, lzma.decompress(packed), sidecar)
 
 
-def serving(references: Iterable[str]) -> list[str]:
-    """The names of what was built of ``references`` alone. Raises as :func:`lock` does."""
-    wanted = set(references)
-    return [name for name, entry in lock()["artifacts"].items() if wanted.issuperset(entry["references"])]
-
-
 def missing(reference: str) -> str | None:
     """Why no kernel serves a device function or kernel, ``"module:name"``; None if all that were
     built for it are in order."""

@@ -87,13 +87,10 @@ def run(
 
     for status in known.values():
         # What is only to be compiled is not an order to run.
-        if status.name not in backends and (backends or targets):
-            continue
-        if status.available:
-            get(status.name).prepare(records)
-        for record in records:
-            for cell in suite.cells(record, status):
-                done(cell)
+        if status.name in backends or not (backends or targets):
+            for record in records:
+                for cell in suite.cells(record, status):
+                    done(cell)
     for compiling in compilers:
         for record in records:
             done(compiling.cell(record))
