@@ -17,8 +17,8 @@ from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launche
 from integrity_triton import algorithms
 from integrity_triton.algorithms import IteratedHash
 
-# NVIDIA's commonest target gets all variants of the kernels, the others one of each kernel. AMD's variants are
-# among the slow tests, as are HMAC's loops elsewhere, one for each hash, but for two of them.
+# NVIDIA's commonest target gets all variants of the kernels, the others one of each kernel. AMD's variants
+# are among the slow tests, as are HMAC's loops elsewhere, one for each hash, but for two of them.
 LAYOUTS = {"cuda:90": compile_time.LAYOUTS}
 VARIANTS = {"hip:gfx942": ("rows", "ragged")}
 LOOPS = ("hmac_md5", "hmac_sha512")
