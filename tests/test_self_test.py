@@ -351,7 +351,7 @@ def test_a_trial_that_compares_nothing_proves_nothing(monkeypatch):
         host.hash_batch({}, backends.rows_of(MESSAGE.view(1, 200)), 16)
         yield from ()
 
-    monkeypatch.setattr(self_test, "trials", lambda *_: [Trial("nothing", "rows", 0, False, run)])
+    monkeypatch.setattr(self_test, "trials", lambda *_: [Trial("nothing", "rows", 0, False, False, run)])
     for _ in range(2):
         with pytest.raises(it.SelfTestError, match="not what it was to be"):
             it.hash_batch([MESSAGE], "md5", backend="other")

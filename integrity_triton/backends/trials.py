@@ -45,6 +45,7 @@ _LINE = 64
 _AROUND = 0xFF
 # Blocks of the longest messages that are hashed at first.
 _SHORT = 4
+_SHORT_MESSAGES = "short messages"
 _ROWS = 3
 _MANY = 12
 
@@ -70,7 +71,7 @@ class Trial:
         """The same with the driver's ``way``."""
         return replace(self, label=f"{self.label}, by {way}", _run=partial(_taking, way, self.run))
 
-    def unlike(self, constants: Mapping[str, Any], request: Request, long: bool | None) -> int:
+    def unlike(self, constants: Mapping[str, Any], request: Request, long: bool | None) -> tuple[int, bool]:
         """How much it differs from what a kernel with these constants was to be launched for: the least
         different trials are the likeliest to launch it."""
         align = constants.get("ALIGN")
@@ -79,10 +80,11 @@ class Trial:
         differences = (
             request.shape != self.shape,
             request.own != self.own,
-            long is not None and long != self.long,
             start != self.start,
         )
-        return sum(weight * differs for weight, differs in zip((2, 2, 2, 1), differences, strict=True))
+        unlikely = sum(weight * differs for weight, differs in zip((2, 2, 1), differences, strict=True))
+        # Of short messages there are the most answers: where they launch the kernel too, they watch it best.
+        return unlikely, self.label != _SHORT_MESSAGES and long is not None and long != self.long
 
 
 def is_long(record: Algorithm, size: int) -> bool:
@@ -156,7 +158,7 @@ def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
                 yield Trial(what, "table", start, True, far, partial(_ragged, group, start, True))
                 yield Trial(what, "rows", start, True, far, partial(_rows, group, start, True))
 
-    for answers, what in ((short, "short messages"), (long, "long messages")):
+    for answers, what in ((short, _SHORT_MESSAGES), (long, "long messages")):
         if not answers:
             continue
         far = answers is long
