@@ -77,12 +77,8 @@ class Trial:
         align = constants.get("ALIGN")
         start = self.start if align is None else align if align in _STARTS else 0
         # Drivers lay out anew what they are given: how it came tells more than how a kernel sees it.
-        differences = (
-            request.shape != self.shape,
-            request.own != self.own,
-            start != self.start,
-        )
-        unlikely = sum(weight * differs for weight, differs in zip((2, 2, 1), differences, strict=True))
+        elsewhere = (request.shape != self.shape) + (request.own != self.own)
+        unlikely = 2 * elsewhere + (start != self.start)
         # Of short messages there are the most answers: where they launch the kernel too, they watch it best.
         return unlikely, self.label != _SHORT_MESSAGES and long is not None and long != self.long
 
