@@ -133,10 +133,109 @@ def _semantic() -> Any:
     return type("QuickSemantic", (TritonSemantic,), members)
 
 
+_OPERATORS = {
+    "__add__": "add",
+    "__sub__": "subtract",
+    "__mul__": "multiply",
+    "__and__": "bitwise_and",
+    "__or__": "bitwise_or",
+    "__xor__": "bitwise_xor",
+    "__lshift__": "left_shift",
+    "__rshift__": "right_shift",
+    "__eq__": "equal",
+    "__ne__": "not_equal",
+    "__lt__": "less",
+    "__le__": "less_equal",
+    "__gt__": "greater",
+    "__ge__": "greater_equal",
+}
+_OF_FLAGS = ("__and__", "__or__", "__xor__")
+_COMPARING = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")
+
+
+@cache
+def _operators() -> dict[str, Any]:
+    """For each operator a function that makes one of a tensor's own: one that does what is short, and leaves
+    the rest to it."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    types = (tl.uint8, tl.int32, tl.uint32, tl.int64, tl.uint64)
+    limits = {id(t): (t.get_int_min_value(), t.get_int_max_value()) for t in types}
+    tensor, constexpr, int1 = tl.tensor, tl.constexpr, tl.int1
+    flags: dict[Any, Any] = {}
+
+    def made(members: dict[str, Any], data: Any, dtype: Any) -> Any:
+        # A tensor and its handle as their classes make them, of what those would work out again.
+        handle = TensorHandle.__new__(TensorHandle)
+        handle.__dict__.update(data=data, dtype=dtype, attr={})
+        result = tensor.__new__(tensor)
+        result.__dict__.update(members)
+        result.handle = handle
+        return result
+
+    def compared(like: Any, data: Any) -> Any:
+        shape = like.type.shape if like.shape else None
+        members = flags.get(shape and tuple(shape))
+        if members is None:
+            type_ = like.type.with_element_ty(int1) if like.shape else int1
+            members = vars(tensor(TensorHandle(data, like.dtype), type_))
+            flags[shape and tuple(shape)] = members
+        # Of the operands' type, as the interpreter has it.
+        return made(members, data, like.dtype)
+
+    def short(name: str, operation: Any) -> Any:
+        of_flags, comparing = name in _OF_FLAGS, name in _COMPARING
+
+        def of(plain: Any) -> Any:
+            def operator(self: Any, other: Any) -> Any:
+                kind = type(other)
+                if kind is constexpr:
+                    other = other.value
+                    kind = type(other)
+                dtype = self.dtype
+                bounds = limits.get(id(dtype))
+                like, a = self, self.handle.data
+                if kind is tensor and other.dtype is dtype and (bounds or (of_flags and dtype is int1)):
+                    b = other.handle.data
+                    if not self.shape and other.shape:
+                        like = other
+                    elif other.shape and a.shape != b.shape:
+                        return plain(self, other)
+                elif kind is int and bounds and bounds[0] <= other <= bounds[1]:
+                    b = a.dtype.type(other)
+                else:
+                    return plain(self, other)
+                data = operation(a, b)
+                return compared(like, data) if comparing else made(like.__dict__, data, dtype)
+
+            operator.of_triton = plain  # type: ignore[attr-defined]
+            return operator
+
+        return of
+
+    return {name: short(name, getattr(np, function)) for name, function in _OPERATORS.items()}
+
+
+def _shorten_operators(tensor: Any) -> None:
+    """Of a tensor class that the interpreter has put its own operators in; it puts back what it found."""
+    for name, short in _operators().items():
+        plain = getattr(tensor, name)
+        setattr(tensor, name, short(getattr(plain, "of_triton", plain)))
+
+
 @contextmanager
 def quick_integers() -> Iterator[None]:
     """The interpreter with the short ways. Triton 3.3 has no semantics to replace, and goes its own."""
     from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, *args: Any) -> Any:
+        result = patch(tensor, *args)
+        _shorten_operators(tensor)
+        return result
 
     # Up to 3.6 it makes semantics anew; later it has one.
     names = ("TritonSemantic", "interpreter_semantic")
@@ -145,8 +244,10 @@ def quick_integers() -> Iterator[None]:
         interpreter.TritonSemantic = semantic = _semantic()
     if "interpreter_semantic" in plain:
         interpreter.interpreter_semantic = semantic(plain["interpreter_semantic"].builder)
+    interpreter._patch_lang_tensor = patched
     try:
         yield
     finally:
+        interpreter._patch_lang_tensor = patch
         for name, value in plain.items():
             setattr(interpreter, name, value)
