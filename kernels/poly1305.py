@@ -30,7 +30,6 @@ BLOCK_BYTES = tl.constexpr(16)
 # Values that are not of limbs: sums of a row's products, of which there is one for each digit.
 DIGITS = tl.constexpr(17)
 COLUMNS = tl.constexpr(32)
-LIMB_BITS = tl.constexpr(26)
 _MASK = tl.constexpr(0x3FFFFFF)
 _WORD = tl.constexpr(0xFFFFFFFF)
 # 2**128, the one behind a whole block, in the highest limb.

@@ -13,7 +13,6 @@ from .padding import pad_zeros
 
 XXH_PRIME32_1 = tl.constexpr(0x9E3779B1)
 XXH_PRIME32_2 = tl.constexpr(0x85EBCA77)
-XXH_PRIME32_3 = tl.constexpr(0xC2B2AE3D)
 XXH_PRIME64_1 = tl.constexpr(0x9E3779B185EBCA87)
 XXH_PRIME64_2 = tl.constexpr(0xC2B2AE3D27D4EB4F)
 XXH_PRIME64_3 = tl.constexpr(0x165667B19E3779F9)
