@@ -230,7 +230,8 @@ def edges(record: Algorithm) -> list[int]:
         return sorted(lengths | {5 * 8192 + 3} if record.parallel else lengths)
     lengths = {0, 1, 2, 3, 4, 5, 7, 8, 1000} | _around(block, 2 * block)
     if block <= 32:
-        lengths |= set(range(2 * block + 2))
+        # A kernel may take several short blocks at a time.
+        lengths |= set(range(2 * block + 2)) | _around(32, 64, 96)
     if isinstance(construction, IteratedHash):
         padding = construction.minimum_padding
         lengths |= _around(block - padding, 2 * block - padding) | {5000}
