@@ -17,10 +17,16 @@ from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launche
 from integrity_triton import algorithms
 from integrity_triton.algorithms import IteratedHash
 
-# NVIDIA's commonest target gets all variants of the kernels, the others one of each kernel. AMD's variants
-# are among the slow tests, as are HMAC's loops elsewhere, one for each hash, but for two of them.
+# NVIDIA's commonest target gets all variants of the kernels; the others one of each kernel, and those of FEW
+# one of each kind. The rest is among the slow tests: AMD's variants, and elsewhere than on that first target
+# HMAC's loops, one for each hash, but for two of them.
 LAYOUTS = {"cuda:90": compile_time.LAYOUTS}
 VARIANTS = {"hip:gfx942": ("rows", "ragged")}
+FEW = ("cuda:80", "hip:gfx1100")
+KINDS = (
+    *("md5", "sha384", "sha3_224", "shake_128", "blake2bp", "blake2xb", "blake3", "crc64_nvme", "xxh64"),
+    *("xxh3_128", "siphash_2_4", "highwayhash_64", "cmac_aes", "gmac_aes", "poly1305", "hmac_md5"),
+)
 LOOPS = ("hmac_md5", "hmac_sha512")
 # Twice what is allowed: of processors that are shared, a process has less in a second.
 MOST_SECONDS = 2 * compile_time.MOST_SECONDS
@@ -35,7 +41,8 @@ def cases():
     for target in TARGETS:
         for name in plan(target):
             loop = name.startswith("hmac_") and name not in LOOPS and target != "cuda:90"
-            marks = [pytest.mark.slow] if loop else []
+            slow = loop or (target in FEW and name not in KINDS)
+            marks = [pytest.mark.slow] if slow else []
             yield pytest.param(target, None, name, id=f"{target}-{name}", marks=marks)
     for target, layouts in VARIANTS.items():
         for name in plan(target, layouts):
@@ -86,6 +93,13 @@ def test_no_block_function_is_left_out(target):
     for record in algorithms.all_algorithms():
         if isinstance(record.construction, IteratedHash):
             assert record.construction.block in compiled, record.name
+
+
+@pytest.mark.parametrize("target", FEW)
+def test_the_kinds_are_all_there_are(target):
+    kernels = {name: {launch.kernel for launch, _ in built} for name, built in plan(target).items()}
+    assert set(KINDS) <= set(kernels)
+    assert set().union(*(kernels[name] for name in KINDS)) == set().union(*kernels.values())
 
 
 def test_debug_mode_asserts_no_overflow_in_hash_arithmetic(compile_cold):

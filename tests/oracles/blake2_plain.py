@@ -17,8 +17,16 @@ class Word:
     """What BLAKE2b and BLAKE2s differ in."""
 
     def __init__(self, bits: int, rounds: int, rotations: tuple[int, ...]) -> None:
-        self.bits, self.bytes, self.rounds, self.rotations = bits, bits // 8, rounds, rotations
+        self.bits, self.bytes = bits, bits // 8
         self.mask = (1 << bits) - 1
+        # RFC 7693, section 3.2: the halves of all rounds' mixing functions, in order: the words that they
+        # mix, the message's word, and how far they rotate.
+        self.steps = [
+            (*(4 * k + (i + i // 4 * k) % 4 for k in range(4)), int(SIGMA[r % 10][2 * i + j], 16), *turns)
+            for r in range(rounds)
+            for i in range(8)
+            for j, turns in enumerate((rotations[:2], rotations[2:]))
+        ]
         # The first bits of the fractional parts of the square roots of the first eight primes.
         self.iv = [isqrt(p << 2 * bits) & self.mask for p in (2, 3, 5, 7, 11, 13, 17, 19)]
 
@@ -29,19 +37,15 @@ class Word:
         m = self.split(block)
         ends = [count & self.mask, count >> self.bits, last * self.mask, (last and last_node) * self.mask]
         v = h + self.iv[:4] + [a ^ b for a, b in zip(self.iv[4:], ends, strict=True)]
-        for r in range(self.rounds):
-            s = [int(x, 16) for x in SIGMA[r % 10]]
-            for i in range(8):
-                a, b, c, d = (4 * k + (i + i // 4 * k) % 4 for k in range(4))
-                for j in range(2):
-                    v[a] = (v[a] + v[b] + m[s[2 * i + j]]) & self.mask
-                    v[d] = self.rotate(v[d] ^ v[a], self.rotations[2 * j])
-                    v[c] = (v[c] + v[d]) & self.mask
-                    v[b] = self.rotate(v[b] ^ v[c], self.rotations[2 * j + 1])
+        mask = self.mask
+        for a, b, c, d, i, right, other in self.steps:
+            v[a] = x = (v[a] + v[b] + m[i]) & mask
+            x ^= v[d]
+            v[d] = x = (x >> right | x << self.bits - right) & mask
+            v[c] = x = (v[c] + x) & mask
+            x ^= v[b]
+            v[b] = (x >> other | x << self.bits - other) & mask
         return [h[i] ^ v[i] ^ v[i + 8] for i in range(8)]
-
-    def rotate(self, x: int, n: int) -> int:
-        return (x >> n | x << (self.bits - n)) & self.mask
 
     def parameter_block(self, key_length: int, **p) -> bytes:
         """The BLAKE2 paper, section 2.8; ``xof_length`` is BLAKE2X's half of the node offset."""

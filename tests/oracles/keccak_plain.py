@@ -47,8 +47,16 @@ def _rotations() -> dict[tuple[int, int], int]:
 
 
 ROUND_CONSTANTS = _round_constants()
-# rho and pi as one step: the lane that comes to index x + 5 * y, and its rotation (FIPS 202, 3.2.2, 3.2.3).
-MOVES = [((x + 3 * y) % 5 + 5 * x, _rotations()[(x + 3 * y) % 5, x]) for y in range(5) for x in range(5)]
+# rho and pi as one step (FIPS 202, 3.2.2 and 3.2.3): the lane that comes to index x + 5 * y, its column, its
+# rotation to the left, and what is left of 64.
+MOVES = [
+    ((x + 3 * y) % 5 + 5 * x, (x + 3 * y) % 5, n, 64 - n)
+    for y in range(5)
+    for x in range(5)
+    for n in [_rotations()[(x + 3 * y) % 5, x]]
+]
+# chi: a lane and the next two of its row (section 3.2.4).
+ROWS = [(i, i - i % 5 + (i + 1) % 5, i - i % 5 + (i + 2) % 5) for i in range(25)]
 
 
 def keccak_p(lanes: list[int], rounds: int) -> list[int]:
@@ -56,8 +64,8 @@ def keccak_p(lanes: list[int], rounds: int) -> list[int]:
     for constant in ROUND_CONSTANTS[24 - rounds :]:
         parity = [lanes[x] ^ lanes[x + 5] ^ lanes[x + 10] ^ lanes[x + 15] ^ lanes[x + 20] for x in range(5)]
         theta = [parity[x - 1] ^ _rotate(parity[(x + 1) % 5], 1) for x in range(5)]
-        b = [_rotate(lanes[source] ^ theta[source % 5], n) for source, n in MOVES]
-        lanes = [b[i] ^ (~b[i - i % 5 + (i + 1) % 5] & b[i - i % 5 + (i + 2) % 5] & LANE) for i in range(25)]
+        b = [((v := lanes[i] ^ theta[x]) << n | v >> m) & LANE for i, x, n, m in MOVES]
+        lanes = [b[i] ^ (~b[j] & b[k]) for i, j, k in ROWS]
         lanes[0] ^= constant
     return lanes
 
