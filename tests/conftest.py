@@ -7,6 +7,7 @@ with its reason, unless it was asked for with ``--backend``: then its absence fa
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -75,6 +76,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.device)
 
 
+def pytest_collection_finish() -> None:
+    # Thousands of collected tests, and torch, live to the end: no collection of garbage needs to visit them.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
@@ -89,6 +96,15 @@ def backend(request: pytest.FixtureRequest) -> str:
         # Where nothing is compiled, a known answer more costs seconds and says what the test itself says.
         request.getfixturevalue("monkeypatch").setenv(VARIABLE, "off")
     return name
+
+
+@pytest.fixture
+def small_tiles(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter four messages a program, so that a few are several programs' work."""
+    instance = backends.get(backend)
+    if isinstance(instance, TritonBackend) and backend == "interpreter":
+        tuned = instance.options
+        monkeypatch.setattr(instance, "options", lambda launch: {**tuned(launch), "BLOCK_MSGS": 4})
 
 
 @pytest.fixture
@@ -161,7 +177,12 @@ def _interpreted(record: Algorithm, test: str) -> str | None:
 
 
 EDGES = {"test_edge_lengths_in_one_ragged_batch"}
-MODES = {"test_extendable_output", "test_modes_in_a_batch", "test_modes_of_a_stream"}
+MODES = {
+    "test_extendable_output",
+    "test_many_long_outputs",
+    "test_modes_in_a_batch",
+    "test_modes_of_a_stream",
+}
 MACS = {
     "test_every_message_has_its_own_key",
     "test_keys_of_different_lengths",

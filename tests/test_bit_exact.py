@@ -273,15 +273,8 @@ def test_extendable_output(algorithm, backend):
         assert rows_as_bytes(digests) == [oracle(algorithm, m, length=length) for m in messages]
 
 
-def test_many_more_messages_than_one_program_takes(algorithm, backend, monkeypatch):
+def test_many_more_messages_than_one_program_takes(algorithm, backend, small_tiles):
     """Small tiles: several programs, with a ragged last one, on every path."""
-    from integrity_triton import backends
-    from integrity_triton.backends.triton_backend import TritonBackend
-
-    instance = backends.get(backend)
-    if isinstance(instance, TritonBackend) and backend == "interpreter":
-        tuned = instance.options
-        monkeypatch.setattr(instance, "options", lambda launch: {**tuned(launch), "BLOCK_MSGS": 4})
     count = 11 if backend == "interpreter" else 1000
     messages = [pattern(i * 37 % 131) for i in range(count)]
     digests = hash_batch(messages, algorithm.name, backend=backend)
@@ -289,6 +282,24 @@ def test_many_more_messages_than_one_program_takes(algorithm, backend, monkeypat
     rows = on_device(pattern(count * 20), backend).reshape(count, 20)
     digests = hash_batch(rows, algorithm.name, backend=backend)
     assert rows_as_bytes(digests) == [oracle(algorithm, tensor_message(row)) for row in rows]
+
+
+def test_shorter_and_shorter_neighbours(algorithm, backend):
+    """All lengths up to more than a block side by side, longest last, so that no number of a message or of a
+    lane passes for a length."""
+    messages = [pattern(n) for n in range(algorithm.block_size + 20)]
+    digests = hash_batch(messages, algorithm.name, backend=backend)
+    assert rows_as_bytes(digests) == [oracle(algorithm, m) for m in messages]
+
+
+def test_many_long_outputs(algorithm, backend, small_tiles):
+    """Outputs of several blocks, of more messages than one program takes."""
+    if not algorithm.xof:
+        pytest.skip("not applicable: a fixed digest")
+    messages = [pattern(i) for i in range(6 if backend == "interpreter" else 300)]
+    length = 2 * algorithm.block_size + 5
+    digests = hash_batch(messages, algorithm.name, length=length, backend=backend)
+    assert rows_as_bytes(digests) == [oracle(algorithm, m, length=length) for m in messages]
 
 
 def test_the_guard_notices_a_write_beside_the_output(monkeypatch):

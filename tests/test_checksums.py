@@ -15,6 +15,7 @@ import integrity_triton as it
 from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import Crc, Security, XxHash
 from integrity_triton.backends.drivers import crc as crc_driver
+from integrity_triton.backends.self_test import VARIABLE
 from integrity_triton.backends.triton_backend import TritonBackend
 from oracles import checksums, xxhash_plain
 from support import device_of, guard, hash_batch, on_device, oracle, pattern, rows_as_bytes, tensor_message
@@ -154,6 +155,40 @@ def test_crcs_of_long_messages(name, backend, monkeypatch):
         assert launched.count(crc_driver.CRC_FOLD) == 4
 
 
+@pytest.mark.parametrize("align", [1, 4])
+@pytest.mark.parametrize("name", ["crc32", "crc64_nvme"])
+def test_several_chunks_are_folded(name, align, monkeypatch):
+    """By as few lanes as there can be: messages of one chunk to four, of which the first is short or not,
+    with and without a rest, beside those of no whole unit."""
+    monkeypatch.setenv(VARIABLE, "off")
+    monkeypatch.setattr(crc_driver, "_BLOCKS_WORTH_FOLDING", 0)
+    kernels = backends.get("interpreter")
+    assert isinstance(kernels, TritonBackend)
+    tuned = kernels.tuned
+
+    def few_lanes(kernel: str, block: str | None = None) -> dict[str, int]:
+        found = tuned(kernel, block)
+        return {**found, "BLOCK_MSGS": 2} if kernel == crc_driver.CRC_FOLD else found
+
+    monkeypatch.setattr(kernels, "tuned", few_lanes)
+    record = algorithms.get(name)
+    unit = 4 * record.construction.width * 2
+    data = pattern(20 * unit)
+    memory = on_device(data, "interpreter")
+    sizes = [3, unit, 2 * unit + 1, 4 * unit, 5 * unit, 9 * unit - 1, 0, 13 * unit + 2]
+    places = [(align * (i + 1), align * (i + 1) + n) for i, n in enumerate(sizes)]
+    digests = hash_batch([memory[a:b] for a, b in places], name, backend="interpreter")
+    assert rows_as_bytes(digests) == [oracle(record, data[a:b]) for a, b in places]
+    for size in (4 * unit, 5 * unit + 7):
+        rows = memory[align : align + 2 * size].view(2, size)
+        digests = hash_batch(rows, name, backend="interpreter")
+        assert rows_as_bytes(digests) == [oracle(record, row.numpy().tobytes()) for row in rows]
+    hasher = it.new(name, data[:unit], backend="interpreter")
+    hasher.update(b"")
+    hasher.update(memory[unit : 7 * unit + 5])
+    assert hasher.digest() == oracle(record, data[: 7 * unit + 5])
+
+
 @pytest.mark.parametrize("name", CRCS)
 def test_powers_of_x(name):
     """The factors that put a lane's part in its place reach to the end of 2**64 bytes."""
@@ -193,11 +228,12 @@ def test_xxhash_of_every_length(name, seed, backend):
     record = algorithms.get(name)
     lengths = [*range(270), *range(1000, 1100), 2047, 2048, 2049, 5000]
     if backend == "interpreter":
-        lengths = [*range(34), *range(60, 260, 9), 63, 64, 65, 240, 241, 1024, 1025, 1100]
+        lengths = [*range(34), *range(60, 260, 9), *range(64, 256, 32), 63, 65, 240, 241, 1024, 1025, 1100]
     random.Random(1).shuffle(lengths)
     digests = hash_batch([pattern(n) for n in lengths], name, seed=seed, backend=backend)
     assert rows_as_bytes(digests) == [oracle(record, pattern(n), seed=seed) for n in lengths]
-    for n in (2, 6, 12, 100, 200, 500) if seed else ():  # rows all of one kind
+    # Rows all of one kind, and just so.
+    for n in (1, 3, 4, 6, 8, 9, 12, 16, 17, 100, 128, 129, 200, 240, 241, 500) if seed else ():
         rows = on_device(pattern(2 * n), backend).reshape(2, n)
         digests = hash_batch(rows, name, seed=seed, backend=backend)
         assert rows_as_bytes(digests) == [oracle(record, tensor_message(row), seed=seed) for row in rows]

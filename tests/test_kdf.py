@@ -98,8 +98,8 @@ def test_pbkdf2(name, backend):
     assert rows_as_bytes(keys) == [pbkdf2(name, p, b"", 2, size) for p in (b"12345678", b"abcdefgh")]
 
 
-def test_many_passwords(backend):
-    count = 3 if backend == "interpreter" else 700
+def test_many_passwords(backend, small_tiles):
+    count = 6 if backend == "interpreter" else 700
     passwords = [f"password {i}".encode() for i in range(count)]
     keys = it.pbkdf2_batch(passwords, "sha256", salt=b"s", iterations=3, backend=backend)
     assert rows_as_bytes(keys) == [hashlib.pbkdf2_hmac("sha256", p, b"s", 3) for p in passwords]

@@ -17,7 +17,7 @@ from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launche
 from integrity_triton import algorithms, backends
 from integrity_triton.aot import compiling
 from integrity_triton.backends import Ragged
-from integrity_triton.backends.drivers.poly1305 import Key, Poly1305Driver
+from integrity_triton.backends.drivers.poly1305 import POLY1305_PARTS, Key, Poly1305Driver
 from integrity_triton.backends.triton_backend import TritonBackend
 from oracles import poly1305_plain
 from oracles.poly1305_plain import P, clamp, poly1305, value
@@ -99,6 +99,48 @@ def test_rows_of_a_tensor_and_one_message(backend, driver):
         check([data], backend)
 
 
+@pytest.mark.parametrize("align", [1, 4, 16])
+def test_several_programs(backend, driver, align, monkeypatch):
+    """Few lanes a program, in the interpreter: programs of whole rows alone, of none, and of both."""
+    instance = backends.get(backend)
+    tuned = instance.options
+
+    def few_lanes(launch):
+        given = tuned(launch)
+        # The lanes of parts are chosen before, and make their factors.
+        return given if launch.kernel == POLY1305_PARTS else {**given, "BLOCK_MSGS": 4}
+
+    if backend == "interpreter":
+        monkeypatch.setattr(instance, "options", few_lanes)
+    row = boundaries(driver)[0]
+    part = boundaries(driver)[-1]
+    sizes = [4 * row, 0, 1, row, 4 * row, 2 * row + 5, 700, row - 3, 5 * row - 1]
+    sizes += [part, 2 * part + 21] if driver.way != "messages" else []
+    data = pattern(align + sum(sizes) + 16 * len(sizes))
+    memory, views, place = on_device(data, backend), [], align
+    for size in sizes:
+        views.append((place, place + size))
+        place += -(-size // align) * align
+    for count in (len(sizes), 1):
+        keys = [pattern(32 + i)[i:] for i in range(count)]
+        tags = it.hash_batch(
+            [memory[a:b] for a, b in views], "poly1305", key=keys if count > 1 else KEY, backend=backend
+        )
+        expected = [
+            poly1305(data[a:b], key=keys[i] if count > 1 else KEY).digest() for i, (a, b) in enumerate(views)
+        ]
+        assert rows_as_bytes(tags) == expected
+    rows = memory[align : align + 5 * 4 * row].view(5, 4 * row)
+    tags = it.hash_batch(rows, "poly1305", key=KEY, backend=backend)
+    assert rows_as_bytes(tags) == [poly1305(r.cpu().numpy().tobytes(), key=KEY).digest() for r in rows]
+    if driver.way != "messages":  # a last one of fewer parts
+        tags = it.hash_chunks(
+            memory[: 2 * part + 80], "poly1305", chunk_size=part + 32, key=KEY, backend=backend
+        )
+        chunks = data[: part + 32], data[part + 32 : 2 * part + 64], data[2 * part + 64 : 2 * part + 80]
+        assert rows_as_bytes(tags) == [poly1305(chunk, key=KEY).digest() for chunk in chunks]
+
+
 def test_a_key_a_message(backend, driver):
     lengths = (0, 1, 16, 100, *(n + 3 for n in boundaries(driver)[:2]))
     keys = [pattern(32 + i)[i:] for i in range(len(lengths))]
@@ -173,6 +215,12 @@ def test_limbs_that_carry_all_the_way(backend, driver):
         [limb - n, limb - 1, limb - 1, limb - 1, limb - 1 + m] for n in range(1, 8) for m in (0, 1, 2)
     ]
     numbers += [[limb - n, limb - 1, 0, 0, m * limb] for n in range(1, 8) for m in (1, 2)]
+    # One that, carried once, has a second limb too large and a lowest that the next carry makes so.
+    numbers += [
+        [(limb - n - 5 * m) % limb, limb - 1, limb - 1, limb - 1, m * limb + limb - 1]
+        for n in range(1, 8)
+        for m in (1, 3, 2**20, 2**35)
+    ]
     rng = random.Random(9)
     numbers += [rng.choices(ends, k=5) for _ in range(400)]
     device = device_of(backend)

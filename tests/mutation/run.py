@@ -41,9 +41,6 @@ KILLERS = HERE / "killers.json"
 PACKAGE = "integrity_triton.kernels"
 # What a mutant may take of memory beyond what the process has: one test maps 4 GiB.
 MORE_MEMORY = 12 << 30
-# Of checks and tests that differ in their parameters alone, and take the same lines of a mutant's function,
-# how many it has to get past.
-ALIKE = 2
 
 
 @dataclass
@@ -288,8 +285,11 @@ class Knowledge:
         lines = self.reached[probe].lines.get(mutant.file, set())
         return frozenset(line for line in lines if first <= line <= last)
 
-    def order(self, probes: Iterable[Any], mutant: Mutant, cap: float) -> list[tuple[Any, float]]:
-        """The probes that reach a mutant, those first that are likely to kill it soon."""
+    def order(
+        self, probes: Iterable[Any], mutant: Mutant, cap: float, most_alike: int
+    ) -> list[tuple[Any, float]]:
+        """The probes that reach a mutant, those first that are likely to kill it soon: of checks and tests
+        that differ in their parameters alone, and take the same lines of its function, ``most_alike``."""
 
         def price(probe: Any) -> float:
             key = mutant.file, mutant.scope, probe.name
@@ -299,7 +299,7 @@ class Knowledge:
         reaching = [p for p in probes if p.name in self.reached and self.reaches(p.name, mutant)]
         for probe in sorted(reaching, key=price):
             seconds, kind = self.reached[probe.name].seconds, (probe.kind, self.ways(probe.name, mutant))
-            if alike[kind] < ALIKE and (total + seconds <= cap or not found):
+            if alike[kind] < most_alike and (total + seconds <= cap or not found):
                 alike[kind] += 1
                 total += seconds
                 found.append((probe, seconds))
@@ -382,7 +382,8 @@ class Run:
                 known.tries[mutant.file, mutant.scope, result.by] += 1
         left = [m for m in mutants if m not in self.results]
         if self.options.again:
-            left += [m for m, result in self.results.items() if not result.killed]
+            explained = {key for key, text in _explanations().items() if text}
+            left += [m for m, r in self.results.items() if not r.killed and m.key not in explained]
         began, done_before = time.perf_counter(), len(self.results)
         # Functions first, where survivors are to be expected.
         parts: dict[tuple[bool, str], list[Mutant]] = {
@@ -400,7 +401,7 @@ class Run:
         self.report()
 
     def one(self, mutant: Mutant, known: Knowledge, log: Path | None) -> None:
-        order = known.order(self.of_file[mutant.file], mutant, self.options.cap)
+        order = known.order(self.of_file[mutant.file], mutant, self.options.cap, self.options.alike)
 
         def done(result: Result) -> None:
             known.note(mutant, order, result)
@@ -557,10 +558,15 @@ def main(arguments: list[str], description: str | None) -> int:
     parser.add_argument("--scope", nargs="*", default=[], metavar="NAME", help="functions and tables")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--cap", type=float, default=60, help="seconds for one mutant, of the processor")
+    parser.add_argument(
+        "--alike", type=int, default=2, help="how many checks or tests that differ in parameters alone"
+    )
     parser.add_argument("--sample", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--results", metavar="FILE", help="keep results there, and go on from those")
-    parser.add_argument("--again", action="store_true", help="with --results, run the survivors there again")
+    parser.add_argument(
+        "--again", action="store_true", help="with --results, run survivors again of which nothing says why"
+    )
     parser.add_argument("--baseline", metavar="FILE", help="keep there what the checks and tests reach")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--verbose", action="store_true")
