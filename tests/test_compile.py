@@ -17,9 +17,9 @@ from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launche
 from integrity_triton import algorithms
 from integrity_triton.algorithms import IteratedHash
 
-# NVIDIA's commonest target gets all variants of the kernels; the others one of each kernel, and those of FEW
-# one of each kind. The rest is among the slow tests: AMD's variants, and elsewhere than on that first target
-# HMAC's loops, one for each hash, but for two of them.
+# NVIDIA's commonest target gets one of each kernel, and of one kernel of each kind all variants; the others
+# get one of each kernel, and those of FEW one of each kind. The rest is among the slow tests: other variants,
+# and elsewhere than on that first target HMAC's loops, one for each hash, but for two of them.
 LAYOUTS = {"cuda:90": compile_time.LAYOUTS}
 VARIANTS = {"hip:gfx942": ("rows", "ragged")}
 FEW = ("cuda:80", "hip:gfx1100")
@@ -39,7 +39,12 @@ def plan(target: str, layouts: tuple[str, ...] | None = None):
 
 def cases():
     for target in TARGETS:
+        rows = plan(target, ("rows",))
         for name in plan(target):
+            if target in LAYOUTS and name in rows and name not in KINDS:
+                yield pytest.param(target, ("rows",), name, id=f"{target}-{name}")
+                yield pytest.param(target, None, name, id=f"{target}-all-{name}", marks=pytest.mark.slow)
+                continue
             loop = name.startswith("hmac_") and name not in LOOPS and target != "cuda:90"
             slow = loop or (target in FEW and name not in KINDS)
             marks = [pytest.mark.slow] if slow else []
