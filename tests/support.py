@@ -230,6 +230,17 @@ def on_device(data: bytes, backend: str) -> torch.Tensor:
     )
 
 
+def retune(monkeypatch: Any, kernel: str, **changes: int) -> None:
+    """Give the interpreter another configuration of one kernel."""
+    instance = backends.get("interpreter")
+    assert isinstance(instance, TritonBackend)
+    tuned = instance.tuned
+    of_kernel = {kernel: changes}
+    monkeypatch.setattr(
+        instance, "tuned", lambda name, *block: {**tuned(name, *block), **of_kernel.get(name, {})}
+    )
+
+
 def rows_as_bytes(digests: torch.Tensor) -> list[bytes]:
     return [row.tobytes() for row in digests.cpu().numpy()]
 

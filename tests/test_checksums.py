@@ -18,7 +18,17 @@ from integrity_triton.backends.drivers import crc as crc_driver
 from integrity_triton.backends.self_test import VARIABLE
 from integrity_triton.backends.triton_backend import TritonBackend
 from oracles import checksums, xxhash_plain
-from support import device_of, guard, hash_batch, on_device, oracle, pattern, rows_as_bytes, tensor_message
+from support import (
+    device_of,
+    guard,
+    hash_batch,
+    on_device,
+    oracle,
+    pattern,
+    retune,
+    rows_as_bytes,
+    tensor_message,
+)
 
 # Of the message "123456789": the catalogue of parametrised CRC algorithms.
 CHECK_VALUES = {"crc32": "cbf43926", "crc32c": "e3069283", "crc64_nvme": "ae8b14860a799888"}
@@ -162,15 +172,7 @@ def test_several_chunks_are_folded(name, align, monkeypatch):
     with and without a rest, beside those of no whole unit."""
     monkeypatch.setenv(VARIABLE, "off")
     monkeypatch.setattr(crc_driver, "_BLOCKS_WORTH_FOLDING", 0)
-    kernels = backends.get("interpreter")
-    assert isinstance(kernels, TritonBackend)
-    tuned = kernels.tuned
-
-    def few_lanes(kernel: str, block: str | None = None) -> dict[str, int]:
-        found = tuned(kernel, block)
-        return {**found, "BLOCK_MSGS": 2} if kernel == crc_driver.CRC_FOLD else found
-
-    monkeypatch.setattr(kernels, "tuned", few_lanes)
+    retune(monkeypatch, crc_driver.CRC_FOLD, BLOCK_MSGS=2)
     record = algorithms.get(name)
     unit = 4 * record.construction.width * 2
     data = pattern(20 * unit)

@@ -27,7 +27,7 @@ from integrity_triton.backends.drivers.poly1305 import POLY1305_PARTS, Poly1305D
 from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.launch import Launch
 from integrity_triton.backends.self_test import VARIABLE
-from support import hash_batch, new, on_device, oracle, pattern, required, rows_as_bytes
+from support import hash_batch, new, on_device, oracle, pattern, required, retune, rows_as_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="not applicable: mprotect as on Linux")
 
@@ -150,11 +150,9 @@ def fence(kernels: InterpreterBackend) -> None:
     kernels.launch = fenced  # type: ignore[method-assign]
     # Lanes that share a message are as many as the launch was made for.
     shared = (POLY1305_PARTS, crc_driver.CRC_FOLD)
-    few = {"BLOCK_MSGS": 4}
-    kernels.options = lambda asked: {  # type: ignore[method-assign]
-        **options(asked),
-        **({} if asked.kernel in shared else few),
-    }
+    kernels.options = lambda asked: (  # type: ignore[method-assign]
+        options(asked) if asked.kernel in shared else {**options(asked), "BLOCK_MSGS": 4}
+    )
 
 
 def within_arguments(record: Algorithm) -> None:
@@ -214,12 +212,7 @@ def test_nothing_is_read_beyond_what_a_kernel_is_given(name, wide):
 def test_nothing_is_read_beyond_by_any_way_of_poly1305(way, words, align, wide, monkeypatch):
     """Parts by halves of blocks, and by whole ones."""
     monkeypatch.setattr(Poly1305Driver, "way", way)
-    kernels = backends.get("interpreter")
-    assert isinstance(kernels, InterpreterBackend)
-    tuned, options = kernels.tuned, kernels.options
-    parts = {POLY1305_PARTS: {"WORDS": words}}
-    monkeypatch.setattr(kernels, "tuned", lambda name, *of: {**tuned(name, *of), **parts.get(name, {})})
-    monkeypatch.setattr(kernels, "options", lambda asked: {**options(asked), **parts.get(asked.kernel, {})})
+    retune(monkeypatch, POLY1305_PARTS, WORDS=words)
     sizes = [*range(1, 34), *range(248, 274), 512, 528]
     assert status_of(lambda: hashed("poly1305", align, sizes)) == 0
 
@@ -228,11 +221,7 @@ def test_nothing_is_read_beyond_by_any_way_of_poly1305(way, words, align, wide, 
 def test_nothing_is_read_beyond_by_folding(start, monkeypatch):
     """By two lanes, of messages up to the end, alone and beside one that starts anywhere."""
     monkeypatch.setattr(crc_driver, "_BLOCKS_WORTH_FOLDING", 0)
-    kernels = backends.get("interpreter")
-    assert isinstance(kernels, InterpreterBackend)
-    tuned = kernels.tuned
-    few = {crc_driver.CRC_FOLD: {"BLOCK_MSGS": 2}}
-    monkeypatch.setattr(kernels, "tuned", lambda name, *block: {**tuned(name, *block), **few.get(name, {})})
+    retune(monkeypatch, crc_driver.CRC_FOLD, BLOCK_MSGS=2)
 
     def work() -> None:
         page, record = guarded(), algorithms.get("crc32")

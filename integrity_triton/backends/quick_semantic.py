@@ -30,6 +30,32 @@ _COMPARISONS = {
     "greater_than": "greater",
     "greater_equal": "greater_equal",
 }
+_OF_FLAGS = ("and_", "or_", "xor_")
+_OPERATORS = {
+    "__add__": "add",
+    "__sub__": "sub",
+    "__mul__": "mul",
+    "__and__": "and_",
+    "__or__": "or_",
+    "__xor__": "xor_",
+    "__lshift__": "shl",
+    "__rshift__": "lshr",
+    "__eq__": "equal",
+    "__ne__": "not_equal",
+    "__lt__": "less_than",
+    "__le__": "less_equal",
+    "__gt__": "greater_than",
+    "__ge__": "greater_equal",
+}
+
+
+@cache
+def _limits() -> dict[int, tuple[int, int]]:
+    """The least and the greatest number of each type that is taken the short way, by the type's id."""
+    import triton.language as tl
+
+    types = (tl.uint8, tl.int32, tl.uint32, tl.int64, tl.uint64)
+    return {id(t): (t.get_int_min_value(), t.get_int_max_value()) for t in types}
 
 
 @cache
@@ -39,9 +65,8 @@ def _semantic() -> Any:
     from triton.language.semantic import TritonSemantic
     from triton.runtime.interpreter import TensorHandle
 
-    types = (tl.uint8, tl.int32, tl.uint32, tl.int64, tl.uint64)
-    limits = {id(t): (t.get_int_min_value(), t.get_int_max_value()) for t in types}
-    arrays = {id(t): np.dtype(t.name) for t in types}
+    limits = _limits()
+    arrays = {id(t): np.dtype(t.name) for t in (tl.uint8, tl.int32, tl.uint32, tl.int64, tl.uint64)}
     tensor = tl.tensor
 
     def operands(left: Any, right: Any) -> tuple[Any, Any, Any] | None:
@@ -74,7 +99,7 @@ def _semantic() -> Any:
 
     def arithmetic(name: str, operation: Any) -> Any:
         plain = getattr(TritonSemantic, name)
-        of_flags = name in ("and_", "or_", "xor_")
+        of_flags = name in _OF_FLAGS
 
         def method(self: Any, left: Any, right: Any, *rest: Any, **options: Any) -> Any:
             found = operands(left, right)
@@ -133,26 +158,6 @@ def _semantic() -> Any:
     return type("QuickSemantic", (TritonSemantic,), members)
 
 
-_OPERATORS = {
-    "__add__": "add",
-    "__sub__": "subtract",
-    "__mul__": "multiply",
-    "__and__": "bitwise_and",
-    "__or__": "bitwise_or",
-    "__xor__": "bitwise_xor",
-    "__lshift__": "left_shift",
-    "__rshift__": "right_shift",
-    "__eq__": "equal",
-    "__ne__": "not_equal",
-    "__lt__": "less",
-    "__le__": "less_equal",
-    "__gt__": "greater",
-    "__ge__": "greater_equal",
-}
-_OF_FLAGS = ("__and__", "__or__", "__xor__")
-_COMPARING = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")
-
-
 @cache
 def _operators() -> dict[str, Any]:
     """For each operator a function that makes one of a tensor's own: one that does what is short, and leaves
@@ -161,8 +166,7 @@ def _operators() -> dict[str, Any]:
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle
 
-    types = (tl.uint8, tl.int32, tl.uint32, tl.int64, tl.uint64)
-    limits = {id(t): (t.get_int_min_value(), t.get_int_max_value()) for t in types}
+    limits = _limits()
     tensor, constexpr, int1 = tl.tensor, tl.constexpr, tl.int1
     flags: dict[Any, Any] = {}
 
@@ -186,7 +190,7 @@ def _operators() -> dict[str, Any]:
         return made(members, data, like.dtype)
 
     def short(name: str, operation: Any) -> Any:
-        of_flags, comparing = name in _OF_FLAGS, name in _COMPARING
+        of_flags, comparing = name in _OF_FLAGS, name in _COMPARISONS
 
         def of(plain: Any) -> Any:
             def operator(self: Any, other: Any) -> Any:
@@ -215,7 +219,8 @@ def _operators() -> dict[str, Any]:
 
         return of
 
-    return {name: short(name, getattr(np, function)) for name, function in _OPERATORS.items()}
+    functions = {**_ARITHMETIC, **_COMPARISONS}
+    return {operator: short(name, getattr(np, functions[name])) for operator, name in _OPERATORS.items()}
 
 
 def _shorten_operators(tensor: Any) -> None:
