@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 
 from integrity_triton import algorithms
@@ -196,6 +197,31 @@ def build(launch: Launch, options: Mapping[str, Any]) -> Build:
     return Build(label(launch), compiled, seconds, binary, *_usage(compiled))
 
 
+@triton.jit
+def _yardstick(words):  # type: ignore[no-untyped-def]  # Triton reads annotations
+    """Something to compile that stays as it is, of a hash function's kind: loads, rounds, stores."""
+    lane = words + tl.arange(0, 256)
+    a, b, c, d = tl.load(lane), tl.load(lane + 256), tl.load(lane + 512), tl.load(lane + 768)
+    for turn in tl.static_range(64):
+        mixed = (a << 5 | a >> 27) + (b & c ^ d) + turn
+        a, b, c, d = d, mixed, b, c
+    tl.store(lane, a)
+    tl.store(lane + 256, b)
+    tl.store(lane + 512, c)
+    tl.store(lane + 768, d)
+
+
+def yardstick(target: str) -> float:
+    """Seconds that compiling a fixed kernel takes here and now, by which machines can be compared."""
+    for _ in range(2):  # the first loads the compiler
+        with tempfile.TemporaryDirectory() as cache, compiling_for(target, Path(cache)):
+            _yardstick.device_caches.clear()
+            before = _processor_seconds()
+            _yardstick.warmup(torch.zeros(1, dtype=torch.uint32), grid=(1,))
+            seconds = _processor_seconds() - before
+    return seconds
+
+
 def label(launch: Launch) -> str:
     """A kernel's name with the constants that tell its variants apart."""
     words = [launch.kernel.partition(":")[2], launch.constants.get("BLOCK", "").partition(":")[2]]
@@ -251,6 +277,7 @@ def main() -> None:
     targets = options.target or [name for name in TARGETS if name.startswith("cuda")]
     records = [algorithms.get(name) for name in options.algorithms] or None
     print(f"Triton {triton.__version__}; seconds of processor time, registers, spilled")
+    print(f"the yardstick takes {yardstick(targets[0]):.2f} s")
     cells: dict[str, dict[str, str]] = {}
     slow = []
     for target in targets:

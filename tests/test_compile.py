@@ -13,45 +13,48 @@ from functools import cache
 import pytest
 
 from bench import compile_time
-from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launches
+from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launches, yardstick
 from integrity_triton import algorithms
 from integrity_triton.algorithms import IteratedHash
 
-# NVIDIA's commonest target gets one of each kernel, and of one kernel of each kind all variants; the others
-# get one of each kernel, and those of FEW one of each kind. The rest is among the slow tests: other variants,
-# and elsewhere than on that first target HMAC's loops, one for each hash, but for two of them.
-LAYOUTS = {"cuda:90": compile_time.LAYOUTS}
-VARIANTS = {"hip:gfx942": ("rows", "ragged")}
-FEW = ("cuda:80", "hip:gfx1100")
+# NVIDIA's commonest target gets one of each kernel, and of some all variants; the others one of each kind.
+# The rest is among the slow tests: other variants, other targets' other kernels, and HMAC's loops, one for
+# each hash, but for two of them.
+FIRST = "cuda:90"
+LAYOUTS = {"cuda:90": compile_time.LAYOUTS, "hip:gfx942": ("rows", "ragged")}
+VARIED = ("md5", "blake3", "xxh64", "siphash_2_4", "cmac_aes", "poly1305")
 KINDS = (
     *("md5", "sha384", "sha3_224", "shake_128", "blake2bp", "blake2xb", "blake3", "crc64_nvme", "xxh64"),
     *("xxh3_128", "siphash_2_4", "highwayhash_64", "cmac_aes", "gmac_aes", "poly1305", "hmac_md5"),
 )
 LOOPS = ("hmac_md5", "hmac_sha512")
-# Twice what is allowed: of processors that are shared, a process has less in a second.
-MOST_SECONDS = 2 * compile_time.MOST_SECONDS
+# Times what the yardstick takes at the moment, for machines differ, and what else they do: 4 to 12 are usual
+# of the larger kernels. The yardstick takes half a second, so that it is asked only where it may matter.
+MOST_YARDSTICKS = 20
 
 
 @cache
-def plan(target: str, layouts: tuple[str, ...] | None = None):
-    return launches(TARGETS[target].backend, layouts or LAYOUTS.get(target, ("rows",)))
+def plan(target: str, layouts: tuple[str, ...] = ("rows",)):
+    return launches(TARGETS[target].backend, layouts)
+
+
+def case(target: str, layouts: tuple[str, ...], name: str, *, slow: bool):
+    variants = "-variants" if len(layouts) > 1 else ""
+    marks = [pytest.mark.slow] if slow else []
+    return pytest.param(target, layouts, name, id=f"{target}{variants}-{name}", marks=marks)
 
 
 def cases():
     for target in TARGETS:
-        rows = plan(target, ("rows",))
+        layouts = LAYOUTS.get(target, ("rows",))
+        varied = VARIED if target == FIRST else ()
         for name in plan(target):
-            if target in LAYOUTS and name in rows and name not in KINDS:
-                yield pytest.param(target, ("rows",), name, id=f"{target}-{name}")
-                yield pytest.param(target, None, name, id=f"{target}-all-{name}", marks=pytest.mark.slow)
-                continue
-            loop = name.startswith("hmac_") and name not in LOOPS and target != "cuda:90"
-            slow = loop or (target in FEW and name not in KINDS)
-            marks = [pytest.mark.slow] if slow else []
-            yield pytest.param(target, None, name, id=f"{target}-{name}", marks=marks)
-    for target, layouts in VARIANTS.items():
-        for name in plan(target, layouts):
-            yield pytest.param(target, layouts, name, id=f"{target}-variants-{name}", marks=pytest.mark.slow)
+            loop = name.startswith("hmac_") and name not in LOOPS
+            asked = name not in varied and not loop if target == FIRST else name in KINDS
+            yield case(target, ("rows",), name, slow=not asked)
+        if len(layouts) > 1:
+            for name in plan(target, layouts):
+                yield case(target, layouts, name, slow=name not in varied)
 
 
 @pytest.fixture
@@ -66,16 +69,17 @@ def compile_cold(tmp_path):
     return compile_
 
 
-@pytest.mark.parametrize(("target", "layouts", "name"), cases())
+@pytest.mark.parametrize(("target", "layouts", "name"), list(cases()))
 def test_every_kernel_builds(target, layouts, name, compile_cold, record_property):
     built = []
     for launch, options in plan(target, layouts)[name]:
         done = compile_cold(target, launch, options)
-        for _ in range(2):  # a machine that is busy at the moment is no fault of the kernel's
-            if done.seconds > MOST_SECONDS:
-                again = compile_cold(target, launch, options)
-                done = min(done, again, key=lambda d: d.seconds)
         built.append(done)
+        if TARGETS[target].backend == "cuda" and done.seconds > compile_time.MOST_SECONDS:
+            times = done.seconds / yardstick(target)
+            if times > MOST_YARDSTICKS:  # once may have been chance
+                times = compile_cold(target, launch, options).seconds / yardstick(target)
+            assert times <= MOST_YARDSTICKS, f"{done.kernel} takes {times:.0f} yardsticks to compile"
     record_property("compiled", [(target, done.kernel, done.seconds) for done in built])
     for done in built:
         assert len(done.binary) > 1000, done.kernel
@@ -85,7 +89,6 @@ def test_every_kernel_builds(target, layouts, name, compile_cold, record_propert
             assert signature.get(argument, "i64") == "i64", (done.kernel, argument, signature)
         if TARGETS[target].backend == "cuda":
             assert not done.spilled, f"{done.kernel} spills {done.spilled} bytes"
-            assert done.seconds <= MOST_SECONDS, f"{done.kernel} takes {done.seconds:.1f} s to compile"
             if "ALIGN=16" in done.kernel:
                 sass = cuobjdump("-sass", done.binary)
                 vectors = sass is None or re.search(r"LDG(STS)?\.E(\.BYPASS)?\.128", sass)
@@ -100,7 +103,7 @@ def test_no_block_function_is_left_out(target):
             assert record.construction.block in compiled, record.name
 
 
-@pytest.mark.parametrize("target", FEW)
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_kinds_are_all_there_are(target):
     kernels = {name: {launch.kernel for launch, _ in built} for name, built in plan(target).items()}
     assert set(KINDS) <= set(kernels)
