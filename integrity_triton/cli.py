@@ -670,6 +670,7 @@ def aot_command(
     return OK
 
 
+_MOST_JOBS = 8  # each has a few hundred MB of libraries
 _REPORTS = {"json": "to_json", "md": "to_markdown", "html": "to_html", "xml": "to_xml"}
 
 
@@ -690,6 +691,11 @@ _REPORTS = {"json": "to_json", "md": "to_markdown", "html": "to_html", "xml": "t
     "--seed", type=click.IntRange(0, (1 << 64) - 1), help="Of the random data.  [default: a new one]"
 )
 @click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Processes that share the work.  [default: one a processor, at most 8]",
+)
+@click.option(
     "--report",
     "reports",
     metavar="FILE",
@@ -705,6 +711,7 @@ def conformance(
     quick: bool,
     full: bool,
     seed: int | None,
+    jobs: int | None,
     reports: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -745,6 +752,7 @@ def conformance(
         effort="quick" if quick else "full" if full else "standard",
         seed=chosen,
         targets=targets,
+        jobs=min(_processors(), _MOST_JOBS) if jobs is None else jobs,
         progress=show,
     )
     for path in reports:
@@ -759,6 +767,11 @@ def conformance(
     output.line(report.summary())
     output.document(**report.to_dict())
     return OK if report.ok else MISMATCH
+
+
+def _processors() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _password(path: str | None) -> str | None:

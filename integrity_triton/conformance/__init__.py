@@ -8,17 +8,20 @@ from __future__ import annotations
 import datetime
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import algorithms as registry
 from ..algorithms import Algorithm, Hmac
 from ..algorithms.known_answers import Answers, load
 from ..backends import Backend, BackendStatus, get, statuses
+from ..backends.triton_backend import TritonBackend
 from .checks import EFFORTS, SLOW_EFFORTS, Failure, Subject, Watch, check
 from .compilation import Compilation
 from .environment import describe
+from .processes import share
 from .report import ABSENT, COMPILED, FAILED, RAN, Cell, Report
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ __all__ = ["Cell", "Failure", "Report", "run"]
 _REFERENCE = "native"
 # Thousands of times slower than the others, and of no use but for tests: runs where it is asked for.
 _SLOW = "interpreter"
+# Another process takes seconds to start, and is worth it only for so many cells.
+_CELLS_A_PROCESS = 8
 _SLOW_REASON = "runs only if asked for by name: it is thousands of times slower than the others"
 
 
@@ -49,6 +54,7 @@ def run(
     effort: str = "standard",
     seed: int | None = None,
     targets: Sequence[str] = (),
+    jobs: int = 1,
     progress: Callable[[Cell], None] | None = None,
 ) -> Report:
     """Check algorithms (by default all) on backends and devices (by default all that are here).
@@ -59,10 +65,17 @@ def run(
     compiled and not run. ``progress`` is called with each cell when it is done. Whatever is named and cannot
     run is a problem of the report, and makes it not ``ok``.
 
-    Raises ValueError for an unknown algorithm, backend, target or effort.
+    At most ``jobs`` processes share the cells, this one among them; the others are started anew, so that a
+    program that asks for more than one must not do so again when its main module is imported. They know the
+    algorithms and backends of packages, not those that this process alone has registered. A cell for which
+    another process has no result has failed.
+
+    Raises ValueError for an unknown algorithm, backend, target or effort, and for jobs below 1.
     """
     if effort not in EFFORTS:
         raise ValueError(f"unknown effort {effort!r} (known: {', '.join(EFFORTS)})")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, not {jobs}")
     known = {status.name: status for status in statuses()}
     for name in backends:
         if name not in known:
@@ -78,22 +91,28 @@ def run(
     )
     compilers = [Compilation(name) for name in dict.fromkeys(targets)]
     date, began = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
-    cells: list[Cell] = []
 
-    def done(cell: Cell) -> None:
-        cells.append(cell)
-        if progress is not None:
-            progress(cell)
+    def done(cells: list[Cell]) -> None:
+        for cell in cells:
+            if progress is not None:
+                progress(cell)
 
-    for status in known.values():
-        # What is only to be compiled is not an order to run.
-        if status.name in backends or not (backends or targets):
-            for record in records:
-                for cell in suite.cells(record, status):
-                    done(cell)
+    # What is only to be compiled is not an order to run.
+    asked = [s for s in known.values() if s.name in backends or not (backends or targets)]
+    items = [(_family(record, s), (record.name, s.name)) for s in asked for record in records]
+    running = sum(s.available and (s.name != _SLOW or s.name in backends) for s in asked) * len(records)
+    shared = share(
+        items,
+        start=partial(_work, suite),
+        jobs=max(1, min(jobs, running // _CELLS_A_PROCESS)),
+        done=done,
+        lost=suite.lost,
+    )
+    cells = [cell for found in shared for cell in found]  # in their order, and not as they were done
     for compiling in compilers:
         for record in records:
-            done(compiling.cell(record))
+            cells.append(compiling.cell(record))
+            done(cells[-1:])
     return Report(
         cells=tuple(cells),
         problems=tuple(suite.problems(cells)),
@@ -106,9 +125,32 @@ def run(
             "devices": list(suite.devices),
             "algorithms": list(suite.algorithms),
             "targets": list(targets),
+            "jobs": jobs,
         },
         environment=describe(),
     )
+
+
+def _family(record: Algorithm, status: BackendStatus) -> Hashable:
+    """What algorithms that run the same kernels have in common."""
+    backend = get(status.name) if status.available else None
+    if isinstance(backend, TritonBackend) and backend.unsupported(record) is None:
+        return status.name, backend.driver(record).main_kernel()
+    return status.name, record.name
+
+
+def _work(suite: _Suite) -> Callable[[tuple[str, str]], list[Cell]]:
+    """What makes cells of an algorithm on a backend, in this process or in one that it starts."""
+    known = {status.name: status for status in statuses()}
+    records = {record.name: record for record in registry.all_algorithms()}
+
+    def cells(item: tuple[str, str]) -> list[Cell]:
+        algorithm, backend = item
+        if algorithm not in records or backend not in known:
+            return suite.lost(item, "another process does not know what this one has registered: use one job")
+        return suite.cells(records[algorithm], known[backend])
+
+    return cells
 
 
 @dataclass(frozen=True)
@@ -137,6 +179,11 @@ class _Suite:
             named = asked and record.name in self.algorithms
             return [replace(nowhere, reason=unsupported, asked=named)]
         return [self._cell(record, backend, place) for place in places]
+
+    def lost(self, item: tuple[str, str], reason: object) -> list[Cell]:
+        """For what another process has no results."""
+        failure = Failure("all", "all", "results", str(reason))
+        return [_failed(Cell(*item, "", "", FAILED, asked=True), failure)]
 
     def _wanted(self, place: _Place) -> bool:
         return not self.devices or bool({str(place.device), place.device.type} & set(self.devices))
@@ -209,8 +256,11 @@ class _Suite:
 
 
 def _unanswered(cell: Cell, reason: str) -> Cell:
-    failure = Failure("known answers", "all", "known answers", reason)
-    return replace(cell, reason=reason, failed=1, failures=(failure,))
+    return _failed(cell, Failure("known answers", "all", "known answers", reason))
+
+
+def _failed(cell: Cell, failure: Failure) -> Cell:
+    return replace(cell, reason=failure.found, failed=1, failures=(failure,))
 
 
 def _defined(record: Algorithm) -> bool:
