@@ -38,7 +38,7 @@ PLAIN_ORACLES = {
     "gmac_aes": "oracles.aes_plain:gmac_aes",
 }
 # The interpreter takes up to a tenth of a second a block.
-EXAMPLES = {"native": 60, "interpreter": 3}
+EXAMPLES = {"native": 30, "interpreter": 3}
 MOST_OUTPUT = 1000
 
 

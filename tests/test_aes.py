@@ -120,7 +120,14 @@ def loads(sass: str) -> list[str]:
     return [line for line in instructions if re.search(r"\bLD(G|L|S)?\b", line)]
 
 
-@pytest.mark.parametrize("target", [name for name in TARGETS if name.startswith("cuda")])
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(name, marks=() if name == "cuda:90" else pytest.mark.slow)
+        for name in TARGETS
+        if name.startswith("cuda")
+    ],
+)
 def test_no_address_depends_on_what_is_secret(target, tmp_path):
     """The compiled kernels load what their places alone decide, so many words of keys and messages, and not
     one thing more: a table of the S-box would be loaded from, sixteen times a round."""

@@ -203,7 +203,9 @@ def _one_of_each(wanted):
     return list(found.values())
 
 
-@pytest.mark.parametrize("matrix", [False, True], ids=["generic", "matrix units"])
+@pytest.mark.parametrize(
+    "matrix", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["generic", "matrix units"]
+)
 def test_every_kernel_builds_for_xpu(compiler, wanted, tmp_path, matrix):
     chosen = _one_of_each(wanted)
     outputs = [tmp_path / asked.name for asked in chosen]

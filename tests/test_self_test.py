@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -97,7 +98,9 @@ def backends_with_kernels() -> list[str]:
 # Reach
 
 
-def _recorded(record: Algorithm, tuning: str) -> set[str]:
+@cache
+def _recorded(name: str, tuning: str) -> set[str]:
+    record = algorithms.get(name)
     recorder = compiling._Recorder(tuning)
     for trial in trials(record, recorder, CPU):
         for _ in trial.run(Host(recorder, record, recorder.launch), CPU):
@@ -105,15 +108,21 @@ def _recorded(record: Algorithm, tuning: str) -> set[str]:
     return set(recorder.recorded)
 
 
+def first_of_family(algorithm: Algorithm) -> None:
+    """Skips a test of an algorithm that launches what another one launches."""
+    records = [r for r in algorithms.all_algorithms() if driver_family(r) == driver_family(algorithm)]
+    if algorithm is not records[0]:
+        pytest.skip(f"not applicable: the same launches as {records[0].name}'s")
+
+
 @pytest.mark.parametrize("target", ["xpu", "cuda:90", "hip:gfx942"])
 def test_every_kernel_that_is_launched_has_a_trial(target, algorithm):
     """Whatever a launch asks for that the recording of all launches knows of."""
-    records = [r for r in algorithms.all_algorithms() if driver_family(r) == driver_family(algorithm)]
-    if target != "xpu" and algorithm is not records[0]:
-        pytest.skip(f"not applicable: the same launches as {records[0].name}'s")
+    if target != "xpu":
+        first_of_family(algorithm)
     parsed = compiling.Target.parse(target)
     wanted = compiling.specializations([algorithm], parsed)
-    missing = wanted.keys() - _recorded(algorithm, parsed.tuning)
+    missing = wanted.keys() - _recorded(algorithm.name, parsed.tuning)
     assert not missing, [(wanted[name].kernel, wanted[name].constants) for name in missing]
 
 
@@ -163,6 +172,8 @@ def any_parameters(random: Random, record: Algorithm, count: int) -> dict[str, A
 @pytest.mark.parametrize("tuning", ["opencl", "cuda"])
 def test_whatever_is_launched_has_a_trial(tuning, algorithm):
     """Batches, rows and streams of any sizes, alignments and parameters."""
+    if tuning != "opencl":
+        first_of_family(algorithm)
     random, recorder = Random(f"{tuning} {algorithm.name}"), compiling._Recorder(tuning)
     for _ in range(30):
         shape = random.choice(("rows", "ragged", "alone", "stream"))
@@ -191,7 +202,7 @@ def test_whatever_is_launched_has_a_trial(tuning, algorithm):
                 continue
             messages = Rows(data, data.data_ptr(), count, stride, size, total)
         recorder.hash_batch(algorithm, parameters, messages, length)
-    missing = recorder.recorded.keys() - _recorded(algorithm, tuning)
+    missing = recorder.recorded.keys() - _recorded(algorithm.name, tuning)
     found = [recorder.recorded[name] for name in missing]
     assert not found, [(w.kernel, w.constants) for w in found]
 

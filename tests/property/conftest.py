@@ -17,7 +17,7 @@ def check(backend):
     def run(*strategies, share=1):
         def decorate(prop):
             settings(
-                max_examples=max(2, EXAMPLES.get(backend, 40) // share),
+                max_examples=max(2, EXAMPLES.get(backend, 24) // share),
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
             )(given(*strategies)(prop))()
