@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -135,3 +137,36 @@ def test_the_module_is_not_run_again_by_the_processes_that_it_starts():
     assert done.returncode == 0, done.stderr
     assert "does not start" not in done.stderr
     assert done.stdout.count("seed") == 2  # at the beginning and the end
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not applicable: process groups, and /proc")
+def test_an_interrupt_from_the_keyboard_ends_all():
+    command = [sys.executable, "-m", "integrity_triton", "conformance", "--full", "--backend", "native"]
+    running = subprocess.Popen(
+        [*command, "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        for _ in range(8):  # lines: the other process is at work by then, or starting
+            assert running.stdout.readline()
+        os.killpg(running.pid, signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode not in (0, 1), out
+    assert "passed" not in out
+    assert "Traceback" not in err
+    members = [path for path in Path("/proc").glob("[0-9]*/stat") if _group(path) == running.pid]
+    assert not members
+
+
+def _group(path: Path) -> int | None:
+    with suppress(OSError):
+        state, _, group, *_ = path.read_text().rpartition(")")[2].split()
+        return None if state == "Z" else int(group)
+    return None

@@ -32,9 +32,9 @@ __all__ = ["Cell", "Failure", "Report", "run"]
 _REFERENCE = "native"
 # Thousands of times slower than the others, and of no use but for tests: runs where it is asked for.
 _SLOW = "interpreter"
+_SLOW_REASON = "runs only if asked for by name: it is thousands of times slower than the others"
 # Another process takes seconds to start, and is worth it only for so many cells.
 _CELLS_A_PROCESS = 8
-_SLOW_REASON = "runs only if asked for by name: it is thousands of times slower than the others"
 
 
 @dataclass(frozen=True)

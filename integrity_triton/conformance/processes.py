@@ -28,6 +28,7 @@ class _Pending(Generic[Item]):
         self._compiling: set[Hashable] = set()
         self._compiled: set[Hashable] = set()
         self._changed = threading.Condition()
+        self.given_up = False
 
     def __iter__(self) -> Iterator[tuple[int, Item]]:
         """Items with their numbers, to whoever asks; ends when there are no more."""
@@ -54,8 +55,9 @@ class _Pending(Generic[Item]):
     def _ready(self) -> list[tuple[int, tuple[Hashable, Item]]]:
         return [entry for entry in self._items if entry[1][0] not in self._compiling]
 
-    def end(self) -> None:
+    def give_up(self) -> None:
         with self._changed:
+            self.given_up = True
             self._items.clear()
             self._changed.notify_all()
 
@@ -145,6 +147,8 @@ def share(
                 try:
                     result = child.work(item)
                 except Lost as error:
+                    if pending.given_up:
+                        return
                     finish(number, lost(item, error))
                     children.append(child := _Child(start))
                 else:
@@ -154,22 +158,22 @@ def share(
             _logger.warning("a process to share the work does not start: %s", error)
         except BaseException as error:
             problems.append(error)
-            pending.end()
+            pending.give_up()
 
     helpers = [threading.Thread(target=tend, daemon=True) for _ in range(jobs - 1)]
-    for helper in helpers:
-        helper.start()
     try:
+        for helper in helpers:
+            helper.start()
         work = start()
         for number, item in pending:
             finish(number, work(item))
         for helper in helpers:
             helper.join()
+        if problems:
+            raise problems[0]
     except BaseException:
-        pending.end()
+        pending.give_up()
         for child in list(children):
             child.kill()
         raise
-    if problems:
-        raise problems[0]
     return [results[number] for number in sorted(results)]
