@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from integrity_triton import conformance
+from integrity_triton import backends, conformance
 from integrity_triton.conformance.processes import Lost, share
 
 
@@ -115,7 +115,7 @@ def test_the_same_cells_however_many_share_them():
 
 def test_what_another_process_does_not_know_has_failed():
     suite = conformance._Suite((), (), (), "quick", 1)
-    work = conformance._work(suite)
+    work = conformance._work(suite, ["native"])
     for item in (("sha256", "registered elsewhere"), ("registered elsewhere", "native")):
         (cell,) = work(item)
         assert (cell.algorithm, cell.backend, cell.status) == (*item, "failed")
@@ -124,6 +124,17 @@ def test_what_another_process_does_not_know_has_failed():
     (cell,) = suite.lost(("sha256", "native"), Lost("the process ended with status -11"))
     assert cell.verdict == "FAILED 1 of 1"
     assert cell.failures[0].found == "the process ended with status -11"
+
+
+def test_a_backend_that_another_process_lacks_has_failed(monkeypatch):
+    """Where a device takes one process alone, the run must not pass without it."""
+    suite = conformance._Suite(("native",), (), (), "quick", 1)
+    gone = [replace(s, available=False, reason="in use") for s in backends.statuses() if s.name == "native"]
+    monkeypatch.setattr(conformance, "statuses", lambda: tuple(gone))
+    (cell,) = conformance._work(suite, ["native"])(("sha256", "native"))
+    assert (cell.status, cell.reason) == ("failed", "it is absent in another process: in use")
+    (cell,) = conformance._work(suite, [])(("sha256", "native"))
+    assert (cell.status, cell.reason) == ("absent", "in use")
 
 
 def test_jobs_are_at_least_one():

@@ -103,7 +103,7 @@ def run(
     running = sum(s.available and (s.name != _SLOW or s.name in backends) for s in asked) * len(records)
     shared = share(
         items,
-        start=partial(_work, suite),
+        start=partial(_work, suite, tuple(s.name for s in asked if s.available)),
         jobs=max(1, min(jobs, running // _CELLS_A_PROCESS)),
         done=done,
         lost=suite.lost,
@@ -139,8 +139,9 @@ def _family(record: Algorithm, status: BackendStatus) -> Hashable:
     return status.name, record.name
 
 
-def _work(suite: _Suite) -> Callable[[tuple[str, str]], list[Cell]]:
-    """What makes cells of an algorithm on a backend, in this process or in one that it starts."""
+def _work(suite: _Suite, available: Sequence[str]) -> Callable[[tuple[str, str]], list[Cell]]:
+    """What makes cells of an algorithm on a backend, in this process or in one that it starts, where as many
+    backends are to be ``available``."""
     known = {status.name: status for status in statuses()}
     records = {record.name: record for record in registry.all_algorithms()}
 
@@ -148,6 +149,8 @@ def _work(suite: _Suite) -> Callable[[tuple[str, str]], list[Cell]]:
         algorithm, backend = item
         if algorithm not in records or backend not in known:
             return suite.lost(item, "another process does not know what this one has registered: use one job")
+        if backend in available and not known[backend].available:  # a device may be one process's alone
+            return suite.lost(item, f"it is absent in another process: {known[backend].reason}")
         return suite.cells(records[algorithm], known[backend])
 
     return cells
