@@ -69,10 +69,9 @@ POLY1305 = (0, 1, 17, 127, 136, 512, 520, 1024, 1040, 4097)
 @pytest.mark.parametrize(
     ("tuning", "way", "align"),
     [
-        *(("cuda", "parts", align) for align in (1, 16)),
+        *(("cuda", "parts", align) for align in (1, 4, 16)),
         *(("opencl", "parts", align) for align in (1, 8)),
-        *(("cuda", "rows", align) for align in (1, 16)),
-        *(pytest.param("cuda", way, 4, marks=pytest.mark.slow) for way in ("parts", "rows")),
+        *(("cuda", "rows", align) for align in (1, 4, 16)),
     ],
     indirect=["tuning"],
 )
