@@ -7,7 +7,6 @@ fast as its CPU library, in a thread pool on all cores, each of ours was, by med
 from __future__ import annotations
 
 import itertools
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +17,7 @@ import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge, load_reference
 from integrity_triton.backends import get as get_backend
+from integrity_triton.backends.native import usable_cpus
 
 MESSAGE = 64 << 10
 # Where an algorithm has no default.
@@ -99,7 +99,7 @@ def test_hash_batch(benchmark: Any, data: torch.Tensor, record: Algorithm, backe
 @pytest.mark.usefixtures("library")
 def test_library(benchmark: Any, data: torch.Tensor, record: Algorithm) -> None:
     rows = data.numpy()
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = usable_cpus()
     edges = [len(rows) * i // threads for i in range(threads + 1)]
 
     def part(first: int, last: int) -> None:

@@ -721,6 +721,7 @@ def conformance(
     Status 0 if all that was asked for ran and passed; what was named and is absent has not.
     """
     from . import conformance as suite
+    from .backends.native import usable_cpus
     from .conformance import Cell
 
     context = click.get_current_context()
@@ -752,7 +753,7 @@ def conformance(
         effort="quick" if quick else "full" if full else "standard",
         seed=chosen,
         targets=targets,
-        jobs=min(_processors(), _MOST_JOBS) if jobs is None else jobs,
+        jobs=min(usable_cpus(), _MOST_JOBS) if jobs is None else jobs,
         progress=show,
     )
     for path in reports:
@@ -767,11 +768,6 @@ def conformance(
     output.line(report.summary())
     output.document(**report.to_dict())
     return OK if report.ok else MISMATCH
-
-
-def _processors() -> int:
-    """Those that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _password(path: str | None) -> str | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
-from collections.abc import Callable
 
 import hypothesis
 import pytest
@@ -19,7 +18,7 @@ from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import Algorithm, Blake2, Blake3Tree, Hmac, IteratedHash, SpongeTree
 from integrity_triton.backends.self_test import VARIABLE
 from integrity_triton.backends.triton_backend import TritonBackend
-from support import driver_family, kernel_family
+from support import driver_family, first_of, kernel_family
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("dev", deadline=None)
@@ -135,22 +134,11 @@ def _of_modes(record: Algorithm) -> object:
     return kernel_family(record), record.xof, [p.name for p in record.parameters]
 
 
-_firsts: dict[object, Algorithm] = {}
-
-
-def _first(record: Algorithm, family: Callable[[Algorithm], object]) -> Algorithm:
-    key = family, record.name
-    if key not in _firsts:
-        wanted = family(record)
-        _firsts[key] = next(r for r in algorithms.all_algorithms() if family(r) == wanted)
-    return _firsts[key]
-
-
 def _derived(record: Algorithm, test: str) -> str | None:
     """Why a test of an HMAC is left out: one of each kind of hash runs all, the others what differs."""
     if not isinstance(record.construction, Hmac) or test in {*EDGES, *MODES, *MACS}:
         return None
-    first = _first(record, driver_family)
+    first = first_of(record, driver_family)
     return None if first is record else f"runs the driver of {first.name}, which is tested"
 
 
@@ -159,7 +147,7 @@ def _interpreted(record: Algorithm, test: str) -> str | None:
     of each driver kernel runs everything, one of each block function its modes, and the others their lengths.
     """
     lengths, modes = EDGES, {*EDGES, *MODES, *MACS}
-    of_driver, of_kernel = _first(record, driver_family), _first(record, kernel_family)
+    of_driver, of_kernel = first_of(record, driver_family), first_of(record, kernel_family)
     if isinstance(record.construction, Hmac):
         hash_ = algorithms.get(record.construction.hash).construction
         if of_driver is record and test in modes and type(hash_) in (IteratedHash, Blake2, Blake3Tree):
@@ -169,7 +157,7 @@ def _interpreted(record: Algorithm, test: str) -> str | None:
         return "runs what another keyed mode runs, which is tested"
     if test in lengths or (of_driver is record and not isinstance(record.construction, SpongeTree)):
         return None
-    of_modes = _first(record, _of_modes)
+    of_modes = first_of(record, _of_modes)
     cheap = isinstance(record.construction, IteratedHash)
     if test in modes and (of_kernel is record or (cheap and of_modes is record)):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -154,6 +154,18 @@ def driver_family(record: Algorithm) -> Any:
     if isinstance(construction, XxHash):
         return construction
     return type(construction)
+
+
+_firsts: dict[object, Algorithm] = {}
+
+
+def first_of(record: Algorithm, family: Callable[[Algorithm], object]) -> Algorithm:
+    """The first algorithm of the family that ``record`` is of."""
+    key = family, record.name
+    if key not in _firsts:
+        wanted = family(record)
+        _firsts[key] = next(r for r in algorithms.all_algorithms() if family(r) == wanted)
+    return _firsts[key]
 
 
 def variants(record: Algorithm) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from integrity_triton.backends.launch import Launch
 from integrity_triton.backends.opencl import OpenClBackend
 from integrity_triton.backends.per_message import PerMessage
 from integrity_triton.backends.trials import Trial, trials
-from support import driver_family
+from support import driver_family, first_of
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels"
 CPU = torch.device("cpu")
@@ -108,18 +108,18 @@ def _recorded(name: str, tuning: str) -> set[str]:
     return set(recorder.recorded)
 
 
-def first_of_family(algorithm: Algorithm) -> None:
-    """Skips a test of an algorithm that launches what another one launches."""
-    records = [r for r in algorithms.all_algorithms() if driver_family(r) == driver_family(algorithm)]
-    if algorithm is not records[0]:
-        pytest.skip(f"not applicable: the same launches as {records[0].name}'s")
+def skip_unless_first(algorithm: Algorithm) -> None:
+    """Of algorithms that launch the same, one is enough."""
+    first = first_of(algorithm, driver_family)
+    if algorithm is not first:
+        pytest.skip(f"not applicable: the same launches as {first.name}'s")
 
 
 @pytest.mark.parametrize("target", ["xpu", "cuda:90", "hip:gfx942"])
 def test_every_kernel_that_is_launched_has_a_trial(target, algorithm):
     """Whatever a launch asks for that the recording of all launches knows of."""
     if target != "xpu":
-        first_of_family(algorithm)
+        skip_unless_first(algorithm)
     parsed = compiling.Target.parse(target)
     wanted = compiling.specializations([algorithm], parsed)
     missing = wanted.keys() - _recorded(algorithm.name, parsed.tuning)
@@ -173,7 +173,7 @@ def any_parameters(random: Random, record: Algorithm, count: int) -> dict[str, A
 def test_whatever_is_launched_has_a_trial(tuning, algorithm):
     """Batches, rows and streams of any sizes, alignments and parameters."""
     if tuning != "opencl":
-        first_of_family(algorithm)
+        skip_unless_first(algorithm)
     random, recorder = Random(f"{tuning} {algorithm.name}"), compiling._Recorder(tuning)
     for _ in range(30):
         shape = random.choice(("rows", "ragged", "alone", "stream"))

@@ -15,7 +15,7 @@ import pytest
 import integrity_triton as it
 from integrity_triton import algorithms, backends
 from integrity_triton.algorithms import Algorithm
-from support import kernel_family, rows_as_bytes
+from support import first_of, kernel_family, rows_as_bytes
 from vector_files import (
     FOLDER,
     PACKAGES,
@@ -55,8 +55,7 @@ def able(backend, record_property):
         reason = backends.get(backend).unsupported(record)
         if reason is not None:
             pytest.skip(f"absent: {reason}")
-        same = (r for r in algorithms.all_algorithms() if kernel_family(r) == kernel_family(record))
-        if backend == "interpreter" and next(same) is not record:
+        if backend == "interpreter" and first_of(record, kernel_family) is not record:
             pytest.skip("not applicable: another algorithm's vectors run the same kernels")
         return record
 

@@ -8,7 +8,6 @@ than for a whole program of them. ``cpu_choice.json`` holds the figures, measure
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from ..algorithms import Algorithm, Blake3Tree, Crc, Hmac, Poly1305, get
 from .base import Messages, Rows
 from .drivers.crc import PIECE_BYTES
+from .native import usable_cpus
 from .triton_backend import TritonBackend
 
 _WORTH_THREADS = 1 << 20
@@ -30,7 +30,7 @@ def _figures() -> dict[str, Any]:
 
 @cache
 def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cpus()
 
 
 def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> tuple[float, float] | None:

@@ -24,7 +24,8 @@ _BYTES_WORTH_A_THREAD = 1 << 16
 _LEAST_MESSAGE_WORTH_A_THREAD = 1 << 12
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """Processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -71,7 +72,7 @@ class NativeBackend(Backend):
         self._pool: ThreadPoolExecutor | None = None
         self._pool_pid = 0
         self._pool_lock = threading.Lock()
-        self._threads = _usable_cpus()
+        self._threads = usable_cpus()
 
     def probe(self) -> Probe:
         return Probe(True, f"{self._threads} CPU threads", ("cpu",))
