@@ -197,3 +197,21 @@ def test_the_end_of_the_interpreter(name):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == ["ok"], done.stdout + done.stderr
     assert done.stderr == ""
+
+
+def test_sources_are_parsed_by_threads():
+    """Before anything is remembered: what CPython 3.11's parser counts belongs to all threads."""
+    script = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "import gc, sys, time\n"
+        "from integrity_triton.backends import prebuilt\n"
+        "gc.set_threshold(500)  # so that Python code runs, and threads take turns, in the midst of it\n"
+        "gc.callbacks.append(lambda *_: time.sleep(0))\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "parse = prebuilt._source.__wrapped__\n"
+        "names = ['integrity_triton.kernels.' + n for n in ('sha2', 'keccak', 'aes', 'poly1305')] * 4\n"
+        "with ThreadPoolExecutor(8) as pool:\n"
+        "    assert len(set(pool.map(parse, names))) == 4\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

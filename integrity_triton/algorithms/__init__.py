@@ -174,6 +174,13 @@ def load_reference(reference: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def syntax(source: bytes) -> ast.Module:
+    """A device file's syntax tree. In CPython 3.11 all threads share what the parser counts its depth with,
+    so that two that parse at a time may get a SystemError."""
+    with _lock:
+        return ast.parse(source)
+
+
 @cache
 def load_constant(reference: str) -> Any:
     """The value of a device file's ``NAME = tl.constexpr(...)``, read from the source: the file itself
@@ -185,7 +192,7 @@ def load_constant(reference: str) -> Any:
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise ValueError(f"{reference}: there is no source of {module}")
-    for node in ast.parse(Path(spec.origin).read_bytes()).body:
+    for node in syntax(Path(spec.origin).read_bytes()).body:
         if (
             isinstance(node, ast.Assign)
             and [t.id for t in node.targets if isinstance(t, ast.Name)] == [name]

@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..algorithms import syntax
 from ..errors import BackendUnavailable
 from .launch import Launch
 
@@ -114,7 +115,7 @@ def _source(module: str) -> tuple[bytes, frozenset[str]]:
     package = module.rpartition(".")[0]
     siblings = {
         f"{package}.{node.module}"
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(syntax(text))
         if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
     }
     return text, frozenset(siblings)
