@@ -25,15 +25,15 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 
 from integrity_triton import algorithms
-from integrity_triton._data import batch_messages
 from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge, load_reference
 from integrity_triton.aot.compiling import taking
-from integrity_triton.backends.base import Rows
-from integrity_triton.backends.drivers import driver_class
-from integrity_triton.backends.host import Host
 from integrity_triton.backends.jit import JitBackend
-from integrity_triton.backends.launch import Launch
-from integrity_triton.backends.per_message import PerMessage
+from integrity_triton.drivers import driver_class
+from integrity_triton.launching.host import Host
+from integrity_triton.launching.launch import Launch
+from integrity_triton.messages.from_caller import batch_messages
+from integrity_triton.messages.layout import Rows
+from integrity_triton.messages.per_message import PerMessage
 
 TARGETS = {
     "cuda:80": GPUTarget("cuda", 80, 32),
@@ -151,16 +151,16 @@ def _launch(recorder: _Recorder, record: Algorithm, memory: torch.Tensor, layout
             batches.append(batch_messages([long[1 : _HALF + 1], long[:_HALF]]))
     parameters = record.trial_parameters()
     for messages in batches:
-        recorder.hash_batch(record, parameters, messages, size)
+        recorder.digest_batch(record, parameters, messages, size)
     if "ragged" in layouts and record.keyed == "required":
         own = {k: PerMessage([torch.zeros(len(v), dtype=torch.uint8)] * 2) for k, v in parameters.items()}
-        recorder.hash_batch(record, own, batches[0], size)
+        recorder.digest_batch(record, own, batches[0], size)
     if "stream" in layouts:
         stream = recorder.stream(record, parameters)
         stream.update(short)
         stream.update(long[: _HALF if record.parallel else 0])
     if record.xof:
-        recorder.hash_batch(record, parameters, batches[0], 4 * record.block_size)
+        recorder.digest_batch(record, parameters, batches[0], 4 * record.block_size)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Measure what ``backends/cpu_choice.json`` holds: ``python -m bench.cpu_choice [ALGORITHM]... [--write]``.
+"""Measure what ``opencl/cpu_choice.json`` holds: ``python -m bench.cpu_choice [ALGORITHM]... [--write]``.
 
 For each algorithm that both the ``opencl`` backend and a CPU library have: bytes a second and thread in a
 large batch, and the seconds that a call or a message takes beside that, for the kernels and for the library.
@@ -20,11 +20,12 @@ import torch
 
 import integrity_triton as it
 from integrity_triton import algorithms
-from integrity_triton._data import batch_messages
 from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge
-from integrity_triton.backends import cpu_choice, statuses
-from integrity_triton.backends import get as get_backend
+from integrity_triton.backends.opencl import cpu_choice
+from integrity_triton.backends.registry import get as get_backend
+from integrity_triton.backends.registry import statuses
 from integrity_triton.backends.triton_backend import TritonBackend
+from integrity_triton.messages.from_caller import batch_messages
 
 REPETITIONS = 3
 SHAPES = [(n, size) for n in (1, 4, 16, 64, 256, 1024, 8192) for size in (64, 1024, 16384, 262144)]

@@ -34,10 +34,10 @@ import torch
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm, TupleSponge, load_reference
-from integrity_triton.backends import BackendStatus
-from integrity_triton.backends import get as get_backend
-from integrity_triton.backends.launch import Launch
+from integrity_triton.backends.registry import BackendStatus
+from integrity_triton.backends.registry import get as get_backend
 from integrity_triton.backends.triton_backend import TritonBackend
+from integrity_triton.launching.launch import Launch
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_SHARE = 0.75  # of the budget, at the most

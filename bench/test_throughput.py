@@ -16,8 +16,8 @@ import torch
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge, load_reference
-from integrity_triton.backends import get as get_backend
 from integrity_triton.backends.native import usable_cpus
+from integrity_triton.backends.registry import get as get_backend
 
 MESSAGE = 64 << 10
 # Where an algorithm has no default.

@@ -15,7 +15,7 @@ from .errors import BackendUnavailable, IntegrityError, IntegrityTritonError, Se
 if TYPE_CHECKING:
     from . import models as models
     from . import ops as ops
-    from .backends import BackendStatus, use_backend
+    from .backends.registry import BackendStatus, use_backend
     from .batch import hash_batch, hash_chunks
     from .crc import crc_combine
     from .files import hash_file
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .mac import TagMismatch, TensorTags, mac_tensors
 
     algorithms_available: frozenset[str]
-
-    def backends() -> tuple[BackendStatus, ...]: ...
 
     def __getattr__(name: str) -> Callable[..., Hash]: ...
 
@@ -56,6 +54,17 @@ __all__ = [
     "use_backend",
 ]
 
+# Importing the package of this name would later put it in the place of the function below: it comes first.
+import_module(f"{__name__}.backends")
+
+
+def backends() -> tuple[BackendStatus, ...]:
+    """Every backend: whether it can run here, on which devices, and if not, why."""
+    from .backends.registry import statuses
+
+    return statuses()
+
+
 _LAZY = {
     "Hash": "hashing",
     "LtHash": "lthash",
@@ -69,9 +78,9 @@ _LAZY = {
     "mac_tensors": "mac",
     "new": "hashing",
     "pbkdf2_batch": "kdf",
-    "use_backend": "backends",
+    "use_backend": "backends.registry",
 }
-_SUBMODULES = ("algorithms", "backends", "batch", "conformance", "hashing", "lthash", "models", "ops")
+_SUBMODULES = ("algorithms", "batch", "conformance", "hashing", "lthash", "models", "ops")
 
 if not TYPE_CHECKING:
 

@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from . import algorithms
-from ._data import batch_messages, chunk_messages, is_tensor, per_message, tuple_messages
-from .backends import Messages
-from .backends import hash_batch as run_batch
+from .backends.registry import dispatch as run_batch
+from .messages.from_caller import batch_messages, chunk_messages, is_tensor, per_message, tuple_messages
+from .messages.layout import Messages
 
 if TYPE_CHECKING:
     import torch

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from . import algorithms
-from ._data import is_tensor, message_bytes, tuple_parts
 from .algorithms import Algorithm
-from .backends import Stream, requested, select
+from .backends.registry import requested, select
 from .errors import IntegrityError
+from .messages.from_caller import is_tensor, message_bytes, tuple_parts
+from .messages.stream import Stream
 
 
 class Hash:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import algorithms
-from ._data import batch_messages, buffer_view, per_message
 from .algorithms import Algorithm
-from .backends import Messages, Ragged, Rows, pbkdf2, rows_of
-from .backends import hash_batch as run_batch
-from .backends.per_message import PerMessage
+from .backends.registry import dispatch as run_batch
+from .backends.registry import dispatch_pbkdf2 as pbkdf2
+from .messages.from_caller import batch_messages, buffer_view, per_message
+from .messages.layout import Messages, Ragged, Rows, rows_of
+from .messages.per_message import PerMessage
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +110,7 @@ def _values(messages: Messages) -> PerMessage:
     """A batch of messages as keys. No bytes are as a key what a zero is: HMAC fills up with zeros."""
     import torch
 
-    from .backends.base import view_of
+    from .messages.layout import view_of
 
     if isinstance(messages, Rows) and messages.length and messages.data.dim() == 2:
         return PerMessage(messages.data.view(torch.uint8))

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import algorithms
-from ._data import buffer_view, is_tensor, tensor_bytes
-from .backends.memory import moved
 from .batch import hash_batch, hash_chunks
 from .hashing import new
+from .messages.from_caller import buffer_view, is_tensor, tensor_bytes
+from .messages.moving import moved
 
 if TYPE_CHECKING:
     import torch

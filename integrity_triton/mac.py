@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import algorithms
-from ._data import buffer_view, is_tensor, tensor_bytes
-from .backends import Ragged, rows_of
-from .backends import hash_batch as run_batch
-from .backends.memory import moved
-from .backends.per_message import PerMessage
+from .backends.registry import dispatch as run_batch
 from .errors import BackendUnavailable, IntegrityError
 from .hashing import new
+from .messages.from_caller import buffer_view, is_tensor, tensor_bytes
+from .messages.layout import Ragged, rows_of
+from .messages.moving import moved
+from .messages.per_message import PerMessage
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import algorithms, batch
-from ._data import tensor_bytes
+from .messages.from_caller import tensor_bytes
 
 _OPTIONS = "Tensor? key=None, *, int? length=None, str? backend=None"
 

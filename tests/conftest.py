@@ -14,10 +14,11 @@ from collections import Counter
 import hypothesis
 import pytest
 
-from integrity_triton import algorithms, backends
+from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm, Blake2, Blake3Tree, Hmac, IteratedHash, SpongeTree
-from integrity_triton.backends.self_test import VARIABLE
+from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
+from integrity_triton.self_tests.admission import VARIABLE
 from support import driver_family, first_of, kernel_family
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
@@ -36,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    names = metafunc.config.getoption("--backend") or [b.name for b in backends.statuses()]
+    names = metafunc.config.getoption("--backend") or [b.name for b in registry.statuses()]
     on_backends = "backend" in metafunc.fixturenames
     records = list(algorithms.all_algorithms())
     if "algorithm" in metafunc.fixturenames:
@@ -60,7 +61,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _cells(backend: str, records: list[Algorithm], test: str) -> list[tuple[str, Algorithm]]:
     """Backend and algorithm of every run of a test that is applicable. Of a backend that is absent, one test
     says so for every algorithm, and the others once."""
-    status = {b.name: b for b in backends.statuses()}.get(backend)
+    status = {b.name: b for b in registry.statuses()}.get(backend)
     if (status is None or not status.available) and test not in EDGES:
         return [(backend, record) for record in records[:1]]
     if backend == "native":
@@ -84,7 +85,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    status = {b.name: b for b in backends.statuses()}.get(name)
+    status = {b.name: b for b in registry.statuses()}.get(name)
     if status is None:
         pytest.fail(f"backend {name!r} is not registered")
     if not status.available:
@@ -100,7 +101,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def small_tiles(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter four messages a program, so that a few are several programs' work."""
-    instance = backends.get(backend)
+    instance = registry.get(backend)
     if isinstance(instance, TritonBackend) and backend == "interpreter":
         tuned = instance.options
         monkeypatch.setattr(instance, "options", lambda launch: {**tuned(launch), "BLOCK_MSGS": 4})
@@ -111,10 +112,10 @@ def scratch_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registrations made in a test vanish with it."""
     for name in ("_records", "_names"):
         monkeypatch.setattr(algorithms, name, dict(getattr(algorithms, name)))
-    backends.statuses()
+    registry.statuses()
     for name in ("_backends", "_probes"):
-        monkeypatch.setattr(backends, name, dict(getattr(backends, name)))
-    monkeypatch.setattr(backends, "_logged", set())
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    monkeypatch.setattr(registry, "_logged", set())
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """The interpreter with loads and stores of ``request.param`` words, and without self-tests, which would
     cost more than what it is asked for."""
     monkeypatch.setenv(VARIABLE, "off")
-    kernels = backends.get("interpreter")
+    kernels = registry.get("interpreter")
     assert isinstance(kernels, TritonBackend)
     options = type(kernels).options
     monkeypatch.setattr(
@@ -189,7 +190,7 @@ def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
         record = callspec.params.get("algorithm") or callspec.params.get("mac")
         record_property("algorithm", "(other)" if record is None else record.name)
         if record is not None and callspec.params["backend"] == "native":
-            reason = backends.get("native").unsupported(record)
+            reason = registry.get("native").unsupported(record)
             if reason is not None:  # a library that is optional
                 pytest.skip(f"absent: {record.name}: {reason}")
 

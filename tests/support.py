@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import integrity_triton as it
-from integrity_triton import algorithms, backends
+from integrity_triton import algorithms
 from integrity_triton.algorithms import (
     Algorithm,
     Blake3Tree,
@@ -26,6 +26,7 @@ from integrity_triton.algorithms import (
     XxHash,
     load_reference,
 )
+from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
 
 # Oracles for machines without a library; each is itself checked against that library elsewhere.
@@ -230,7 +231,7 @@ def edge_lengths(record: Algorithm, backend: str) -> list[int]:
 
 def device_of(backend: str) -> torch.device:
     """The device on which a backend reads data in place."""
-    instance = backends.get(backend)
+    instance = registry.get(backend)
     return torch.device(getattr(instance, "torch_device_type", "cpu"))
 
 
@@ -244,7 +245,7 @@ def on_device(data: bytes, backend: str) -> torch.Tensor:
 
 def retune(monkeypatch: Any, kernel: str, **changes: int) -> None:
     """Give the interpreter another configuration of one kernel."""
-    instance = backends.get("interpreter")
+    instance = registry.get("interpreter")
     assert isinstance(instance, TritonBackend)
     tuned = instance.tuned
     of_kernel = {kernel: changes}
@@ -287,7 +288,7 @@ class GuardedMemory:
 
 def guard(monkeypatch: Any, backend: str) -> Iterator[GuardedMemory]:
     memory = GuardedMemory()
-    instance = backends.get(backend)
+    instance = registry.get(backend)
     if isinstance(instance, TritonBackend):
         monkeypatch.setattr(instance, "empty", memory.empty)
     yield memory

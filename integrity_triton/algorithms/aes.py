@@ -37,7 +37,7 @@ RECORDS = (
             ),
         ),
         construction=AesCmac(),
-        native="integrity_triton.backends.libraries.aes:cmac_aes",
+        native="integrity_triton.backends.native.aes:cmac_aes",
         oracle="oracles.aes_library:cmac_aes",
     ),
     Algorithm(
@@ -74,7 +74,7 @@ RECORDS = (
             ),
         ),
         construction=AesGmac(),
-        native="integrity_triton.backends.libraries.aes:gmac_aes",
+        native="integrity_triton.backends.native.aes:gmac_aes",
         oracle="oracles.aes_library:gmac_aes",
     ),
 )

@@ -65,6 +65,6 @@ def hmac_over(record: Algorithm) -> Algorithm | None:
             ),
         ),
         construction=Hmac(hash=record.name),
-        native=None if record.native is None else f"integrity_triton.backends.libraries.hmac:{name}",
+        native=None if record.native is None else f"integrity_triton.backends.native.hmac:{name}",
         oracle=f"oracles.hmac_plain:{name}",
     )

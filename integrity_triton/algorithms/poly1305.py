@@ -29,7 +29,7 @@ RECORDS = (
             ),
         ),
         construction=Poly1305(),
-        native="integrity_triton.backends.libraries.poly1305:poly1305",
+        native="integrity_triton.backends.native.poly1305:poly1305",
         oracle="oracles.poly1305_plain:poly1305",
     ),
     Algorithm(
@@ -65,7 +65,7 @@ RECORDS = (
             ),
         ),
         construction=Poly1305Aes(),
-        native="integrity_triton.backends.libraries.poly1305_aes:poly1305_aes",
+        native="integrity_triton.backends.native.poly1305_aes:poly1305_aes",
         oracle="oracles.poly1305_plain:poly1305_aes",
     ),
 )

@@ -41,12 +41,12 @@ RECORDS = (
         (2, 4),
         "a PRF of 64 or 128 bits for short messages: a forgery is guessed with 2**-64 or 2**-128, no hash "
         "for whoever has the key",
-        "integrity_triton.backends.libraries.siphash:siphash_2_4",
+        "integrity_triton.backends.native.siphash:siphash_2_4",
     ),
     _record(
         (1, 3),
         "for hash tables, with a smaller margin than its authors propose for a MAC",
-        "integrity_triton.backends.libraries.siphash:siphash_1_3",
+        "integrity_triton.backends.native.siphash:siphash_1_3",
     ),
     _record(
         (4, 8),

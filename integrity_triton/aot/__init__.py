@@ -2,5 +2,5 @@
 
 ``python -m integrity_triton.aot --compiler FOLDER`` rebuilds it, where FOLDER holds the compiler that
 the lock file names (``pip install --no-deps --target FOLDER triton-xpu==3.3.0b1``). Reading artifacts
-is ``backends/prebuilt.py``'s part.
+is ``backends/opencl/prebuilt.py``'s part.
 """

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..backends.prebuilt import FORMAT, LOCK, Specialization, folder, source_digest
+from ..backends.opencl.prebuilt import FORMAT, LOCK, Specialization, folder, source_digest
 from .compiling import INTEL_COMPILER, CompileError, Target, compile_all, sidecar, specializations
 
 

@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
-from .._data import batch_messages
 from ..algorithms import Algorithm, Hmac
-from ..backends import Probe, Rows
-from ..backends.drivers import driver_class
-from ..backends.host import Host
-from ..backends.launch import Launch
-from ..backends.per_message import PerMessage
-from ..backends.prebuilt import FORMAT, Specialization
+from ..backends.base import Probe
+from ..backends.opencl.prebuilt import FORMAT, Specialization
 from ..backends.triton_backend import TritonBackend
+from ..drivers import driver_class
 from ..errors import IntegrityTritonError
+from ..launching.host import Host
+from ..launching.launch import Launch
+from ..messages.from_caller import batch_messages
+from ..messages.layout import Rows
+from ..messages.per_message import PerMessage
 
 if TYPE_CHECKING:
     import torch
@@ -145,9 +146,9 @@ def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> Non
         for messages in (one_row, rows, ragged, long_rows, long_ragged):
             for mode, length in itertools.product(modes, lengths):
                 own = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
-                recorder.hash_batch(record, own or record.trial_parameters(), messages, length)
+                recorder.digest_batch(record, own or record.trial_parameters(), messages, length)
         for uneven in _keys_of_two_lengths(record):
-            recorder.hash_batch(record, uneven, ragged, size)
+            recorder.digest_batch(record, uneven, ragged, size)
         if isinstance(record.construction, Hmac):
             keys = PerMessage([torch.zeros(16, dtype=torch.uint8)] * 2)
             recorder.mac_chain(record, keys, torch.zeros((2, size), dtype=torch.uint8), 1)

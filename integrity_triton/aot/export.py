@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..algorithms import Algorithm
-from ..backends import prebuilt
-from ..backends.prebuilt import Specialization
+from ..backends.opencl import prebuilt
+from ..backends.opencl.prebuilt import Specialization
 from .compiling import Target, compile_all, sidecar, specializations
 
 

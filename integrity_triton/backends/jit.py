@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ..algorithms import load_reference
 from ..errors import SelfTestError
+from ..launching.launch import Launch
 from .base import Probe
-from .language import language_lock
-from .launch import Launch
+from .interpreter.language import language_lock
 from .triton_backend import TritonBackend
 
 if TYPE_CHECKING:

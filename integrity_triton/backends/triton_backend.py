@@ -9,12 +9,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm
-from .base import Backend, Messages, Stream
-from .drivers import Driver, driver_class
-from .host import Host
-from .launch import Launch, tuned
-from .per_message import PerMessage
-from .self_test import SelfTests, described
+from ..drivers import Driver, driver_class
+from ..drivers.run import Run
+from ..launching.host import Host
+from ..launching.launch import Launch, tuned
+from ..messages.layout import Messages
+from ..messages.per_message import PerMessage
+from ..messages.stream import Stream
+from ..self_tests.admission import SelfTests, described
+from .base import Backend
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +41,7 @@ class TritonBackend(Backend):
         return self.tuned(launch.kernel, launch.constants.get("BLOCK"))
 
     def tuned(self, kernel: str, block: str | None = None) -> dict[str, int]:
-        """See :func:`integrity_triton.backends.launch.tuned`."""
+        """See :func:`integrity_triton.launching.launch.tuned`."""
         return tuned(self.tuning or self.name, kernel, block)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -91,20 +94,20 @@ class TritonBackend(Backend):
 
     def driver(self, algorithm: Algorithm) -> Driver:
         """Raises TypeError for an algorithm that :meth:`unsupported` refuses."""
-        return Host(self, algorithm).driver(algorithm)
+        return Run(self, algorithm).driver(algorithm)
 
-    def hash_batch(
+    def digest_batch(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
     ) -> torch.Tensor:
-        return Host(self, algorithm).hash_batch(parameters, messages, length)
+        return Run(self, algorithm).execute(parameters, messages, length)
 
     def mac_chain(
         self, algorithm: Algorithm, keys: PerMessage, first: torch.Tensor, rounds: int
     ) -> torch.Tensor:
-        total = Host(self, algorithm).mac_chain(keys, first, rounds)
+        total = Run(self, algorithm).mac_chain(keys, first, rounds)
         return super().mac_chain(algorithm, keys, first, rounds) if total is None else total
 
     def stream(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
     ) -> Stream:
-        return Host(self, algorithm).stream(parameters, device)
+        return Run(self, algorithm).stream(parameters, device)

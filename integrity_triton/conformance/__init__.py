@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from .. import algorithms as registry
 from ..algorithms import Algorithm, Hmac
 from ..algorithms.known_answers import Answers, load
-from ..backends import Backend, BackendStatus, get, statuses
+from ..backends.base import Backend
+from ..backends.registry import BackendStatus, get, statuses
 from ..backends.triton_backend import TritonBackend
 from .checks import EFFORTS, SLOW_EFFORTS, Failure, Subject, Watch, check
 from .compilation import Compilation

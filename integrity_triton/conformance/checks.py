@@ -21,7 +21,7 @@ from ..algorithms.known_answers import (
     pattern,
     usual,
 )
-from ..backends import Backend
+from ..backends.base import Backend
 from ..backends.triton_backend import TritonBackend
 from ..batch import hash_batch, hash_chunks
 from ..errors import IntegrityError

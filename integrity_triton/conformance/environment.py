@@ -15,7 +15,10 @@ from typing import Any
 
 from .._version import __version__
 from ..algorithms import all_algorithms
-from ..backends import Backend, get, prebuilt, self_test, statuses
+from ..backends.base import Backend
+from ..backends.opencl import prebuilt
+from ..backends.registry import get, statuses
+from ..self_tests import admission as self_test
 
 _KNOWN = sys.stdlib_module_names | {__name__.partition(".")[0]}
 _KERNELS = "integrity_triton.kernels"

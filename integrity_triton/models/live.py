@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .._data import is_tensor, tensor_bytes
 from ..algorithms import Algorithm
 from ..batch import hash_batch
 from ..files import Progress
+from ..messages.from_caller import is_tensor, tensor_bytes
 from .dtypes import safetensors_type
 from .entry import TensorEntry, check_name
 from .errors import shown

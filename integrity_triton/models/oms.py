@@ -38,7 +38,7 @@ except ImportError as error:
     ) from error
 
 from .. import algorithms
-from ..backends import requested
+from ..backends.registry import requested
 from ..errors import IntegrityError, IntegrityTritonError
 from ..files import Progress, hash_file
 from .errors import shown

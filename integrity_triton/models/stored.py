@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 from ..algorithms import Algorithm
-from ..backends import requested
+from ..backends.registry import requested
 from ..batch import hash_batch
 from ..files import Progress, hash_file
 from ..hashing import new

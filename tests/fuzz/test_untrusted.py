@@ -21,7 +21,7 @@ import pytest
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.algorithms import known_answers
-from integrity_triton.backends import prebuilt
+from integrity_triton.backends.opencl import prebuilt
 from integrity_triton.models.errors import ManifestError
 from integrity_triton.models.safetensors_file import SafetensorsFile
 

@@ -1,6 +1,6 @@
 """What a mutant has to get past: checks of the conformance suite and tests of ``tests/``, in the interpreter.
 
-Each runs in a process of its own, with memory for outputs poisoned and guarded as in ``test_bit_exact.py``.
+Each runs in a process of its own, with outputs poisoned and guarded as in ``kernels/test_bit_exact.py``.
 """
 
 from __future__ import annotations
@@ -15,15 +15,10 @@ import pytest
 import torch
 from _pytest.runner import runtestprotocol
 
-from integrity_triton import algorithms, backends
+from integrity_triton import algorithms
 from integrity_triton.algorithms import known_answers
-from integrity_triton.conformance.checks import (
-    CHECKS,
-    SLOW_EFFORTS,
-    Case,
-    Subject,
-    Watch,
-)
+from integrity_triton.backends import registry
+from integrity_triton.conformance.checks import CHECKS, SLOW_EFFORTS, Case, Subject, Watch
 from support import GuardedMemory
 
 BACKEND = "interpreter"
@@ -121,7 +116,7 @@ class Conformance(Probe):
     check: str
 
     def run(self) -> None:
-        backend = backends.get(BACKEND)
+        backend = registry.get(BACKEND)
         memory = GuardedMemory()
         backend.empty = memory.empty  # type: ignore[method-assign]
         for case in self.cases(backend):
@@ -131,7 +126,7 @@ class Conformance(Probe):
 
     def cases(self, backend: Any) -> Iterator[Case]:
         record = algorithms.get(self.algorithm)
-        native = backends.get("native")
+        native = registry.get("native")
         effort = SLOW_EFFORTS[EFFORT]
         subject = Subject(
             record=record,

@@ -63,8 +63,10 @@ class Result:
 
 def forget(folder: str | None) -> None:
     """Have the package's kernels loaded anew, from ``folder`` first."""
-    from integrity_triton import algorithms, backends
-    from integrity_triton.backends import host, interpreter, self_test
+    from integrity_triton import algorithms
+    from integrity_triton.backends import interpreter, registry
+    from integrity_triton.launching import host
+    from integrity_triton.self_tests import admission as self_test
 
     package = import_module(PACKAGE)
     package.__path__ = [*([folder] if folder else []), str(KERNELS)]
@@ -73,7 +75,7 @@ def forget(folder: str | None) -> None:
         delattr(package, name.rpartition(".")[2])
     algorithms.load_constant.cache_clear()
     host._table.cache_clear()
-    backend = backends.get("interpreter")
+    backend = registry.get("interpreter")
     assert isinstance(backend, interpreter.InterpreterBackend)
     backend._twins = interpreter._Twins()
     # Known answers are among the checks, and asked for once.
@@ -323,11 +325,11 @@ class Run:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         import torch
 
-        from integrity_triton import backends
+        from integrity_triton.backends import registry
         from mutation import probes
 
         torch.set_num_threads(1)
-        backends.get("interpreter")
+        registry.get("interpreter")
         self.of_file = probes.probes(session.items)
         self.probes = {probe.name: probe for found in self.of_file.values() for probe in found}
         self.sources = {file: Source(file) for file in files()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from integrity_triton import algorithms, backends
+from integrity_triton import algorithms
+from integrity_triton.backends import registry
 from support import EXAMPLES
 
 
@@ -37,7 +38,7 @@ def runs(backend, record_property):
         for record in map(algorithms.get, (name, *others)):
             if backend == "native" and record.native is None:
                 pytest.skip(f"not applicable: no CPU library has {record.name}")
-            reason = backends.get(backend).unsupported(record)
+            reason = registry.get(backend).unsupported(record)
             if reason is not None:
                 pytest.skip(f"absent: {record.name}: {reason}")
         if backend == "interpreter" and not interpreted:

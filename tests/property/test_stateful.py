@@ -20,8 +20,9 @@ from hypothesis.stateful import (
 
 import integrity_triton as it
 from inputs import message_bytes
-from integrity_triton import algorithms, backends
+from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm
+from integrity_triton.backends import registry
 from support import kernel_family, new, on_device, oracle, required, rows_as_bytes, variants
 
 STEPS = {"interpreter": (4, 8)}
@@ -31,7 +32,7 @@ def able(backend: str) -> list[Algorithm]:
     """One algorithm of each family of kernels that the backend can run."""
     found = {}
     for record in algorithms.all_algorithms():
-        if not record.takes_tuples and backends.get(backend).unsupported(record) is None:
+        if not record.takes_tuples and registry.get(backend).unsupported(record) is None:
             found.setdefault(str(kernel_family(record)), record)
     return list(found.values())
 

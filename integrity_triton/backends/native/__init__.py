@@ -1,0 +1,208 @@
+"""CPU libraries: hashlib and the Rust blake3. Always there, and the reference for the others."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ...algorithms import Algorithm, Hmac, load_reference
+from ...algorithms import get as get_algorithm
+from ...messages.layout import Messages, Rows
+from ...messages.per_message import PerMessage
+from ...messages.stream import Stream
+from ..base import Backend, Probe
+
+if TYPE_CHECKING:
+    import torch
+
+# Below this many bytes a worker thread costs more than it saves (hashlib also keeps the GIL for
+# inputs under 2 KiB).
+_BYTES_WORTH_A_THREAD = 1 << 16
+_LEAST_MESSAGE_WORTH_A_THREAD = 1 << 12
+
+
+def usable_cpus() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _host_bytes(view: Any) -> Any:
+    """A flat memoryview or contiguous uint8 tensor as something a CPU library reads in place."""
+    if isinstance(view, memoryview | bytes):
+        return view
+    return view.cpu().numpy()
+
+
+class _NativeStream(Stream):
+    def __init__(self, algorithm: Algorithm, hasher: Any) -> None:
+        self._algorithm = algorithm
+        self._hasher = hasher
+
+    def update(self, data: Any) -> None:
+        self._hasher.update(_host_bytes(data))
+
+    def digest(self, length: int, seek: int) -> bytes:
+        return _squeeze(self._algorithm, self._hasher, length, seek)
+
+    def copy(self) -> Stream:
+        return _NativeStream(self._algorithm, self._hasher.copy())
+
+
+def _squeeze(algorithm: Algorithm, hasher: Any, length: int, seek: int) -> bytes:
+    if not algorithm.xof:
+        output = hasher.digest()
+    elif seek:
+        output = hasher.digest(length, seek=seek)
+    else:
+        output = hasher.digest(length)
+    return bytes(output)
+
+
+class NativeBackend(Backend):
+    name = "native"
+    summary = "CPU libraries: hashlib and the Rust blake3"
+    device_types = ("cpu",)
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_pid = 0
+        self._pool_lock = threading.Lock()
+        self._threads = usable_cpus()
+
+    def probe(self) -> Probe:
+        return Probe(True, f"{self._threads} CPU threads", ("cpu",))
+
+    def unsupported(self, algorithm: Algorithm) -> str | None:
+        if algorithm.native is None:
+            return "no CPU library has it"
+        try:
+            load_reference(algorithm.native)
+        except (ImportError, AttributeError) as error:
+            return f"its CPU library cannot be loaded: {error}"
+        return None
+
+    def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
+        return True
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._pool_lock:
+            if self._pool is None or self._pool_pid != os.getpid():  # threads do not survive a fork
+                self._pool = ThreadPoolExecutor(self._threads, "integrity_triton")
+                self._pool_pid = os.getpid()
+            return self._pool
+
+    def _new(self, algorithm: Algorithm, parameters: Mapping[str, Any], *, one_message: bool) -> Any:
+        extra = algorithm.native_one_message if one_message else {}
+        assert algorithm.native is not None
+        return load_reference(algorithm.native)(**parameters, **extra)
+
+    def stream(
+        self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
+    ) -> Stream:
+        return _NativeStream(algorithm, self._new(algorithm, parameters, one_message=True))
+
+    def _in_threads(self, run: Callable[..., bytes], calls: Sequence[tuple[Any, ...]]) -> list[bytes]:
+        """What the calls of ``run`` give, made side by side."""
+        try:
+            running = [self._executor().submit(run, *arguments) for arguments in calls]
+        except RuntimeError:  # the main thread has ended, after which pools take no work
+            return [run(*arguments) for arguments in calls]
+        return [done.result() for done in running]
+
+    def pbkdf2(
+        self,
+        algorithm: Algorithm,
+        passwords: PerMessage,
+        salts: bytes | PerMessage,
+        iterations: int,
+        length: int,
+        device: torch.device,
+    ) -> torch.Tensor:
+        import torch
+
+        name = _openssl_name(algorithm)
+        if name is None:
+            return super().pbkdf2(algorithm, passwords, salts, iterations, length, device)
+
+        def run(i: int) -> bytes:
+            salt = salts if isinstance(salts, bytes) else salts[i]
+            return hashlib.pbkdf2_hmac(name, passwords[i], salt, iterations, length)
+
+        try:
+            joined = bytearray(b"".join(self._in_threads(run, [(i,) for i in range(len(passwords))])))
+        except ValueError:  # OpenSSL has the hash, but not as a name here
+            return super().pbkdf2(algorithm, passwords, salts, iterations, length, device)
+        out = torch.frombuffer(joined or bytearray(1), dtype=torch.uint8)[: len(joined)]
+        return out.view(len(passwords), length).to(device)
+
+    def digest_batch(
+        self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
+    ) -> torch.Tensor:
+        import numpy as np
+        import torch
+
+        each = {name: value for name, value in parameters.items() if isinstance(value, PerMessage)}
+
+        def fresh(i: int) -> Any:
+            own = {name: values[i] for name, values in each.items()}
+            return self._new(algorithm, {**parameters, **own}, one_message=messages.count == 1)
+
+        # One keyed or personalised hasher, copied for each message, spends the key schedule once.
+        shared = None if each else fresh(0)
+        message, size = _message_reader(messages)
+
+        def run(first: int, last: int) -> bytes:
+            digests = []
+            for i in range(first, last):
+                hasher = fresh(i) if shared is None else shared
+                if hasattr(hasher, "digest_of"):  # faster over a message that is whole
+                    digests.append(hasher.digest_of(message(i)))
+                else:
+                    hasher = hasher.copy()
+                    hasher.update(message(i))
+                    digests.append(_squeeze(algorithm, hasher, length, 0))
+            return b"".join(digests)
+
+        # Ragged batches have a few giants among many dwarfs: small spans keep the threads even.
+        spans = min(messages.count, size // _BYTES_WORTH_A_THREAD, 64 * self._threads)
+        if spans <= 1 or self._threads == 1 or size < messages.count * _LEAST_MESSAGE_WORTH_A_THREAD:
+            joined = run(0, messages.count)
+        else:
+            edges = [messages.count * s // spans for s in range(spans + 1)]
+            joined = b"".join(self._in_threads(run, list(itertools.pairwise(edges))))
+        out = torch.from_numpy(np.frombuffer(bytearray(joined), dtype=np.uint8))
+        return out.view(messages.count, length).to(messages.device)
+
+
+def _openssl_name(algorithm: Algorithm) -> str | None:
+    """What OpenSSL calls the hash under an HMAC, if it is one of its own."""
+    assert isinstance(algorithm.construction, Hmac)
+    module, _, name = (get_algorithm(algorithm.construction.hash).native or "").partition(":")
+    return name if module in ("hashlib", "integrity_triton.algorithms.openssl") else None
+
+
+def _message_reader(messages: Messages) -> tuple[Callable[[int], Any], int]:
+    """A function from a message's index to its bytes on the host, and the size of all together."""
+    if not isinstance(messages, Rows):
+        views = messages.views
+        return (lambda i: _host_bytes(views[i])), sum(view.numel() for view in views)
+    host = messages.data.cpu()
+    if host.dim() == 2:  # rows of a strided tensor, each dense in itself
+        import torch
+
+        return (lambda i: _host_bytes(host[i].view(torch.uint8))), messages.count * messages.length
+    contents: Any = host.numpy()
+    flat = memoryview(contents)
+
+    def row(i: int) -> memoryview:
+        start = i * messages.stride
+        return flat[start : start + messages.row_length(i)]
+
+    return row, messages.total

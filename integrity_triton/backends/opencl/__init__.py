@@ -1,0 +1,335 @@
+"""CPUs, and other devices that share the host's memory, through OpenCL.
+
+The kernels of ``kernels/``, compiled ahead of time to SPIR-V by Triton's Intel backend (see
+``prebuilt.py``), are finished by the device's own compiler and read messages where they lie: the
+device must take raw host pointers, pointer tables included (fine-grain system SVM). Triton is not
+needed to run them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...algorithms import Algorithm
+from ...errors import BackendUnavailable
+from ...launching.launch import Launch
+from ...messages.layout import Messages
+from ..base import Probe
+from ..triton_backend import TritonBackend
+from . import prebuilt
+from .cpu_choice import kernels_are_faster
+
+if TYPE_CHECKING:
+    import torch
+
+INSTALL = 'pip install "integrity-triton[cpu]"'
+_LIBRARY = "libintelocl.so"
+_SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
+_SUB_GROUPS = (8, 16, 32)
+_LARGEST_WORK_GROUP = 128
+_LONGEST_END = 60  # seconds
+
+_logger = logging.getLogger("integrity_triton")
+
+
+@contextlib.contextmanager
+def _vendors() -> Iterator[None]:
+    """Let the OpenCL loader see the runtime that pip installs beside those of the system.
+
+    The wheel's own registration names a folder that does not exist. Whoever sets OCL_ICD_VENDORS
+    decides for himself.
+    """
+    library = Path(sys.prefix, "lib", _LIBRARY)
+    if "OCL_ICD_VENDORS" in os.environ or not library.exists():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="integrity_triton-") as folder:
+        if _SYSTEM_VENDORS.is_dir():
+            for path in _SYSTEM_VENDORS.glob("*.icd"):
+                Path(folder, path.name).write_bytes(path.read_bytes())
+        Path(folder, "integrity_triton.icd").write_text(f"{library}\n", "utf-8")
+        os.environ["OCL_ICD_VENDORS"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["OCL_ICD_VENDORS"]
+
+
+def _unfit(cl: Any, device: Any) -> str | None:
+    """What ``device`` lacks, or None."""
+    if not device.available or not device.compiler_available:
+        return "it is not available"
+    try:
+        svm = device.svm_capabilities
+        if not svm & cl.device_svm_capabilities.FINE_GRAIN_SYSTEM:
+            return "it cannot read host memory in place (fine-grain system SVM)"
+        versions = device.il_version
+    except (cl.Error, AttributeError):
+        return "its driver is older than OpenCL 2.1"
+    if not any(f"SPIR-V_1.{minor}" in versions for minor in range(4, 10)):
+        return f"it takes {versions or 'no SPIR-V'}, not SPIR-V 1.4"
+    sizes = getattr(device, "sub_group_sizes_intel", _SUB_GROUPS)
+    for size in _SUB_GROUPS:
+        if size not in sizes:
+            return f"it has no sub-groups of {size}"
+    if device.max_work_group_size < _LARGEST_WORK_GROUP:
+        return f"its work-groups hold at most {device.max_work_group_size} items"
+    return None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A kernel built for the device. OpenCL's kernel objects hold their arguments, hence the lock."""
+
+    kernel: Any
+    lock: threading.Lock
+    trailing: tuple[Any, ...]
+    lanes: int
+    threads: int
+
+
+class _Runtime:
+    """The device, and what was built for it. Lives in the process that made it."""
+
+    def __init__(self) -> None:
+        with _vendors():
+            import pyopencl as cl
+
+            platforms = cl.get_platforms()
+        self.cl = cl
+        found, refused = [], []
+        for platform in platforms:
+            for device in platform.get_devices():
+                reason = _unfit(cl, device)
+                if reason is None:
+                    found.append(device)
+                else:
+                    refused.append(f"{device.name.strip()}: {reason}")
+        if not found:
+            raise BackendUnavailable(
+                "no OpenCL device can run the kernels"
+                + (f" ({'; '.join(refused)})" if refused else "")
+                + f"; {INSTALL} brings one for the CPU"
+            )
+        # The host's own processor first: its caches hold the data, and it is always there.
+        found.sort(key=lambda d: not d.type & cl.device_type.CPU)
+        self.device = found[0]
+        self.label = f"{self.device.name.strip()} ({self.device.platform.name.strip()})"
+        self.context = cl.Context([self.device])
+        self.queue = cl.CommandQueue(self.context)
+        self.pid = os.getpid()
+        self._lock = threading.Lock()
+        self._ready: dict[tuple[Any, ...], _Ready | BackendUnavailable] = {}
+        self._idle = threading.Condition()
+        self._running, self._ending = 0, False
+        atexit.register(self._end)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Around whatever runs in OpenCL. Raises BackendUnavailable once the process ends."""
+        with self._idle:
+            if self._ending:
+                raise BackendUnavailable("backend 'opencl' starts nothing more: the process is ending")
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+
+    def _end(self) -> None:
+        """Daemon threads may be in the runtime when the process ends, and it must not be taken down around
+        them."""
+        if self.pid == os.getpid():
+            with self._idle:
+                self._ending = True
+                self._idle.wait_for(lambda: not self._running, _LONGEST_END)
+
+    def ready(self, launch: Launch, options: Mapping[str, int]) -> _Ready:
+        # A kernel's arguments are always of the same types.
+        key = (launch.kernel, *launch.constants.values(), *options.values())
+        ready = self._ready.get(key)
+        if ready is None:
+            with self._lock:
+                ready = self._ready.get(key)
+                if ready is None:
+                    try:
+                        ready = self._build(prebuilt.Specialization.of(launch, options).name)
+                    except BackendUnavailable as error:
+                        ready = error  # building is slow, and gets no better a second time
+                    self._ready[key] = ready
+        if isinstance(ready, BackendUnavailable):
+            raise ready
+        return ready
+
+    def _build(self, name: str) -> _Ready:
+        import numpy as np
+
+        artifact = prebuilt.load(name)
+        sidecar = artifact.sidecar
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", self.cl.CompilerWarning)  # its successes
+            program = self._program(artifact)
+        kernel = getattr(program, sidecar["entry"])
+        trailing = tuple(self.cl.LocalMemory(a["bytes"]) for a in sidecar["trailing_arguments"])
+        # Told what is an integer, pyopencl sets all arguments in the time that one takes it otherwise.
+        integers = [np.int64 if a["type"] == "i64" else None for a in sidecar["arguments"]]
+        kernel.set_scalar_arg_dtypes(integers + [None] * len(trailing))
+        return _Ready(
+            kernel,
+            threading.Lock(),
+            trailing,
+            sidecar["lanes_per_program"],
+            sidecar["threads_per_program"],
+        )
+
+    def _program(self, artifact: prebuilt.Prebuilt) -> Any:
+        cl = self.cl
+        cache = _cache_file(artifact, self.device)
+        binary = _read_cached(cache)
+        if binary is not None:
+            try:
+                return cl.Program(self.context, [self.device], [binary]).build()
+            except cl.Error as error:
+                _logger.info("cached binary %s is not taken (%s); building anew", cache, error)
+        try:
+            program = cl.Program(self.context, artifact.binary).build()
+        except cl.Error as error:
+            raise BackendUnavailable(
+                f"prebuilt kernel {artifact.name} does not build on {self.label}: {error}"
+            ) from error
+        _write_cached(cache, program.get_info(cl.program_info.BINARIES)[0])
+        return program
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "integrity_triton" / "opencl"
+
+
+def _cache_file(artifact: prebuilt.Prebuilt, device: Any) -> Path | None:
+    key = hashlib.sha256(artifact.binary)
+    for part in (device.platform.name, device.name, device.version, device.driver_version):
+        key.update(part.encode() + b"\0")
+    try:
+        return _cache_folder() / f"{artifact.name}-{key.hexdigest()[:32]}"
+    except RuntimeError:  # nobody's home
+        return None
+
+
+def _read_cached(path: Path | None) -> bytes | None:
+    """A binary written by :func:`_write_cached`, or None if there is none, it is damaged, or another
+    user could have written it."""
+    if path is None:
+        return None
+    try:
+        state = path.stat()
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if hasattr(os, "getuid") and (state.st_uid != os.getuid() or state.st_mode & 0o022):
+        return None
+    digest, binary = data[:32], data[32:]
+    return binary if hashlib.sha256(binary).digest() == digest else None
+
+
+def _write_cached(path: Path | None, binary: bytes) -> None:
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Whole or not at all: other processes read while this one writes.
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(hashlib.sha256(binary).digest() + binary)
+        os.replace(file.name, path)
+    except OSError as error:
+        _logger.info("the binary of %s is not cached: %s", path.name, error)
+
+
+class OpenClBackend(TritonBackend):
+    name = "opencl"
+    summary = "CPUs: the kernels compiled ahead of time, through OpenCL"
+    device_types = ("cpu",)
+    torch_device_type = "cpu"
+
+    def __init__(self) -> None:
+        self._runtime: _Runtime | None = None
+
+    def probe(self) -> Probe:
+        try:
+            self._runtime = _Runtime()
+        except ImportError as error:
+            return Probe(False, f"{error.name or 'pyopencl'} cannot be imported; {INSTALL}")
+        except BackendUnavailable as error:
+            return Probe(False, str(error))
+        except Exception as error:  # a loader without any platform raises its own
+            return Probe(False, f"no OpenCL runtime works here ({error}); {INSTALL}")
+        return Probe(True, f"pyopencl {self._runtime.cl.VERSION_TEXT}", (self._runtime.label,))
+
+    def driver_versions(self) -> tuple[str, ...]:
+        return () if self._runtime is None else (str(self._runtime.device.driver_version),)
+
+    def unsupported(self, algorithm: Algorithm) -> str | None:
+        reason = super().unsupported(algorithm)
+        if reason is not None:
+            return reason
+        if self._runtime is not None and self._runtime.pid != os.getpid():
+            return "the OpenCL runtime does not survive a fork; start processes with spawn"
+        for reference in self.driver(algorithm).references():
+            reason = prebuilt.missing(reference)
+            if reason is not None:
+                return reason
+        return None
+
+    def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
+        return (
+            device_type in self.device_types
+            and messages is not None
+            and kernels_are_faster(self, algorithm, messages)
+        )
+
+    def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
+        runtime = self._runtime
+        if runtime is None or runtime.pid != os.getpid():
+            raise BackendUnavailable(
+                "backend 'opencl' is not set up in this process; start processes with spawn, not fork"
+            )
+        with runtime.at_work():
+            self._launch(runtime, launch, options)
+
+    @staticmethod
+    def _launch(runtime: _Runtime, launch: Launch, options: Mapping[str, int]) -> None:
+        cl = runtime.cl
+        ready = runtime.ready(launch, options)
+        programs = -(-launch.lanes // ready.lanes)
+        arguments = [_argument(cl, value) for value in launch.arguments.values()]
+        try:
+            with ready.lock:
+                ready.kernel.set_args(*arguments, *ready.trailing)
+                done = cl.enqueue_nd_range_kernel(
+                    runtime.queue, ready.kernel, (programs * ready.threads,), (ready.threads,)
+                )
+            done.wait()
+        except cl.MemoryError as error:
+            raise MemoryError(f"{launch.kernel} on {runtime.label}: {error}") from error
+        except cl.Error as error:
+            raise BackendUnavailable(f"{launch.kernel} failed on {runtime.label}: {error}") from error
+
+
+def _argument(cl: Any, value: int | torch.Tensor) -> Any:
+    if isinstance(value, int):
+        return value
+    return cl.SVM(value.numpy())

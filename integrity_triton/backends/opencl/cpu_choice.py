@@ -1,0 +1,89 @@
+"""Whether a batch on the CPU is hashed faster by the OpenCL kernels or by the native libraries.
+
+The kernels hash one message a lane: fast over many messages of like length, and no faster for one
+than for a whole program of them. ``cpu_choice.json`` holds the figures, measured by
+``python -m bench.cpu_choice``; docs/backends.md says how they are used.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from ...algorithms import Algorithm, Blake3Tree, Crc, Hmac, Poly1305, get
+from ...drivers.crc import PIECE_BYTES
+from ...messages.layout import Messages, Rows
+from ..native import usable_cpus
+from ..triton_backend import TritonBackend
+
+_WORTH_THREADS = 1 << 20
+
+
+@cache
+def _figures() -> dict[str, Any]:
+    text = resources.files(__package__).joinpath("cpu_choice.json").read_text("utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+@cache
+def _threads() -> int:
+    return usable_cpus()
+
+
+def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> tuple[float, float] | None:
+    """Seconds that the kernels and the native library would take; None without figures."""
+    if isinstance(algorithm.construction, Hmac):  # but for two blocks its hash
+        algorithm = get(algorithm.construction.hash)
+    figures = _figures()["algorithms"].get(algorithm.name)
+    if figures is None:
+        return None
+    threads = _threads()
+    lanes = backend.tuned(*backend.driver(algorithm).main_kernel())["BLOCK_MSGS"]
+    count, total, longest, computed = _work(messages, lanes)
+    calls = 1
+    if isinstance(algorithm.construction, Blake3Tree):
+        # One lane a chunk, whatever the messages' lengths, and one launch a level of the tree.
+        chunk = algorithm.construction.chunk_size
+        calls += max(0, longest - 1).bit_length() - min(chunk - 1, max(0, longest - 1)).bit_length()
+        computed, longest = max(total, count * min(chunk, longest)), min(longest, chunk)
+        alone = total / threads
+    elif isinstance(algorithm.construction, Crc | Poly1305):  # many lanes a message, and few launches
+        alone, computed, longest = longest, total, min(longest, PIECE_BYTES)
+    else:
+        alone = longest
+    kernels = (
+        calls * figures["opencl_call"]
+        + max(computed / threads, lanes * longest) / figures["opencl_bytes_per_second"]
+    )
+    # The library's threads are not worth waking for little (see native.py).
+    spread = threads if total >= _WORTH_THREADS else 1
+    native = (
+        count * figures["native_message"] + max(total / spread, alone) / figures["native_bytes_per_second"]
+    )
+    return kernels, native
+
+
+def _work(messages: Messages, lanes: int) -> tuple[int, int, int, int]:
+    """Messages, their bytes, the longest's, and the bytes that lanes of programs spend their time on."""
+    import numpy as np
+
+    if isinstance(messages, Rows):
+        longest = max(0, min(messages.length, messages.total))
+        used = -(-messages.count // lanes) * lanes
+        return messages.count, min(messages.total, messages.count * longest), longest, used * longest
+    lengths = np.sort(np.fromiter((v.numel() for v in messages.views), np.int64, messages.count))[::-1]
+    # Programs take the messages in order of length, and each runs as long as its longest.
+    return (
+        messages.count,
+        int(lengths.sum()),
+        int(lengths[:1].sum()),
+        int(lengths[::lanes].sum()) * lanes,
+    )
+
+
+def kernels_are_faster(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> bool:
+    found = estimates(backend, algorithm, messages)
+    return found is not None and found[0] < found[1]

@@ -1,0 +1,287 @@
+"""The registry of backends, and the choice among them.
+
+A backend is probed when it is first asked for, never at import, and only once. Another package
+adds its own through the entry-point group ``integrity_triton.backends``: each entry point loads to
+a :class:`Backend` subclass.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..algorithms import Algorithm
+from ..errors import BackendUnavailable
+from ..messages.layout import Messages, Rows
+from ..messages.per_message import PerMessage
+from .base import Backend, Probe
+
+if TYPE_CHECKING:
+    import torch
+
+ENTRY_POINT_GROUP = "integrity_triton.backends"
+ENVIRONMENT_VARIABLE = "INTEGRITY_TRITON_BACKEND"
+_BUILTIN = {
+    "cuda": "cuda:CudaBackend",
+    "hip": "hip:HipBackend",
+    "xpu": "xpu:XpuBackend",
+    "opencl": "opencl:OpenClBackend",
+    "interpreter": "interpreter:InterpreterBackend",
+    "native": "native:NativeBackend",
+}
+
+_logger = logging.getLogger("integrity_triton")
+_lock = threading.RLock()
+_backends: dict[str, Backend] = {}
+_probes: dict[str, Probe] = {}
+_loaded = False
+_requested: str | None = None
+_logged: set[tuple[str, ...]] = set()
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """One line of ``integrity_triton.backends()``."""
+
+    name: str
+    available: bool
+    reason: str
+    devices: tuple[str, ...]
+    summary: str
+    self_test: str | None = None
+    """When its kernels have to give known answers, in words; None where it has none of this package."""
+
+
+def register(backend: type[Backend]) -> None:
+    """Add a backend class. Raises ValueError if its name is taken."""
+    if not (isinstance(backend, type) and issubclass(backend, Backend)):
+        raise TypeError(f"a backend is registered as a Backend subclass, not {backend!r}")
+    with _lock:
+        if backend.name in _backends:
+            raise ValueError(f"backend name {backend.name!r} is taken")
+        _backends[backend.name] = backend()
+
+
+def _load() -> None:
+    global _loaded
+    with _lock:
+        if _loaded:
+            return
+        for reference in _BUILTIN.values():
+            module, _, name = reference.partition(":")
+            register(getattr(import_module(f"{__package__}.{module}"), name))
+        from importlib.metadata import entry_points
+
+        for entry in entry_points(group=ENTRY_POINT_GROUP):
+            register(entry.load())
+        _loaded = True
+
+
+def _probe(backend: Backend) -> Probe:
+    with _lock:
+        if backend.name not in _probes:
+            try:
+                _probes[backend.name] = backend.probe()
+            except Exception as error:  # a broken driver must not break the others
+                _probes[backend.name] = Probe(False, f"probing failed: {type(error).__name__}: {error}")
+        return _probes[backend.name]
+
+
+def statuses() -> tuple[BackendStatus, ...]:
+    """Every registered backend: whether it can run here, on what, and if not, why."""
+    _load()
+    found = []
+    for backend in _backends.values():
+        probe = _probe(backend)
+        found.append(
+            BackendStatus(
+                backend.name,
+                probe.available,
+                probe.reason,
+                probe.devices,
+                backend.summary,
+                backend.self_test(),
+            )
+        )
+    return tuple(found)
+
+
+def _named(name: str) -> Backend:
+    if not isinstance(name, str):
+        raise TypeError(f"a backend is named by a str, not {type(name).__name__}")
+    _load()
+    try:
+        return _backends[name]
+    except KeyError:
+        raise ValueError(f"unknown backend {name!r} (known: {', '.join(_backends)})") from None
+
+
+def get(name: str) -> Backend:
+    """The backend called ``name``, ready to run.
+
+    Raises ValueError for an unknown name and BackendUnavailable, with the reason, for one that
+    cannot run here.
+    """
+    backend = _named(name)
+    probe = _probe(backend)
+    if not probe.available:
+        raise BackendUnavailable(f"backend {name!r} is not available: {probe.reason}")
+    return backend
+
+
+class use_backend:
+    """Make ``name`` the backend of every call that names none; None restores automatic choice.
+
+    The setting is process-wide and takes effect at once; as a context manager it is undone on exit.
+    Raises as :func:`get` does.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        global _requested
+        if name is not None:
+            get(name)
+        with _lock:
+            self._previous = _requested
+            _requested = name
+
+    def __enter__(self) -> use_backend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _requested
+        with _lock:
+            _requested = self._previous
+
+
+def requested(backend: str | None) -> str | None:
+    """The backend asked for: by the call, else by ``use_backend``, else by the environment."""
+    return backend or _requested or os.environ.get(ENVIRONMENT_VARIABLE) or None
+
+
+def _log_once(level: int, *message: str) -> None:
+    if message not in _logged:
+        _logged.add(message)
+        _logger.log(level, "%s", " ".join(message))
+
+
+def select(
+    algorithm: Algorithm, device_type: str, *, messages: Messages | None, backend: str | None = None
+) -> Backend:
+    """The backend for ``algorithm`` over data on ``device_type``: a batch, or with ``messages`` of None
+    one message that comes in pieces.
+
+    An explicit request (see :func:`requested`) is honoured or fails with its reason; it never
+    falls back. An automatic choice is logged once under ``integrity_triton``, with why.
+    """
+    name = requested(backend)
+    if name is not None:
+        chosen = get(name)
+        reason = chosen.unsupported(algorithm)
+        if reason is not None:
+            raise BackendUnavailable(f"backend {name!r} cannot run {algorithm.name}: {reason}")
+        return chosen
+    _load()
+    fallback_reasons = []
+    for candidate in _backends.values():
+        if candidate.name == "native" or not candidate.is_default(algorithm, device_type, messages=messages):
+            continue
+        reason = candidate.unsupported(algorithm)
+        if reason is None:
+            probe = _probe(candidate)
+            if probe.available:
+                _log_once(logging.INFO, f"{algorithm.name} on {device_type} data runs on {candidate.name}")
+                return candidate
+            reason = probe.reason
+        fallback_reasons.append(f"{candidate.name}: {reason}")
+    native = get("native")
+    reason = native.unsupported(algorithm)
+    if reason is not None:
+        return _without_library(algorithm, device_type, f"native: {reason}")
+    if fallback_reasons:
+        _log_once(
+            logging.WARNING,
+            f"{algorithm.name} on {device_type} data falls back to native, which copies it to the host",
+            f"({'; '.join(fallback_reasons)})",
+        )
+    elif device_type != "cpu":
+        why = (
+            "one sequential message has no parallelism for a device"
+            if messages is None
+            else "no other takes it"
+        )
+        _log_once(logging.INFO, f"{algorithm.name} on {device_type} data runs on native: {why}")
+    return native
+
+
+def _without_library(algorithm: Algorithm, device_type: str, reason: str) -> Backend:
+    """Any backend that runs the kernels, but the interpreter: in place if one can, else on a copy."""
+    _load()
+    reasons = [reason]
+    candidates = [b for b in _backends.values() if b.name not in ("native", "interpreter")]
+    for candidate in sorted(candidates, key=lambda b: device_type not in b.device_types):
+        found = candidate.unsupported(algorithm)
+        probe = _probe(candidate)
+        if found is None and probe.available:
+            _log_once(logging.INFO, f"{algorithm.name} runs on {candidate.name} ({reason})")
+            return candidate
+        reasons.append(f"{candidate.name}: {probe.reason if not probe.available else found}")
+    raise BackendUnavailable(
+        f'nothing here can run {algorithm.name}; pip install "integrity-triton[cpu]" brings kernels for the '
+        f"CPU ({'; '.join(reasons)})"
+    )
+
+
+def dispatch(
+    algorithm: Algorithm,
+    parameters: Mapping[str, Any],
+    messages: Messages,
+    length: int,
+    *,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Digests of all messages on the backend that :func:`select` gives: uint8 ``[n, length]``.
+
+    Where a backend that was chosen automatically turns out not to run, or to lack memory, the native
+    one takes its place, logged once; one that was asked for raises.
+    """
+    chosen = select(algorithm, messages.device.type, messages=messages, backend=backend)
+    try:
+        return chosen.digest_batch(algorithm, parameters, messages, length)
+    except (BackendUnavailable, MemoryError) as error:
+        native = get("native")
+        if requested(backend) is not None or chosen is native or native.unsupported(algorithm):
+            raise
+        _log_once(
+            logging.WARNING,
+            f"{algorithm.name} on {messages.device.type} data falls back to native",
+            f"({chosen.name}: {error})",
+        )
+        return native.digest_batch(algorithm, parameters, messages, length)
+
+
+def dispatch_pbkdf2(
+    algorithm: Algorithm,
+    passwords: PerMessage,
+    salts: bytes | PerMessage,
+    iterations: int,
+    length: int,
+    device: torch.device,
+    *,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """PBKDF2 on the backend that :func:`select` gives for messages as long as all that is hashed."""
+    import torch
+
+    lanes = len(passwords) * -(-length // algorithm.digest_size)
+    hashed = 2 * algorithm.block_size * iterations
+    work = Rows(torch.empty(0, dtype=torch.uint8, device=device), 0, lanes, hashed, hashed, lanes * hashed)
+    chosen = select(algorithm, device.type, messages=work, backend=backend)
+    return chosen.pbkdf2(algorithm, passwords, salts, iterations, length, device)

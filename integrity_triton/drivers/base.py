@@ -1,0 +1,182 @@
+"""What a driver is, and what the streams of several have in common."""
+
+from __future__ import annotations
+
+import abc
+import copy
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from ..algorithms import Algorithm
+from ..launching.host import Host
+from ..messages.layout import Messages, Rows, rows_of
+from ..messages.per_message import PerMessage
+from ..messages.stream import Stream
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Secrets:
+    """Device memory that holds key material: overwritten with zeros by :meth:`wipe`, or once this object is
+    gone, which the last stream that uses it keeps alive. The overwriting is queued behind what was queued
+    before on the stream on which the memory was held; nothing waits for the device."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[torch.Tensor, Any]] = []
+
+    def hold(self, memory: torch.Tensor) -> torch.Tensor:
+        """Take ``memory`` into care, and return it. A view stands for the part that it shows."""
+        self._held.append((memory, _current_stream(memory.device)))
+        return memory
+
+    def wipe(self) -> None:
+        held, self._held = self._held, []
+        for memory, stream in held:
+            with _on_stream(memory.device, stream):
+                memory.zero_()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.wipe()
+
+
+def _current_stream(device: torch.device) -> Any:
+    import torch
+
+    return None if device.type == "cpu" else torch.get_device_module(device).current_stream(device)
+
+
+def _on_stream(device: torch.device, stream: Any) -> Any:
+    import torch
+
+    return nullcontext() if stream is None else torch.get_device_module(device).stream(stream)
+
+
+class DriverHost(Host, abc.ABC):
+    """A host that makes drivers, too: some algorithms are made of others."""
+
+    @abc.abstractmethod
+    def driver(self, algorithm: Algorithm) -> Driver:
+        """A driver of ``algorithm`` on this host. Raises TypeError if there is none."""
+
+
+class Driver(abc.ABC):
+    """Runs one algorithm on one backend, its ``host``. There is one driver a batch, and one for a stream and
+    its copies."""
+
+    keys_per_message: ClassVar[bool] = False
+    """Whether ``enqueue`` takes parameters of which each message has its own."""
+
+    ways: ClassVar[tuple[str, ...]] = ()
+    """Names of several ways to the same result, of which the driver takes the fastest."""
+
+    way: str | None = None
+    """One of ``ways``, which alone is taken: for tests, and to build the kernels of all."""
+
+    key_in_messages: bool = False
+    """Whether a key is among what streams take in as the message."""
+
+    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+        self.host = host
+        self.algorithm = algorithm
+        self.secrets = Secrets()
+
+    def secret(self, memory: torch.Tensor) -> torch.Tensor:
+        """``memory``, which is overwritten with zeros when this driver has done its work."""
+        return self.secrets.hold(memory)
+
+    def key_rows(self, key: bytes | PerMessage, size: int, device: torch.device) -> Rows:
+        """A key, or the keys of all messages, as messages of ``size`` bytes, zeros behind shorter ones."""
+        if isinstance(key, PerMessage):
+            return rows_of(self.secret(key.rows(device, size)))
+        return rows_of(self.secret(self.host.words(key.ljust(size, b"\0"), device, 8)).view(1, size))
+
+    def pending(self, device: torch.device) -> PendingBytes:
+        """An empty end of a message, for a stream."""
+        return PendingBytes(device, self.key_in_messages)
+
+    @abc.abstractmethod
+    def references(self) -> tuple[str, ...]:
+        """Kernels and device functions, ``"module:name"``, without which the algorithm does not run."""
+
+    @abc.abstractmethod
+    def main_kernel(self) -> tuple[str, str | None]:
+        """The kernel that does most of the work, and the block function that it is compiled with."""
+
+    @abc.abstractmethod
+    def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
+        """Digests of at least one message, which the kernels can read where it is, of at least one byte:
+        contiguous uint8 ``[n, length]``. Nothing waits for the device. A value of ``parameters`` is a
+        ``PerMessage`` only where the class says so."""
+
+    @abc.abstractmethod
+    def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
+        """A fresh stream of data on ``device``. Only its ``digest`` waits for the device."""
+
+
+class PendingBytes:
+    """The end of a message that does not fill a block yet, on the device. Where a key comes before the
+    message, it may be among these bytes: ``secret`` then has them overwritten when they have served."""
+
+    def __init__(self, device: torch.device, secret: bool = False) -> None:
+        import torch
+
+        self.secrets = Secrets() if secret else None
+        self.data = torch.empty(0, dtype=torch.uint8, device=device)
+
+    def take(self, view: torch.Tensor, wanted: int) -> torch.Tensor:
+        """Move bytes from the front of ``view`` here until there are ``wanted``; returns the rest."""
+        import torch
+
+        moved = min(max(wanted - self.data.numel(), 0), view.numel())
+        # Never a view of the caller's memory, which may change after update() returns.
+        self.data = torch.cat([self.data, view[:moved]])
+        if self.secrets is not None:
+            self.secrets = Secrets()  # copies may still use the old bytes
+            self.secrets.hold(self.data)
+        return view[moved:]
+
+
+AnyStream = TypeVar("AnyStream", bound="BlockStream")
+
+
+class BlockStream(Stream):
+    """A stream that absorbs blocks of ``block`` bytes as they come, and keeps the end of the message: what
+    fills no block, and at least ``held_back`` bytes, where what follows tells how a block is absorbed."""
+
+    _driver: Driver
+
+    def __init__(self, driver: Driver, device: torch.device, block: int, held_back: int = 0) -> None:
+        self._driver, self._device = driver, device
+        self._block, self._held_back = block, held_back
+        self._pending = driver.pending(device)
+
+    @abc.abstractmethod
+    def _absorb(self, view: torch.Tensor) -> None:
+        """Take in whole blocks, at least one, which may be in the caller's memory."""
+
+    def update(self, data: Any) -> None:
+        view = self._driver.host.bytes_view(data, self._device)
+        held = self._pending.data.numel()
+        whole = max(0, held + view.numel() - self._held_back) // self._block * self._block
+        # The blocks that begin with pending bytes, which are copied together, and then those of ``view``.
+        first = min(-(-held // self._block) * self._block, whole)
+        if first:
+            view = self._pending.take(view, first)
+            filled = self._pending
+            self._absorb(filled.data[:first])
+            self._pending = self._driver.pending(self._device)
+            if held > first:
+                self._pending.take(filled.data[first:], held)
+        if whole > first:
+            self._absorb(view[: whole - first])
+        self._pending.take(view[whole - first :], self._block + self._held_back)
+
+    def copy(self: AnyStream) -> AnyStream:
+        """A shallow copy is enough: streams replace their tensors and never write into them."""
+        twin = copy.copy(self)
+        twin._pending = copy.copy(self._pending)
+        return twin

@@ -1,0 +1,80 @@
+"""HighwayHash, one message a lane (``kernels/highwayhash.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..algorithms import Algorithm, HighwayHash, load_constant
+from ..messages.layout import AnyMessages
+from .base import Driver, DriverHost
+from .iterated import IteratedDriver, Start, by_length
+
+if TYPE_CHECKING:
+    import torch
+
+
+_KERNEL_FILE = "integrity_triton.kernels.highwayhash"
+HIGHWAYHASH_MESSAGES = f"{_KERNEL_FILE}:highwayhash_messages"
+_STATE_WORDS = 16
+
+
+class HighwayHashDriver(IteratedDriver):
+    """An iterated hash but for its kernel, which has ends of messages of its own."""
+
+    keys_per_message = True
+
+    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+        Driver.__init__(self, host, algorithm)
+        assert isinstance(algorithm.construction, HighwayHash)
+        self.rounds = algorithm.construction.rounds
+        self.block_size = algorithm.block_size
+
+    def references(self) -> tuple[str, ...]:
+        return (HIGHWAYHASH_MESSAGES,)
+
+    def main_kernel(self) -> tuple[str, str | None]:
+        return HIGHWAYHASH_MESSAGES, None
+
+    def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        import torch
+
+        init = [load_constant(f"{_KERNEL_FILE}:HIGHWAYHASH_INIT{i}") for i in (0, 1)]
+        # Unsigned words lack operations on some devices.
+        constants = self.host.words([*init[0], *init[1]] * 2, device, 64).view(torch.int64)
+        keys = self.key_rows(parameters["key"], 32, device).data
+        # For v1 the halves of each word change places.
+        turned = self.secret(keys.view(-1, 4, 2, 4).flip(2).reshape(-1, 32))
+        mixed = self.secret(torch.cat([keys, turned, torch.zeros_like(keys).repeat(1, 2)], dim=1))
+        states = self.secret(mixed.view(torch.int64) ^ constants).view(torch.uint64)
+        return Start(states if len(states) > 1 else states[0], minimum_padding=1)
+
+    def iterate(
+        self, messages: AnyMessages, start: Start, *, final: bool, step: int | None = None
+    ) -> torch.Tensor:
+        import torch
+
+        layout = self.host.layout(messages, by_length)
+        out_words = self.algorithm.digest_size // 8
+        words = out_words if final else _STATE_WORDS
+        out = self.host.empty((messages.count, words), torch.uint64, messages.device)
+        self.host.run(
+            HIGHWAYHASH_MESSAGES,
+            messages.count,
+            messages.device,
+            {
+                "table_ptr": layout.table,
+                "state_ptr": start.state,
+                "out_ptr": out,
+                **layout.arguments,
+                "rounds": self.rounds,
+                "out_words": out_words,
+            },
+            {
+                "TABLE": layout.has_table,
+                "OWN_STATE": start.state.dim() == 2,
+                "FINAL": final,
+                "ALIGN": layout.align,
+            },
+        )
+        return out

@@ -1,0 +1,166 @@
+"""HMAC over whatever hash: a block of key before the message, another before the digest (RFC 2104)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .. import algorithms
+from ..algorithms import Algorithm, Hmac
+from ..messages.layout import Messages, Ragged, Rows, rows_of, view_of
+from ..messages.per_message import PerMessage
+from ..messages.stream import Stream
+from .base import Driver, DriverHost
+from .iterated import IteratedDriver
+
+if TYPE_CHECKING:
+    import torch
+
+
+HMAC_CHAIN = "integrity_triton.kernels.pbkdf2:hmac_chain"
+_INNER, _OUTER = 0x36, 0x5C
+
+
+class HmacDriver(Driver):
+    """A sequential hash takes each key's two blocks in once, and the messages go on from there where they
+    are. Before the messages of another hash the blocks are put in memory."""
+
+    keys_per_message = True
+
+    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+        super().__init__(host, algorithm)
+        assert isinstance(algorithm.construction, Hmac)
+        self.hash = host.driver(algorithms.get(algorithm.construction.hash))
+        self.hash.key_in_messages = True
+        self.size = self.hash.algorithm.digest_size
+
+    def references(self) -> tuple[str, ...]:
+        return self.hash.references()
+
+    def main_kernel(self) -> tuple[str, str | None]:
+        return self.hash.main_kernel()
+
+    def pads(self, key: bytes | PerMessage, device: torch.device) -> tuple[Rows, Rows]:
+        """The inner and the outer block, for all messages or for each."""
+        block = self.hash.algorithm.block_size
+        keys = self.key_rows(self.short_keys(key, device), block, device).data
+        return rows_of(self.secret(keys ^ _INNER)), rows_of(self.secret(keys ^ _OUTER))
+
+    def short_keys(self, key: bytes | PerMessage, device: torch.device) -> bytes | PerMessage:
+        """The keys, with the digests of those that are longer than a block in their place."""
+        block = self.hash.algorithm.block_size
+        if isinstance(key, bytes):
+            if len(key) <= block:
+                return key
+            key = PerMessage([self.secret(self.host.words(key, device, 8))])
+        long = [i for i, size in enumerate(key.sizes) if size > block]
+        if not long:
+            return key
+        views = key.views(device)
+        digests = self.hash.enqueue({}, Ragged([views[i] for i in long], device), self.size)
+        for i, digest in zip(long, self.secret(digests), strict=True):
+            views[i] = digest
+        return PerMessage(views)
+
+    def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
+        inner, outer = self.pads(parameters["key"], messages.device)
+        tags = self.hash_behind(outer, rows_of(self.hash_behind(inner, messages)))
+        return tags[:, :length].contiguous()
+
+    def hash_behind(self, blocks: Rows, messages: Messages) -> torch.Tensor:
+        """Digests of messages behind a block, one for all or one for each."""
+        if isinstance(self.hash, IteratedDriver):
+            before = self.hash.finish(self.hash.start({}, messages.device), self.size)
+            start = self.hash.behind_blocks(before, blocks)
+            return self.hash.output(self.hash.iterate_behind(messages, before, blocks, start), self.size, 0)
+        return self.hash.enqueue({}, self.joined(blocks, messages), self.size)
+
+    def joined(self, blocks: Rows, messages: Messages) -> Messages:
+        import torch
+
+        whole, size = blocks.data.expand(messages.count, -1), blocks.length
+        if (
+            isinstance(messages, Rows)
+            and messages.total >= (messages.count - 1) * messages.stride + messages.length
+        ):
+            out = torch.empty(
+                (messages.count, size + messages.length), dtype=torch.uint8, device=messages.device
+            )
+            self.secret(out[:, :size]).copy_(whole)
+            out[:, size:] = torch.stack([view_of(messages, i) for i in range(messages.count)])
+            return rows_of(out)
+        views = [torch.cat([whole[i], view_of(messages, i)]) for i in range(messages.count)]
+        for view in views:
+            self.secret(view[:size])
+        return Ragged(views, messages.device)
+
+    def chain(self, keys: PerMessage, first: torch.Tensor, rounds: int) -> torch.Tensor:
+        """See ``Backend.mac_chain``; over a sequential hash alone."""
+        import torch
+
+        hash_, count, device = self.hash, first.shape[0], first.device
+        assert isinstance(hash_, IteratedDriver)
+        construction = hash_.construction
+        before = hash_.finish(hash_.start({}, device), self.size)
+        # torch.cat lacks unsigned words on some devices.
+        signed = torch.int64 if construction.word_bits == 64 else torch.int32
+        sides = [hash_.behind_blocks(before, blocks).state for blocks in self.pads(keys, device)]
+        states = self.secret(torch.cat([side.view(signed).view(count, -1) for side in sides]))
+        word = construction.word_bits // 8
+        words = -(-self.size // word)
+        padded = torch.nn.functional.pad(first, (0, words * word - self.size))
+        dtype = torch.uint64 if word == 8 else torch.uint32
+        out = self.host.empty((count, words), dtype, device)
+        self.host.run(
+            HMAC_CHAIN,
+            count,
+            device,
+            {
+                "states_ptr": states.view(dtype),
+                "first_ptr": padded.view(dtype),
+                "constants_ptr": hash_.tables(device)[1],
+                "out_ptr": out,
+                "count": count,
+                "rounds": rounds,
+                "prefix": hash_.block_size,
+                "size": self.size,
+                "padding": before.padding,
+                "flags": before.flags,
+            },
+            {
+                "BLOCK": construction.block,
+                "PAD": construction.pad,
+                "BLOCK_BYTES": construction.largest_block or hash_.block_size,
+                "WORD_BITS": construction.word_bits,
+                "STATE_WORDS": construction.state_words,
+                "DIGEST_WORDS": words,
+                "BIG_ENDIAN": construction.byteorder == "big",
+            },
+        )
+        return out.view(torch.uint8)[:, : self.size].contiguous()
+
+    def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
+        return _HmacStream(self, parameters, device)
+
+
+class _HmacStream(Stream):
+    def __init__(self, driver: HmacDriver, parameters: Mapping[str, Any], device: torch.device) -> None:
+        self._driver = driver
+        inner, outer = driver.pads(parameters["key"], device)
+        self._inner, self._outer = driver.hash.stream({}, device), driver.hash.stream({}, device)
+        self._inner.update(inner.data.view(-1))
+        self._outer.update(outer.data.view(-1))
+
+    def update(self, data: Any) -> None:
+        self._inner.update(data)
+
+    def digest(self, length: int, seek: int) -> bytes:
+        outer = self._outer.copy()
+        outer.update(memoryview(self._inner.digest(self._driver.size, 0)))
+        return outer.digest(self._driver.size, 0)[:length]
+
+    def copy(self) -> Stream:
+        twin = copy.copy(self)
+        twin._inner = self._inner.copy()
+        return twin

@@ -1,0 +1,195 @@
+"""A block function applied block by block, one message a lane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..algorithms import Algorithm, IteratedHash
+from ..messages.layout import AnyMessages, Messages, Ragged, Rows
+from ..messages.stream import Stream
+from .base import BlockStream, Driver, DriverHost, Secrets
+
+if TYPE_CHECKING:
+    import torch
+
+
+HASH_MESSAGES = "integrity_triton.kernels.batch:hash_messages"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the hashing of a message begins."""
+
+    state: torch.Tensor
+    """Words ``[state_words]``, or ``[n, state_words]`` with one a message."""
+    prefix: int = 0
+    """Bytes that were absorbed into it."""
+    padding: int = 0
+    minimum_padding: int = 0
+    flags: int = 0
+    constants: torch.Tensor | None = None
+    """Words that the block function finds in the place of the algorithm's constants, ``[k]``, or ``[n, k]``
+    with those of one message in each row."""
+
+    def own_constants(self) -> int:
+        """Words of constants that each message has for itself."""
+        return self.constants.shape[1] if self.constants is not None and self.constants.dim() == 2 else 0
+
+
+def by_length(addresses: Any, lengths: Any) -> tuple[Any, Any]:
+    """A table for ``Host.layout``: addresses, lengths and places in the batch, longest first.
+
+    Lanes of one program wait for the longest among them: neighbours in length go together.
+    """
+    import numpy as np
+
+    table = np.empty((3, len(lengths)), np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    table[0], table[1], table[2] = addresses[order], lengths[order], order
+    return table, table[1]
+
+
+class IteratedDriver(Driver):
+    """A subclass may begin elsewhere (``start``) and make more of the final state (``output``)."""
+
+    def __init__(
+        self, host: DriverHost, algorithm: Algorithm, construction: IteratedHash | None = None
+    ) -> None:
+        super().__init__(host, algorithm)
+        construction = construction or algorithm.construction  # type: ignore[assignment]
+        assert isinstance(construction, IteratedHash)
+        self.construction = construction
+        self.block_size = algorithm.block_size
+
+    def references(self) -> tuple[str, ...]:
+        return (self.construction.block,)
+
+    def main_kernel(self) -> tuple[str, str | None]:
+        return HASH_MESSAGES, self.construction.block
+
+    def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        construction = self.construction
+        return Start(
+            self.tables(device)[0],
+            padding=construction.padding,
+            minimum_padding=construction.minimum_padding,
+        )
+
+    def finish(self, start: Start, length: int) -> Start:
+        """What ``start`` is for a last block before ``length`` bytes of output."""
+        return start
+
+    def behind_blocks(self, before: Start, blocks: Messages) -> Start:
+        """The start of messages behind secret blocks, which begin at ``before``: one for all, or one for each
+        message, of a multiple of the block size; which, if they differ in it, must not matter."""
+        states = self.secret(self.iterate(blocks, before, final=False))
+        absorbed = blocks.length if isinstance(blocks, Rows) else 0
+        return replace(
+            before, state=states if blocks.count > 1 else states[0], prefix=before.prefix + absorbed
+        )
+
+    def iterate_behind(self, messages: Messages, before: Start, blocks: Rows, start: Start) -> torch.Tensor:
+        """Final states of messages that begin at ``start``, which is what :meth:`behind_blocks` gave."""
+        return self.iterate(messages, start, final=True)
+
+    def output(self, states: torch.Tensor, length: int, seek: int) -> torch.Tensor:
+        """``length`` bytes from byte ``seek`` on, uint8 ``[n, length]``, of final states."""
+        import torch
+
+        return states.view(torch.uint8)[:, seek : seek + length].contiguous()
+
+    def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
+        start = self.finish(self.start(parameters, messages.device), length)
+        return self.output(self.iterate(messages, start, final=True), length, 0)
+
+    def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
+        return IteratedStream(self, self.start(parameters, device), device)
+
+    def tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """The initial state and the block function's constants."""
+        construction = self.construction
+        assert construction.iv is not None
+        references = (construction.iv, *([construction.constants] if construction.constants else []))
+        found = self.host.constants(references, construction.word_bits, device)
+        return found[0], found[-1]
+
+    def iterate(
+        self, messages: AnyMessages, start: Start, *, final: bool, step: int | None = None
+    ) -> torch.Tensor:
+        """The states of messages begun at ``start``, words ``[n, state_words]``: with ``final`` after
+        their padding and in the algorithm's byte order, otherwise after whole blocks.
+
+        ``step`` is the distance in bytes between a message's blocks, if they do not touch.
+        """
+        import torch
+
+        construction, block = self.construction, self.block_size
+        layout = self.host.layout(messages, by_length)
+        # Whole states are stored, so that hashes that differ in truncation alone share a kernel.
+        dtype = torch.uint64 if construction.word_bits == 64 else torch.uint32
+        out = self.host.empty((messages.count, construction.state_words), dtype, messages.device)
+        self.host.run(
+            HASH_MESSAGES,
+            messages.count,
+            messages.device,
+            {
+                "table_ptr": layout.table,
+                "state_ptr": start.state,
+                "constants_ptr": self.tables(messages.device)[1]
+                if start.constants is None
+                else start.constants,
+                "out_ptr": out,
+                **layout.arguments,
+                "prefix": start.prefix,
+                "step": step or block,
+                "padding": start.padding,
+                "minimum_padding": start.minimum_padding,
+                "flags": start.flags,
+            },
+            {
+                "BLOCK": construction.block,
+                "PAD": construction.pad,
+                "BLOCK_BYTES": construction.largest_block or block,
+                "VARIABLE_BLOCK": construction.largest_block is not None,
+                "WORD_BITS": construction.word_bits,
+                "STATE_WORDS": construction.state_words,
+                "BIG_ENDIAN": construction.byteorder == "big",
+                "TABLE": layout.has_table,
+                "OWN_STATE": start.state.dim() == 2,
+                "OWN_CONSTANTS": start.own_constants(),
+                "FINAL": final,
+                # A block's place in its message, too, has to be aligned.
+                "ALIGN": min(layout.align, (step or block) & -(step or block)),
+            },
+        )
+        return out
+
+
+class IteratedStream(BlockStream):
+    _driver: IteratedDriver
+
+    def __init__(self, driver: IteratedDriver, start: Start, device: torch.device) -> None:
+        # A last block that padding does not follow must not be absorbed before the end is known.
+        super().__init__(driver, device, driver.block_size, 1 if start.minimum_padding == 0 else 0)
+        self._at = start
+
+    def _absorb(self, view: torch.Tensor) -> None:
+        at = self._at
+        states = self._driver.iterate(Ragged([view], self._device), at, final=False)
+        if self._driver.key_in_messages:
+            self._secrets = Secrets()  # copies may still use the old state
+            self._secrets.hold(states)
+        self._at = replace(at, state=states[0], prefix=at.prefix + view.numel())
+
+    def final_states(self, length: int) -> torch.Tensor:
+        """The state after padding, before ``length`` bytes of output: words ``[1, state_words]``."""
+        last = self._driver.finish(self._at, length)
+        return self._driver.iterate(Ragged([self._pending.data], self._device), last, final=True)
+
+    def digest(self, length: int, seek: int) -> bytes:
+        if length == 0:
+            return b""
+        states = self.final_states(length)
+        return self._driver.output(states, length, seek).cpu().numpy().tobytes()

@@ -1,0 +1,86 @@
+"""SipHash, one message a lane (``kernels/siphash.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..algorithms import Algorithm, SipHash, load_constant
+from ..messages.layout import AnyMessages
+from .base import Driver, DriverHost
+from .iterated import IteratedDriver, Start, by_length
+
+if TYPE_CHECKING:
+    import torch
+
+
+SIPHASH_MESSAGES = "integrity_triton.kernels.siphash:siphash_messages"
+SIPHASH_IV = "integrity_triton.kernels.siphash:SIPHASH_IV"
+_STATE_WORDS = 4
+# A launch takes in this many bytes of a message in one turn of its loop.
+_TURN = 32
+# Two words of output begin with this in the second word of the state (the reference implementation).
+_WIDE = 0xEE
+
+
+class SipHashDriver(IteratedDriver):
+    """An iterated hash but for its kernel, which finishes with rounds of its own."""
+
+    keys_per_message = True
+
+    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+        Driver.__init__(self, host, algorithm)
+        assert isinstance(algorithm.construction, SipHash)
+        self.rounds = algorithm.construction.rounds
+        self.block_size = _TURN
+
+    def references(self) -> tuple[str, ...]:
+        return (SIPHASH_MESSAGES,)
+
+    def main_kernel(self) -> tuple[str, str | None]:
+        return SIPHASH_MESSAGES, None
+
+    def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        """``flags`` of it are the words of output."""
+        import torch
+
+        words = self.algorithm.size(parameters) // 8
+        iv = list(load_constant(SIPHASH_IV))
+        iv[1] ^= _WIDE if words == 2 else 0
+        # Unsigned words lack operations on some devices.
+        constants = self.host.words(iv, device, 64).view(torch.int64)
+        keys = self.key_rows(parameters["key"], 16, device).data.view(torch.int64)
+        states = self.secret(self.secret(keys.repeat(1, 2)) ^ constants).view(torch.uint64)
+        return Start(states if len(states) > 1 else states[0], minimum_padding=1, flags=words)
+
+    def iterate(
+        self, messages: AnyMessages, start: Start, *, final: bool, step: int | None = None
+    ) -> torch.Tensor:
+        import torch
+
+        layout = self.host.layout(messages, by_length)
+        words = start.flags if final else _STATE_WORDS
+        out = self.host.empty((messages.count, words), torch.uint64, messages.device)
+        c, d = self.rounds
+        self.host.run(
+            SIPHASH_MESSAGES,
+            messages.count,
+            messages.device,
+            {
+                "table_ptr": layout.table,
+                "state_ptr": start.state,
+                "out_ptr": out,
+                **layout.arguments,
+                "prefix": start.prefix,
+                "out_words": words,
+            },
+            {
+                "C": c,
+                "D": d,
+                "TABLE": layout.has_table,
+                "OWN_STATE": start.state.dim() == 2,
+                "FINAL": final,
+                "ALIGN": layout.align,
+            },
+        )
+        return out

@@ -1,0 +1,86 @@
+"""A parameter of which every message of a batch has its own: keys, nonces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..algorithms import EachMessage
+from .moving import moved
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PerMessage(EachMessage):
+    """The values of one parameter for the messages of a batch, as flat uint8 tensors.
+
+    Says nothing of them in its ``repr``: they may be keys.
+    """
+
+    __slots__ = ("_rows", "_views", "shared", "sizes")
+
+    def __init__(self, values: torch.Tensor | Sequence[torch.Tensor], *, shared: int = 0) -> None:
+        """``values`` is uint8 ``[n, size]``, or n flat uint8 tensors, of which the first ``shared`` bytes are
+        the same in all."""
+        self.shared = shared
+        self._rows: torch.Tensor | None = None
+        if isinstance(values, Sequence):
+            self._views = tuple(values)
+            self.sizes = tuple(view.numel() for view in self._views)
+        else:
+            self._rows, self._views = values, ()
+            self.sizes = (int(values.shape[1]),) * int(values.shape[0])
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, i: int) -> bytes:
+        """The value of message ``i``. Waits for the device that holds it."""
+        view = self._views[i] if self._rows is None else self._rows[i]
+        return bytes(view.cpu().numpy())
+
+    def __repr__(self) -> str:
+        return f"<one value for each of {len(self)} messages>"
+
+    def size(self) -> int | None:
+        """Bytes in each value; None if they differ."""
+        return self.sizes[0] if len(set(self.sizes)) == 1 else None
+
+    def repeated(self, times: int) -> PerMessage:
+        """Each value ``times`` times."""
+        if self._rows is not None:
+            return PerMessage(self._rows.repeat_interleave(times, dim=0))
+        return PerMessage([view for view in self._views for _ in range(times)])
+
+    def views(self, device: torch.device) -> list[torch.Tensor]:
+        """Each value, flat uint8, on ``device``."""
+        values = list(self._views) if self._rows is None else list(self._rows.contiguous())
+        return [moved(value, device) for value in values]
+
+    def rows(self, device: torch.device, size: int | None = None) -> torch.Tensor:
+        """All values on ``device`` in memory of their own: uint8 ``[n, size]``, zeros behind those that are
+        shorter; by default the size that they have in common. Nothing waits for the device.
+
+        Raises ValueError if a value is longer, or there is no common size.
+        """
+        import torch
+
+        if size is None:
+            size = self.size()
+            if size is None:
+                raise ValueError("the values are of different lengths")
+        if max(self.sizes) > size:
+            raise ValueError(f"a value is longer than {size} bytes")
+        if self._rows is not None:
+            out = torch.zeros((len(self), size), dtype=torch.uint8, device=device)
+            out[:, : self.sizes[0]] = moved(self._rows, device)
+            return out
+        if {view.device.type for view in self._views} == {"cpu"}:
+            joined = bytearray(len(self) * size)
+            for i, view in enumerate(self._views):
+                joined[i * size : i * size + view.numel()] = view.numpy().tobytes()
+            host = torch.frombuffer(joined, dtype=torch.uint8).view(len(self), size)
+            return moved(host, device)
+        padded = [torch.nn.functional.pad(v, (0, size - v.numel())) for v in self.views(device)]
+        return torch.stack(padded)

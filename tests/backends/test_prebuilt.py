@@ -1,0 +1,259 @@
+"""The prebuilt kernels: that they are all there, fresh, small, and refused when they are not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import os
+import shutil
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+import integrity_triton as it
+from integrity_triton import algorithms
+from integrity_triton.aot import build as build_module
+from integrity_triton.aot import compiling, spirv
+from integrity_triton.backends import opencl, registry
+from integrity_triton.backends.opencl import OpenClBackend, prebuilt
+
+XPU = compiling.Target.parse("xpu")
+# Where tests/run.sh puts it.
+SHA256 = "integrity_triton.kernels.sha2:sha256_block"
+COMPILER = Path(os.environ.get("INTEGRITY_TRITON_XPU_COMPILER") or Path(sys.prefix, "xpu-compiler"))
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    return compiling.specializations()
+
+
+def test_every_launch_has_its_artifact_and_no_other_ships(wanted):
+    assert set(prebuilt.lock()["artifacts"]) == set(wanted)
+    shipped = {path.name for path in prebuilt.folder().iterdir()}
+    assert shipped == {f"{n}{end}" for n in wanted for end in (".json", ".spv.xz")} | {prebuilt.LOCK}
+
+
+def test_no_artifact_is_older_than_its_source():
+    stale = [
+        name
+        for name, entry in prebuilt.lock()["artifacts"].items()
+        if prebuilt.source_digest(entry["references"]) != entry["sources"]
+    ]
+    assert not stale, "rebuild with python -m integrity_triton.aot (see CONTRIBUTING.md)"
+
+
+def test_what_is_up_to_date_is_not_built_again(wanted, tmp_path, monkeypatch):
+    shutil.copytree(prebuilt.folder(), tmp_path, dirs_exist_ok=True)
+    assert set(build_module._up_to_date(tmp_path, wanted)) == set(wanted)
+    assert not build_module._up_to_date(tmp_path / "none", wanted)
+    first, second, *_ = wanted
+    damaged = tmp_path / f"{first}.spv.xz"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (tmp_path / f"{second}.json").write_text("{}")
+    assert set(build_module._up_to_date(tmp_path, wanted)) == set(wanted) - {first, second}
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "source_digest", lambda references: "another")
+        assert not build_module._up_to_date(tmp_path, wanted)
+    monkeypatch.setattr(build_module, "builder_digest", lambda: "another")
+    assert not build_module._up_to_date(tmp_path, wanted)
+
+
+def test_a_source_digest_covers_what_the_device_file_imports(monkeypatch):
+    kernel = "integrity_triton.kernels.batch:hash_messages"
+    before = prebuilt.source_digest([kernel])
+    assert prebuilt.source_digest([kernel, SHA256]) != before
+    real = prebuilt._source
+
+    def edited(module):
+        text, siblings = real(module)
+        return (text + b"\n" if module.endswith(".bits") else text), siblings
+
+    monkeypatch.setattr(prebuilt, "_source", edited)
+    assert prebuilt.source_digest([kernel]) != before
+
+
+def test_artifacts_are_small_and_stripped(wanted):
+    for name in wanted:
+        artifact = prebuilt.load(name)
+        assert spirv.strip(artifact.binary) == artifact.binary
+        # Without a matrix unit, Triton writes a matrix product out.
+        most = (32 if artifact.sidecar["kernel"].endswith(":poly1305_rows") else 16) << 10
+        assert len(lzma.compress(artifact.binary)) < most
+        capabilities = {i[1] for op, i in spirv._instructions(_words(artifact.binary)) if op == 17}
+        assert 6 in capabilities  # Kernel: it is OpenCL's kind of module
+        assert 5892 not in capabilities
+        assert not any(mark in artifact.binary for mark in (b".py", b"/home", b"/tmp"))
+
+
+def _words(binary: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(binary) // 4}I", binary)
+
+
+def test_sidecars_describe_their_kernels(wanted):
+    for name, asked in wanted.items():
+        sidecar = prebuilt.load(name).sidecar
+        assert sidecar["kernel"] == asked.kernel
+        assert sidecar["constants"] == asked.constants
+        assert [(a["name"], a["type"]) for a in sidecar["arguments"]] == list(asked.arguments)
+        assert sidecar["threads_per_program"] == asked.threads_per_warp * asked.num_warps
+        assert sidecar["threads_per_program"] <= opencl._LARGEST_WORK_GROUP
+        assert sidecar["threads_per_warp"] in opencl._SUB_GROUPS
+        parameters = len(sidecar["arguments"]) + len(sidecar["trailing_arguments"])
+        assert parameters == spirv.parameters(prebuilt.load(name).binary, sidecar["entry"])
+        assert sidecar["entry"].encode() in prebuilt.load(name).binary
+
+
+@pytest.mark.parametrize(
+    "module",
+    [b"", b"abc", bytes(20), struct.pack("<6I", 0x07230203, 0x10400, 0, 1, 0, 0)],
+    ids=["empty", "odd", "no magic", "endless instruction"],
+)
+def test_what_is_no_spirv_is_refused(module):
+    with pytest.raises(ValueError, match="SPIR-V"):
+        spirv.strip(module)
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of the artifacts that a test may damage."""
+    folder = tmp_path / "artifacts"
+    shutil.copytree(prebuilt.folder(), folder)
+    monkeypatch.setattr(prebuilt, "folder", lambda: folder)
+    for cached in (prebuilt.lock, prebuilt.load):
+        cached.cache_clear()
+    yield folder
+    for cached in (prebuilt.lock, prebuilt.load):
+        cached.cache_clear()
+
+
+def _first(folder: Path, end: str) -> Path:
+    artifacts = json.loads((prebuilt.folder() / prebuilt.LOCK).read_text())["artifacts"]
+    name = next(name for name, entry in sorted(artifacts.items()) if SHA256 in entry["references"])
+    return folder / f"{name}{end}"
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "binary": (lambda folder: _flip(_first(folder, ".spv.xz")), "its binary is not the one"),
+    "sidecar": (lambda folder: _flip(_first(folder, ".json")), "its sidecar is not the one"),
+    "missing": (lambda folder: _first(folder, ".spv.xz").unlink(), "cannot be read"),
+    "no lock": (lambda folder: (folder / "lock.json").unlink(), "cannot be read"),
+    "lock no JSON": (lambda folder: (folder / "lock.json").write_text("{"), "cannot be read"),
+    "lock of another format": (
+        lambda folder: (folder / "lock.json").write_text('{"format": 99, "artifacts": {}}'),
+        "format 99",
+    ),
+    "lock without digests": (
+        lambda folder: (folder / "lock.json").write_text('{"format": 1, "artifacts": {"a": {}}}'),
+        "cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_artifact_is_refused(copied, damage):
+    act, message = DAMAGE[damage]
+    act(copied)
+    assert message in prebuilt.missing(SHA256)
+    instance = OpenClBackend()
+    assert message in instance.unsupported(algorithms.get("sha256"))
+
+
+def test_damage_sends_a_batch_to_the_native_backend_unless_opencl_was_asked_for(copied, monkeypatch, caplog):
+    if not {s.name: s for s in it.backends()}["opencl"].available:
+        pytest.skip("absent: opencl")
+    _flip(_first(copied, ".spv.xz"))
+    monkeypatch.setattr(registry, "_logged", set())
+    messages = [bytes(4096)] * 4096
+    with caplog.at_level("WARNING", "integrity_triton"):
+        for _ in range(2):
+            digests = it.hash_batch(messages, "sha256")
+    assert digests[7].numpy().tobytes() == hashlib.sha256(bytes(4096)).digest()
+    assert [r.getMessage() for r in caplog.records if "its binary is not the one" in r.getMessage()][1:] == []
+    assert "falls back to native" in caplog.text
+    with pytest.raises(it.BackendUnavailable, match="its binary is not the one"):
+        it.hash_batch(messages, "sha256", backend="opencl")
+
+
+def test_a_stale_artifact_is_refused(copied):
+    lock = json.loads((copied / "lock.json").read_text())
+    for entry in lock["artifacts"].values():
+        entry["sources"] = "0" * 64
+    (copied / "lock.json").write_text(json.dumps(lock))
+    assert "older than its source" in prebuilt.missing(SHA256)
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    if not (COMPILER / "triton" / "__init__.py").exists():
+        pytest.skip(f"absent: no {compiling.INTEL_COMPILER} in {COMPILER}")
+    return COMPILER
+
+
+def _one_of_each(wanted):
+    found = {asked.kernel: asked for asked in wanted.values()}
+    return list(found.values())
+
+
+@pytest.mark.parametrize(
+    "matrix", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["generic", "matrix units"]
+)
+def test_every_kernel_builds_for_xpu(compiler, wanted, tmp_path, matrix):
+    chosen = _one_of_each(wanted)
+    outputs = [tmp_path / asked.name for asked in chosen]
+    results = compiling.compile_all(chosen, XPU, outputs, compiler=compiler, matrix=matrix)
+    for asked, output, result in zip(chosen, outputs, results, strict=True):
+        assert result["compiler"] == compiling.INTEL_COMPILER
+        binary = Path(f"{output}.spv").read_bytes()
+        assert len(binary) > 1000
+        if not matrix:  # what ships can be made again, bit for bit
+            assert binary == prebuilt.load(asked.name).binary
+
+
+def test_a_kernel_that_does_not_compile_says_why(compiler, wanted, tmp_path):
+    asked = next(iter(wanted.values()))
+    broken = prebuilt.Specialization(
+        asked.kernel, {**asked.constants, "BLOCK_MSGS": 3}, asked.arguments, 4, 16
+    )
+    with pytest.raises(compiling.CompileError, match="power of 2"):
+        compiling.compile_all([broken], XPU, [tmp_path / "out"], compiler=compiler)
+
+
+def _spirv(*instructions: tuple[int, ...]) -> bytes:
+    words = [0x07230203, 0x00010400, 0, 100, 0]
+    for opcode, *operands in instructions:
+        words += [(len(operands) + 1) << 16 | opcode, *operands]
+    return struct.pack(f"<{len(words)}I", *words)
+
+
+def test_a_mask_of_the_local_identifier_that_changes_nothing_is_left_out():
+    def module(mask: int, operation: tuple[int, ...], builtin: int = 27) -> bytes:
+        return _spirv(
+            (71, 5, 11, builtin),  # OpDecorate %5 BuiltIn LocalInvocationId
+            (43, 2, 7, mask, 0),  # OpConstant
+            (61, 3, 8, 5),  # OpLoad
+            (81, 2, 9, 8, 0),  # OpCompositeExtract of the first dimension
+            (81, 2, 12, 8, 1),  # and of the second
+            (113, 2, 10, 9),  # OpUConvert
+            operation,
+        )
+
+    masked, copied = (199, 2, 11, 10, 7), (83, 2, 11, 10)  # OpBitwiseAnd, OpCopyObject
+    assert spirv.without_masks(module(15, masked), 16) == module(15, copied)
+    for other in (
+        (module(7, masked), 16),  # one of part of the work-group
+        (module(15, masked), 32),
+        (module(15, (199, 2, 11, 12, 7)), 16),
+        (module(15, (197, 2, 11, 10, 7)), 16),  # OpBitwiseOr
+        (module(15, masked, builtin=26), 16),  # WorkgroupId
+    ):
+        assert spirv.without_masks(*other) == other[0]

@@ -1,0 +1,732 @@
+"""The command line, against coreutils' sha256sum, the Rust blake3 and a real terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import pty
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+blake3 = pytest.importorskip("blake3")
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from integrity_triton import cli  # noqa: E402
+from support import has_module, pattern  # noqa: E402
+
+SHA256SUM = shutil.which("sha256sum")
+needs_sha256sum = pytest.mark.skipif(SHA256SUM is None, reason="not applicable: coreutils is absent")
+needs_signing = pytest.mark.skipif(
+    not has_module("model_signing"), reason="not applicable: the extra 'signing' is absent"
+)
+
+NAMES = [
+    b"plain",
+    b" leading space",
+    b"*star",
+    b"trailing space ",
+    b"new\nline",
+    b"back\\slash",
+    b"carriage\rreturn",
+    b"\\\n\r\\n",
+    b"not utf-8 \xff\xfe",
+    "grüße".encode(),
+    b"paren) = (",
+    b"x",
+]
+
+
+@dataclass
+class Result:
+    status: int
+    out: bytes
+    err: bytes
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)  # fails on anything beside the one document
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary) -> Run:
+    """Runs a command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("INTEGRITY_TRITON_BACKEND", raising=False)
+
+    def run(*arguments: str | bytes | Path, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsysbinary.readouterr()
+        status = cli.main([os.fsdecode(argument) for argument in arguments])
+        captured = capsysbinary.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run
+
+
+def sha256sum(*arguments: str | bytes, stdin: bytes = b"") -> Result:
+    done = subprocess.run(
+        ["sha256sum", *arguments],
+        executable=SHA256SUM,
+        input=stdin,
+        capture_output=True,
+        env={"LC_ALL": "C"},
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr.replace(b"sha256sum:", b"integrity-triton:"))
+
+
+def process(*arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "integrity_triton", *map(str, arguments)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    usual = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": {**environment, "TERM": "xterm-256color", "COLUMNS": "100"},
+    }
+    return subprocess.Popen(command, **{**usual, **options})
+
+
+def write_files() -> None:
+    for i, name in enumerate(NAMES):
+        Path(os.fsdecode(name)).write_bytes(pattern(100 * i))
+
+
+@needs_sha256sum
+@pytest.mark.parametrize("options", [[], ["--tag"], ["--zero"], ["-z", "--tag"]])
+def test_lines_are_those_of_sha256sum(run: Run, options: list[str]) -> None:
+    write_files()
+    expected = sha256sum(*options, "--", *NAMES)
+    assert expected.status == 0
+    got = run("hash", "sha256", *options, "--", *NAMES)
+    assert (got.status, got.out, got.err) == (0, expected.out, b"")
+
+
+@needs_sha256sum
+@pytest.mark.parametrize("arguments", [[], ["-"], ["plain", "-"], ["--tag", "-"]])
+def test_standard_input(run: Run, arguments: list[str]) -> None:
+    write_files()
+    data = pattern(70_000)
+    assert run("hash", "sha256", *arguments, stdin=data).out == sha256sum(*arguments, stdin=data).out
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1025, 300_000])
+@pytest.mark.parametrize("length", [None, 1, 32, 131])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_blake3(run: Run, size: int, length: int | None, keyed: bool) -> None:
+    Path("data").write_bytes(pattern(size))
+    Path("key").write_bytes(pattern(32))
+    options = [] if length is None else ["--length", str(length)]
+    options += ["--key-file", "key"] if keyed else []
+    reference = blake3.blake3(pattern(size), **({"key": pattern(32)} if keyed else {}))
+    digest = reference.digest(length=length or 32).hex()
+    line = f"{digest}  data\n".encode()
+    assert run("hash", "BLAKE3", *options, "data").out == line
+    Path("list").write_bytes(line)
+    assert run("hash", "blake3", "--check", *options, "list").out == b"data: OK\n"
+    tagged = run("hash", "blake3", "--tag", *options, "data")
+    assert tagged.out == f"BLAKE3 (data) = {digest}\n".encode()
+    assert run("hash", "blake3", "-c", *options, stdin=tagged.out).out == b"data: OK\n"
+
+
+def test_checksums_are_printed_but_prove_nothing(run: Run) -> None:
+    Path("data").write_bytes(b"123456789")
+    assert run("hash", "crc32", "data").out == b"cbf43926  data\n"
+    Path("list").write_bytes(b"cbf43926  data\n")
+    got = run("hash", "crc32", "--check", "list")
+    assert got.status == 2
+    assert re.search(rb"crc32 is a checksum, .*--check takes .*sha256", got.err)
+    got = run("manifest", "create", "data", "--algorithm", "crc32")
+    assert got.status == 2
+    assert re.search(rb"crc32 is not collision resistant enough .* takes .*sha256", got.err)
+
+
+def test_a_shortened_digest_does_not_pass(run: Run) -> None:
+    Path("data").write_bytes(b"abc")
+    for line in (
+        b"64  data\n",
+        b"BLAKE3 (data) = 64\n",
+        blake3.blake3(b"abc").hexdigest()[:-2].encode() + b"  data\n",
+    ):
+        got = run("hash", "blake3", "--check", stdin=line)
+        assert (got.status, got.out) == (2, b"")
+
+
+@needs_sha256sum
+def test_files_without_a_true_size(run: Run) -> None:
+    if os.path.exists("/proc/version"):
+        assert run("hash", "sha256", "/proc/version").out == sha256sum("/proc/version").out
+    os.mkfifo("pipe")
+    with subprocess.Popen(["sh", "-c", "printf hello > pipe"]):
+        got = run("hash", "sha256", "pipe")
+    assert got.out == sha256sum(stdin=b"hello").out.replace(b"-", b"pipe")
+
+
+def digest_of(name: bytes) -> bytes:
+    return sha256sum("--", name).out.split(b" ")[0].removeprefix(b"\\")
+
+
+def lists() -> dict[str, bytes]:
+    """Lists as sha256sum and others write them, and as nobody should."""
+    digest = digest_of(b"plain")
+    good = sha256sum("--", *NAMES).out
+    bad = digest.replace(digest[:4], b"0000")
+    return {
+        "good": good,
+        "tagged": sha256sum("--tag", "--", *NAMES).out,
+        "mismatch": bad + b"  plain\n" + good,
+        "newline mismatch": b"\\" + bad + b"  new\\nline\n",
+        "unreadable": digest + b"  nowhere\n" + digest + b"  folder\n" + good,
+        "missing": digest + b"  nowhere\n",
+        "missing and others": digest + b"  nowhere\n" + good,
+        "misformatted": good + b"nonsense\n" + digest + b"\n" + digest[:-1] + b"  plain\n",
+        "only nonsense": b"nonsense\n",
+        "empty": b"",
+        "comments": b"# a comment\n\n" + good + b"\n#\n",
+        "upper case": digest.upper() + b" *plain\n",
+        "carriage returns": digest + b"  plain\r\n",
+        "no final newline": digest + b"  plain",
+        "leading blanks": b" \t " + digest + b"  plain\n",
+        "reversed": digest + b" plain\n" + digest + b"  plain\n",
+        "reversed after usual": digest + b"  plain\n" + digest + b" plain\n",
+        "one character": digest_of(b"x") + b" x\n" + digest + b" plain\n",
+        "bad escape": b"\\" + digest + b"  pl\\ain\n" + b"\\" + digest + b"  plain\\\n" + good,
+        "escape without need": b"\\" + digest + b"  plain\n",
+        "tag without space": b"SHA256(plain)= " + digest + b"\n",
+        "tag of another": b"SHA512 (plain) = " + digest + b"\n",
+        "tag, bad digest": b"SHA256 (plain) = " + digest + b"0\n" + b"SHA256 (plain = " + digest + b"\n",
+        "standard input": digest + b"  -\n",
+        "all at once": bad + b"  plain\n" + b"nonsense\n" + digest + b"  nowhere\n" + good,
+    }
+
+
+CHECK_OPTIONS = [[], ["--quiet"], ["--status"], ["--strict"], ["--ignore-missing"], ["--warn", "--strict"]]
+
+
+@needs_sha256sum
+@pytest.mark.parametrize("options", CHECK_OPTIONS, ids=" ".join)
+def test_check_reports_as_sha256sum(run: Run, options: list[str]) -> None:
+    write_files()
+    Path("folder").mkdir()
+    for label, content in lists().items():
+        Path("list").write_bytes(content)
+        expected = sha256sum("--check", *options, "list")
+        got = run("hash", "sha256", "--check", *options, "list")
+        assert got.out == expected.out, label
+        assert got.err == expected.err.replace(b"'", b""), label  # it quotes odd names
+        assert (got.status == 0) == (expected.status == 0), label
+
+
+@needs_sha256sum
+def test_check_of_lists_on_standard_input(run: Run) -> None:
+    write_files()
+    for label in ("good", "standard input", "misformatted", "empty"):
+        content = lists()[label] + lists()["standard input"]
+        expected = sha256sum("--check", "--warn", "-", stdin=content)
+        got = run("hash", "sha256", "--check", "--warn", stdin=content)
+        assert got.out == expected.out, label
+        assert got.err == expected.err.replace(b"'", b""), label
+
+
+@needs_sha256sum
+def test_check_of_garbled_lists_reports_as_sha256sum(run: Run) -> None:
+    write_files()
+    source = random.Random(3)
+    seeds = [content for label, content in lists().items() if label != "empty"]
+    ours = theirs = 0
+    for _ in range(150):
+        content = bytearray(source.choice(seeds))
+        for _ in range(source.randint(1, 4)):
+            position = source.randrange(len(content))
+            piece = source.choice(
+                [b" ", b"  ", b"\\", b"\n", b"*", b"(", b")", b"=", b"0", b"\r", b"", b"#", b"\t"]
+            )
+            content[position : position + source.randint(0, 2)] = piece
+            content = content or bytearray(b"\n")
+        Path("list").write_bytes(content)
+        expected = sha256sum("--check", "--warn", "list")
+        got = run("hash", "sha256", "--check", "--warn", "list")
+        assert (got.out, got.status == 0) == (expected.out, expected.status == 0), bytes(content)
+        ours, theirs = ours + got.out.count(b"OK"), theirs + expected.out.count(b"OK")
+    assert ours == theirs > 100
+
+
+def test_check_exit_status_tells_mismatch_from_trouble(run: Run) -> None:
+    Path("data").write_bytes(b"abc")
+    good = run("hash", "sha256", "data").out
+    wrong = b"0" * 64 + b"  data\n"
+    absent = b"0" * 64 + b"  nowhere\n"
+    for content, status in [
+        (good, 0),
+        (wrong, 1),
+        (absent, 2),
+        (good + absent, 2),
+        (wrong + absent, 1),
+        (b"nonsense\n", 2),
+    ]:
+        Path("list").write_bytes(content)
+        assert run("hash", "sha256", "--check", "list").status == status, content
+    Path("good").write_bytes(good)
+    Path("wrong").write_bytes(wrong)
+    assert run("hash", "sha256", "--check", "good", "nowhere").status == 2
+    assert run("hash", "sha256", "--check", "nowhere", "wrong", "good").status == 1
+
+
+def test_an_endless_line_is_not_held_in_memory(run: Run) -> None:
+    Path("data").write_bytes(b"abc")
+    good = run("hash", "sha256", "data").out
+    Path("list").write_bytes(b"0" * 64 + b"  " + b"a" * 300_000 + b"\n" + good)
+    got = run("hash", "sha256", "--check", "--warn", "list")
+    assert got.out == b"data: OK\n"
+    assert b"list: 1: improperly formatted" in got.err
+
+
+def test_unreadable_files_do_not_stop_the_others(run: Run) -> None:
+    Path("data").write_bytes(b"abc")
+    Path("folder").mkdir()
+    got = run("hash", "sha256", "folder", "nowhere", "data")
+    assert got.status == 2
+    assert got.out.endswith(b"  data\n")
+    assert got.out.count(b"\n") == 1
+    assert got.err == (
+        b"integrity-triton: folder: Is a directory\nintegrity-triton: nowhere: No such file or directory\n"
+    )
+
+
+BAD_USE = [
+    [],
+    ["nonsense"],
+    ["hash"],
+    ["hash", "nonsense", "data"],
+    ["hash", "sha256", "--nonsense", "data"],
+    ["hash", "sha256", "--length", "16", "data"],
+    ["hash", "blake3", "--length", "0", "data"],
+    ["hash", "blake3", "--length", str(1 << 40), "data"],
+    ["hash", "sha256", "--key-file", "data", "data"],
+    ["hash", "blake3", "--key-file", "data", "data"],
+    ["hash", "blake3", "--key-file", "nowhere", "data"],
+    ["hash", "blake3", "--key-file", "/dev/zero", "data"],
+    ["hash", "sha256", "--quiet", "data"],
+    ["hash", "sha256", "--check", "--tag", "data"],
+    ["hash", "sha256", "--check", "--zero", "data"],
+    ["hash", "sha256", "--backend", "nonsense", "data"],
+    ["devices", "--backend", "nonsense"],
+    ["algorithms", "--backend", "nonsense"],
+    ["manifest"],
+    ["manifest", "create", "nowhere"],
+    ["manifest", "create", "data"],
+    ["manifest", "create", "."],
+    ["manifest", "verify", "data", "data"],
+    ["manifest", "verify", "nowhere", "data"],
+    ["sign", "."],
+    ["sign", ".", "--key", "key", "--shard-size", "4096"],
+    ["verify", "."],
+]
+
+
+@pytest.mark.parametrize("arguments", BAD_USE, ids=" ".join)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_bad_use_is_one_line_and_status_2(run: Run, arguments: list[str], as_json: bool) -> None:
+    Path("data").write_bytes(b"abc")
+    got = run(*arguments, *(["--json"] if as_json else []))
+    assert got.status == 2
+    assert re.fullmatch(rb"integrity-triton: [^\n]+\n", got.err)
+    if as_json:
+        assert got.document["ok"] is False
+        assert got.document["error"]
+    else:
+        assert got.out == b""
+
+
+def test_a_backend_that_is_absent_is_named_with_its_reason(run: Run) -> None:
+    absent = [b for b in run("devices", "--json").document["backends"] if not b["available"]]
+    for backend in absent:
+        got = run("hash", "sha256", "--backend", backend["name"])
+        assert got.status == 2
+        assert backend["reason"].encode() in got.err
+    assert {b["name"] for b in absent} < {"cuda", "hip", "xpu", "interpreter"}
+
+
+def test_backend_option_reaches_the_backend(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from integrity_triton import hashing
+
+    asked = []
+    select = hashing.select
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["backend"])
+        return select(*arguments, **options)
+
+    monkeypatch.setattr(hashing, "select", spy)
+    Path("data").write_bytes(b"abc")
+    assert run("hash", "sha256", "data", "--backend", "native").status == 0
+    assert asked
+    assert set(asked) == {"native"}
+
+
+def test_names_cannot_drive_the_terminal(run: Run) -> None:
+    got = run("hash", "sha256", "evil\x1b[2J\nname")
+    assert got.status == 2
+    assert got.err == b"integrity-triton: evil\\x1b[2J name: No such file or directory\n"
+
+
+def test_hash_json(run: Run) -> None:
+    Path("data").write_bytes(b"abc")
+    got = run("hash", "SHA-256", "--json", "data", b"\xff")
+    assert got.status == 2
+    good, bad = got.document["files"]
+    assert good == {"name": "data", "digest": sha256sum("data").out[:64].decode()} if SHA256SUM else good
+    assert bad["name"] == "\udcff"
+    assert "No such file" in bad["error"]
+    assert got.document["ok"] is False
+    assert run("hash", "sha256", "--json", "--", "data", "--json").status == 2
+    assert run("hash", "sha256", "--json", "data").document["ok"] is True
+
+
+def test_check_json(run: Run) -> None:
+    Path("data").write_bytes(b"abc")
+    digest = run("hash", "sha256", "data").out[:64].decode()
+    Path("list").write_text(f"{digest}  data\n{'0' * 64}  data\n{digest}  nowhere\nnonsense\n")
+    got = run("hash", "sha256", "--check", "--json", "list", "absent")
+    assert got.status == 1
+    assert got.document["ok"] is False
+    checked, absent = got.document["lists"]
+    assert checked["improperly_formatted"] == 1
+    assert [file["result"] for file in checked["files"]] == ["ok", "mismatch", "unreadable"]
+    assert checked["files"][1]["found"] == digest
+    assert "No such file" in absent["error"]
+
+
+def test_listings(run: Run) -> None:
+    import integrity_triton
+
+    document = run("devices", "--json").document
+    assert [b["name"] for b in document["backends"]] == [b.name for b in integrity_triton.backends()]
+    text = run("devices").out.decode()
+    for backend in integrity_triton.backends():
+        assert re.search(rf"^{backend.name} +{'available' if backend.available else 'absent'}$", text, re.M)
+        assert backend.reason in text
+    assert run("devices", "--backend", "native").out.decode().count("available") == 1
+
+
+def test_the_list_of_algorithms(run: Run) -> None:
+    from integrity_triton import algorithms
+    from integrity_triton.backends import registry
+
+    records = {record.name: record for record in algorithms.all_algorithms()}
+    document = run("algorithms", "--json").document
+    assert sorted(a["name"] for a in document["algorithms"]) == sorted(records)
+    *lines, derived = run("algorithms").out.decode().splitlines()[1:]
+    told = [a["name"] for a in document["algorithms"]]
+    assert [line.split()[0] for line in lines] == [n for n in told if not n.startswith("hmac_")]
+    assert derived.startswith("hmac_* ")
+    hashes = derived.partition(" of ")[2].partition(";")[0].split(", ")
+    assert [f"hmac_{name}" for name in hashes] == [n for n in told if n.startswith("hmac_")]
+    grades = [line.split()[1] for line in lines]
+    assert list(dict.fromkeys(grades)) == [g.value for g in algorithms.Security if g.value in grades]
+    for line in lines:
+        record = records[line.split()[0]]
+        assert line.split()[1] == record.security.value
+        assert line.split()[2] in (str(record.digest_size), f"{record.digest_size}+", "any")
+        assert (record.security_note in line) == (record.security is not algorithms.Security.SECURE)
+        assert all(alias in line for alias in record.aliases)
+    names = [a["name"] for a in run("algorithms", "--backend", "native", "--json").document["algorithms"]]
+    native = registry.get("native")
+    assert set(names) == {name for name, record in records.items() if native.unsupported(record) is None}
+
+
+def test_all_about_an_algorithm(run: Run) -> None:
+    from integrity_triton import algorithms
+
+    text = run("algorithms", "SHA-1", "blake2b", "shake_128").out.decode()
+    first, second, third = text.split("\n\n")
+    assert first.startswith("sha1\n")
+    assert "  security  broken: " in first
+    assert first.endswith("  also      sha-1")
+    record = algorithms.get("blake2b")
+    assert all(f"  parameter {p.name} (" in second for p in record.parameters)
+    assert "digest_size (1 to 64)" in second
+    assert "key (up to 64 bytes)" in second
+    assert "  digest    any size\n" in third
+    (fields,) = run("algorithms", "blake2b", "--json").document["algorithms"]
+    assert [p["name"] for p in fields["parameters"]] == [p.name for p in record.parameters]
+    assert fields["block_size"] == 128
+    missing = next(r for r in algorithms.all_algorithms() if r.native is None)
+    got = run("algorithms", missing.name, "--backend", "native")
+    assert got.status == 2
+    assert b"no CPU library has it" in got.err
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_list_fits_a_terminal(columns: int) -> None:
+    got = on_terminal("algorithms", columns=columns)
+    lines = got.out.decode().splitlines()
+    assert max(map(len, lines)) <= columns
+    start = lines[0].index("kind")
+    assert all(line[:start].strip() == "" or line[start - 1] == " " for line in lines[1:])
+    assert any(line.startswith(" " * start) for line in lines)
+
+
+def test_version_and_help(run: Run) -> None:
+    import integrity_triton
+
+    assert run("--version").out.decode() == f"integrity-triton {integrity_triton.__version__}\n"
+    for command in ["devices", "algorithms", "hash", "manifest create", "manifest verify", "sign", "verify"]:
+        got = run(*command.split(), "--help")
+        assert got.status == 0
+        assert b"--json" in got.out
+        assert b"--backend" in got.out
+
+
+def test_hashing_on_the_cpu_imports_no_torch_and_help_next_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"abc")
+    script = (
+        "import sys; from integrity_triton import cli; cli.main(['--help']);"
+        "late = {'torch', 'triton', 'numpy', 'rich', 'blake3', 'integrity_triton.hashing'} & {*sys.modules};"
+        "assert not late, late;"
+        f"cli.main(['hash', 'blake3', {str(tmp_path / 'data')!r}]);"
+        f"cli.main(['hash', 'sha256', {str(tmp_path / 'data')!r}]);"
+        "late = {'torch', 'triton', 'numpy', 'rich'} & {*sys.modules}; assert not late, late"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="not applicable: no /proc")
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    with open(tmp_path / "data", "wb") as file:
+        file.truncate(600 << 20)  # sparse
+    script = (
+        "from integrity_triton import cli;"
+        f"assert cli.main(['hash', 'blake3', {str(tmp_path / 'data')!r}, '-']) == 0;"
+        "print(open('/proc/self/status').read())"
+    )
+    with open(tmp_path / "data", "rb") as stdin:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdin=stdin, capture_output=True, text=True, check=True
+        )
+    named, piped = done.stdout.splitlines()[:2]
+    assert named[:64] == piped[:64]
+    peak = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
+    assert peak is not None
+    assert int(peak[1]) < 100 << 10
+
+
+def test_interrupt_is_quiet(tmp_path: Path) -> None:
+    with process("hash", "sha256", "pipe", "-", stdin=subprocess.PIPE, cwd=tmp_path) as running:
+        assert running.stderr.readline() == b"integrity-triton: pipe: No such file or directory\n"
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 130
+        assert running.stderr.read() == b""
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    (tmp_path / "data").write_bytes(b"abc")
+    with process("hash", "sha256", *["data"] * 20, stdout=write_end, cwd=tmp_path) as running:
+        os.close(write_end)
+        assert running.wait(20) == 141
+        assert running.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="not applicable: no /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_is_one_line(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "data").write_bytes(b"abc")
+    with (
+        open("/dev/full", "wb") as full,
+        process("hash", "sha256", "data", *options, stdout=full, cwd=tmp_path) as running,
+    ):
+        assert running.wait(20) == 2
+        assert running.stderr.read() == b"integrity-triton: No space left on device\n"
+
+
+def on_terminal(*arguments: str | Path, columns: int = 0) -> Result:
+    """Runs with stderr on a terminal; with ``columns``, stdout on another one of that width, otherwise in
+    a pipe."""
+    controllers, terminals = zip(*(pty.openpty() for _ in range(2)), strict=True)
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    options: dict[str, Any] = {"stderr": terminals[0]}
+    if columns:
+        fcntl.ioctl(terminals[1], termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        options |= {"stdout": terminals[1], "env": environment}
+    with process(*arguments, **options) as running:
+        for terminal in terminals:
+            os.close(terminal)
+        out = read_terminal(controllers[1]).replace(b"\r\n", b"\n") if columns else b""
+        seen = read_terminal(controllers[0])
+        out = out or running.stdout.read()
+    for controller in controllers:
+        os.close(controller)
+    return Result(running.wait(20), out, seen)
+
+
+def read_terminal(controller: int) -> bytes:
+    seen = b""
+    while True:
+        try:
+            piece = os.read(controller, 1 << 16)
+        except OSError:  # how Linux reports that the last writer is gone
+            break
+        if not piece:
+            break
+        seen += piece
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "shown"),
+    [(300 << 20, [], True), (300 << 20, ["--json"], False), (1 << 20, [], False)],
+    ids=["long", "long, json", "short"],
+)
+def test_progress_bar(tmp_path: Path, size: int, options: list[str], shown: bool) -> None:
+    with open(tmp_path / "data", "wb") as file:
+        file.truncate(size)
+    got = on_terminal("hash", "blake3", tmp_path / "data", *options)
+    assert got.status == 0
+    assert b"\x1b" not in got.out
+    assert got.out.startswith(b"{" if options else blake3.blake3(bytes(size)).hexdigest().encode())
+    if shown:
+        assert re.search(rb"[0-9.]+/314\.6 MB", got.err)
+        assert b"MB/s" in got.err or b"GB/s" in got.err
+        assert got.err.rstrip().endswith(b"\x1b[2K")  # erased at the end
+    else:
+        assert got.err == b""
+
+
+def write_model(folder: Path) -> Path:
+    safetensors = pytest.importorskip("safetensors.torch", reason="not applicable: safetensors is absent")
+    import torch
+
+    folder.mkdir()
+    path = folder / "model.safetensors"
+    tensors = {"first.weight": torch.arange(6.0).reshape(2, 3), "second.bias": torch.ones(4)}
+    safetensors.save_file(tensors, path)
+    return path
+
+
+def flip_last_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def last_tensor(path: Path) -> str:
+    """The name of the tensor that holds a safetensors file's last byte."""
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header.pop("__metadata__", None)
+    return max(header, key=lambda name: header[name]["data_offsets"][1])
+
+
+def test_manifest(run: Run) -> None:
+    weights = write_model(Path("model"))
+    made = run("manifest", "create", "model")
+    assert made.status == 0
+    document = json.loads(made.out)
+    assert len(document["tensors"]) == 2
+    saved = run("manifest", "create", weights, "-o", "manifest.json", "--json").document
+    assert saved["root"] == document["root"]
+    assert Path("manifest.json").read_bytes() == made.out
+    assert document["root"] in run("manifest", "create", weights, "-o", "again.json").out.decode()
+    assert (
+        run("manifest", "create", weights, "--algorithm", "sha256", "--json").document["algorithm"]
+        == "sha256"
+    )
+
+    for source in ("model", weights):
+        assert run("manifest", "verify", "manifest.json", source).status == 0
+    flip_last_bit(weights)
+    changed = last_tensor(weights)
+    got = run("manifest", "verify", "manifest.json", weights)
+    assert got.status == 1
+    assert changed.encode() in got.out
+    got = run("manifest", "verify", "manifest.json", "model", "--json")
+    assert got.status == 1
+    assert got.document["ok"] is False
+    assert [change["name"] for change in got.document["changed"]] == [changed]
+
+
+@needs_signing
+def test_signing(run: Run) -> None:
+    weights = write_model(Path("model"))
+    assert run("keygen", "key.pem", "key.pub").status == 0
+    again = run("keygen", "key.pem", "other.pub")
+    assert again.status == 2  # a private key is never overwritten
+    assert run("manifest", "create", weights, "-o", "manifest.json").status == 0
+    verify = ["verify", "model", "--key", "key.pub", "--manifest", "manifest.json"]
+    for options in (
+        [],
+        ["--algorithm", "sha256"],
+        ["--method", "shards", "--shard-size", "64"],
+    ):
+        signed = run("sign", "model", "--key", "key.pem", *options, "--json")
+        assert signed.status == 0, signed.err
+        assert signed.document["signature"] == "model/model.sig"
+        assert signed.document["algorithm"] == ("sha256" if options else "blake3")
+        got = run(*verify)
+        assert (got.status, got.out) == (0, b"model: OK\n")
+        assert run(*verify, "--json").document["ok"] is True
+
+    elsewhere = ["--signature", "elsewhere.sig", "--ignore-path", "model.sig"]
+    assert run("sign", "model", "--key", "key.pem", *elsewhere).status == 0
+    assert run("verify", "model", "--key", "key.pub", *elsewhere).status == 0
+
+    Path("model/stranger").write_bytes(b"x")  # OMS shards have no empty files
+    assert run(*verify).status == 1
+    assert run(*verify, "--ignore-unsigned-files").status == 0
+    Path("model/stranger").unlink()
+
+    flip_last_bit(weights)
+    got = run(*verify)
+    assert got.status == 1
+    assert got.out.startswith(b"model: FAILED\n")
+    assert last_tensor(weights).encode() in got.out
+    assert re.fullmatch(rb"integrity-triton: [^\n]+\n", got.err)
+    got = run(*verify, "--json")
+    assert got.status == 1
+    assert [change["name"] for change in got.document["tensors"]["changed"]] == [last_tensor(weights)]
+
+    weights.write_bytes(b"")
+    got = run(*verify)  # nothing to diagnose in: still a mismatch
+    assert got.status == 1
+    assert run("verify", "model", "--key", "nowhere").status == 2
+    assert run("verify", "model", "--key", "key.pub", "--signature", "nowhere").status == 2
+    assert run("verify", "nowhere", "--key", "key.pub", "--signature", "model/model.sig").status == 2
+    assert run("sign", "nowhere", "--key", "key.pem").status == 2
+    assert run("sign", "model", "--key", "key.pub").status == 2
+
+
+def test_documented_examples(run: Run) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```console\n(.*?)^```$", page, re.M | re.S)
+    assert examples
+    tool = f"{sys.executable} -m integrity_triton"
+    for example in examples:
+        transcript = ""
+        for command in re.findall(r"^\$ (.*)$", example, re.M):
+            shell = command.replace("integrity-triton", tool)
+            done = subprocess.run(
+                shell, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            )
+            transcript += f"$ {command}\n{done.stdout}"
+            transcript += f"[status {done.returncode}]\n" if done.returncode else ""
+        assert transcript == example

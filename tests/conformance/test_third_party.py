@@ -1,0 +1,103 @@
+"""``examples/third_party_hash`` as its users have it: installed, found by its entry point, run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "examples" / "third_party_hash"
+
+SCRIPT = """
+import sys
+import integrity_triton as it
+from integrity_triton_ascon.oracle import ascon_hash256
+
+backend = sys.argv[1]
+record = it.algorithms.get("Ascon-Hash256")
+assert record.name in it.algorithms_available and it.ascon_hash256.__name__ == "ascon_hash256"
+messages = [bytes(i * 7 % 256 for i in range(n)) for n in (0, 1, 7, 8, 9, 15, 16, 40)]
+digests = it.hash_batch(messages, "ascon_hash256", backend=backend)
+assert [bytes(row.tolist()) for row in digests] == [ascon_hash256(m).digest() for m in messages]
+hasher = it.ascon_hash256(messages[-1][:3], backend=backend)
+hasher.update(messages[-1][3:])
+twin = hasher.copy()
+twin.update(b"more")
+assert hasher.digest() == ascon_hash256(messages[-1]).digest()
+assert twin.digest() == ascon_hash256(messages[-1] + b"more").digest()
+# HMAC needs a block that holds a digest (FIPS 198-1, section 4); this hash's has 8 bytes.
+assert "hmac_ascon_hash256" not in it.algorithms_available
+print("ok")
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """An environment with the package installed, from a copy, since building writes beside the source."""
+    folder = tmp_path_factory.mktemp("third_party")
+    source, target = folder / "source", folder / "target"
+    shutil.copytree(PACKAGE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"absent: pip cannot build it here: {done.stderr.strip()[-200:]}")
+    return {**os.environ, "PYTHONPATH": f"{target}{os.pathsep}{ROOT}"}
+
+
+def run(environment, *command):
+    return subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+def test_it_is_listed(installed):
+    done = run(installed, "-m", "integrity_triton", "algorithms", "ascon_hash256")
+    assert done.returncode == 0, done.stderr
+    assert "NIST SP 800-232" in done.stdout
+
+
+def test_it_runs(installed):
+    done = run(installed, "-c", SCRIPT, "interpreter")
+    assert done.stdout == "ok\n", done.stderr
+
+
+def test_it_conforms(installed, tmp_path):
+    report = tmp_path / "report.json"
+    options = [
+        "--backend",
+        "interpreter",
+        "--algorithm",
+        "ascon_hash256",
+        "--quick",
+        "--seed",
+        "1",
+        "--report",
+        report,
+    ]
+    done = run(installed, "-m", "integrity_triton", "conformance", *map(str, options))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (cell,) = json.loads(report.read_text())["cells"]
+    assert (cell["algorithm"], cell["status"]) == ("ascon_hash256", "ran")
+    assert cell["checks"]["known answers"]
+    assert cell["launches"]
+
+
+def test_its_oracle_has_the_published_digests():
+    """The authors' known answers (github.com/ascon/ascon-c, LWC_HASH_KAT_128_256.txt), counts 1, 2, 9."""
+    sys.path.insert(0, str(PACKAGE))
+    try:
+        from integrity_triton_ascon.oracle import ascon_hash256
+    finally:
+        sys.path.remove(str(PACKAGE))
+    for message, digest in (
+        ("", "0b3be5850f2f6b98caf29f8fdea89b64a1fa70aa249b8f839bd53baa304d92b2"),
+        ("00", "0728621035af3ed2bca03bf6fde900f9456f5330e4b5ee23e7f6a1e70291bc80"),
+        ("0001020304050607", "b88e497ae8e6fb641b87ef622eb8f2fca0ed95383f7ffebe167acf1099ba764f"),
+    ):
+        assert ascon_hash256(bytes.fromhex(message)).digest().hex() == digest

@@ -1,0 +1,55 @@
+"""What documents say of the records is what the records say."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import vector_files
+from docs import algorithm_table
+from integrity_triton import algorithms
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_table_of_algorithms_is_up_to_date():
+    page = algorithm_table.PAGE.read_text("utf-8")
+    assert algorithm_table.renewed(page) == page, "python -m docs.algorithm_table --write"
+
+
+def spelled_out(pattern: str) -> set[str]:
+    """What a shell makes of braces."""
+    parts = [part.split(",") for part in re.split(r"[{}]", pattern)]
+    return {"".join(choice) for choice in itertools.product(*parts)}
+
+
+def test_readme_names_every_algorithm_under_its_grade():
+    rows = [line.split("|") for line in (ROOT / "README.md").read_text("utf-8").splitlines() if "|" in line]
+    grades = {
+        name: row[-2]
+        for row in rows
+        if len(row) == 6
+        for pattern in re.findall(r"`([^`]+)`", row[2])
+        for name in spelled_out(pattern)
+    }
+    assert "hmac_*" in grades
+    for record in algorithms.all_algorithms():
+        if not isinstance(record.construction, algorithms.Hmac):
+            assert record.security.value in grades.get(record.name, ""), record.name
+
+
+def test_the_page_of_vectors_names_every_source():
+    page = (ROOT / "docs" / "vectors.md").read_text("utf-8")
+    for package, folders in vector_files.PACKAGES.items():
+        assert package.replace("_", "-") in page
+        for folder in folders:
+            assert f"`{folder}`" in page, folder
+    for path in vector_files.FOLDER.glob("*.txt"):
+        assert f"`{path.name}`" in page, path.name
+
+
+def test_the_architecture_page_names_every_construction():
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    for record in algorithms.all_algorithms():
+        assert f"`{type(record.construction).__name__}`" in page, record.name

@@ -1,0 +1,234 @@
+"""Kernels read no word that holds no byte of a message: pages without access lie on both sides of messages.
+
+In the interpreter, with each of the vector widths that backends' tunings ask for; ``test_opencl.py`` has the
+same of compiled kernels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import mmap
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+
+import integrity_triton as it
+from integrity_triton import algorithms
+from integrity_triton.algorithms import Algorithm
+from integrity_triton.backends import registry
+from integrity_triton.backends.interpreter import InterpreterBackend
+from integrity_triton.drivers import crc as crc_driver
+from integrity_triton.drivers.poly1305 import POLY1305_PARTS, Poly1305Driver
+from integrity_triton.launching.launch import Launch
+from integrity_triton.self_tests.admission import VARIABLE
+from support import hash_batch, new, on_device, oracle, pattern, required, retune, rows_as_bytes
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="not applicable: mprotect as on Linux")
+
+PAGE = mmap.PAGESIZE
+
+
+@pytest.fixture(autouse=True)
+def _without_self_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has a process of its own, in which they would cost more than what is tested."""
+    monkeypatch.setenv(VARIABLE, "off")
+
+
+def guarded() -> torch.Tensor:
+    """A page of a pattern between two without access, uint8."""
+    memory = mmap.mmap(-1, 3 * PAGE)
+    page = torch.frombuffer(memory, dtype=torch.uint8, offset=PAGE, count=PAGE)
+    page.copy_(torch.frombuffer(bytearray(pattern(PAGE)), dtype=torch.uint8))
+    for place in (page.data_ptr() - PAGE, page.data_ptr() + PAGE):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(place), PAGE, 0) == 0
+    return page
+
+
+def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """What a backend allocates, ending where a page without access starts, behind bytes that pass for no
+    number that there is."""
+    size = torch.empty(shape, dtype=dtype, device="meta").nbytes
+    if size == 0:
+        return torch.empty(shape, dtype=dtype)
+    room = -(-size // PAGE) * PAGE
+    memory = torch.frombuffer(mmap.mmap(-1, room + PAGE), dtype=torch.uint8)
+    end = memory.data_ptr() + room
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(end), PAGE, 0) == 0
+    memory[: room - size] = 0x7F
+    return memory[room - size : room].view(dtype).view(shape)
+
+
+def status_of(work: Callable[[], None]) -> int:
+    """The exit status of a process that does ``work``, or the signal that ended it, negative."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_the_pages_are_guarded():
+    page = guarded()
+
+    def read(place: int) -> None:
+        faulthandler.disable()  # what is meant to fail would fill the run's output with its stack
+        ctypes.string_at(page.data_ptr() + place, 1)
+
+    assert status_of(lambda: read(0)) == status_of(lambda: read(PAGE - 1)) == 0
+    for place in (-1, PAGE):
+        assert status_of(lambda place=place: read(place)) == -signal.SIGSEGV
+
+
+def hashed(name: str, align: int, sizes: list[int]) -> None:
+    """Messages that end where a page does, and some that start there; then rows up to the end."""
+    page, record = guarded(), algorithms.get(name)
+    kernels = registry.get("interpreter")
+    kernels.empty = scratch  # type: ignore[attr-defined]
+    chosen = [n for n in sizes if n % align == 0]
+    views = [page[PAGE - n :] for n in chosen] + [page[:n] for n in (0, 1, 3, *sizes[-3:])]
+    found = rows_as_bytes(hash_batch(views, name, backend="interpreter"))
+    assert found == [oracle(record, view.numpy().tobytes()) for view in views]
+    width = chosen[-1]
+    for rows in (page[-width:].reshape(1, width), page[-2 * width :].reshape(2, width)):
+        found = rows_as_bytes(hash_batch(rows, name, backend="interpreter"))
+        assert found == [oracle(record, row.numpy().tobytes()) for row in rows]
+
+
+@pytest.mark.parametrize("align", [1, 4, 8, 16])
+@pytest.mark.parametrize(
+    ("name", "wide"),
+    [
+        ("md5", 1),
+        ("md5", 2),
+        ("md5", 4),
+        ("sha3_256", 2),
+        ("blake3", 1),
+        ("xxh64", 1),
+        ("xxh3_128", 1),
+        ("siphash_2_4", 2),
+        ("highwayhash_64", 2),
+        ("crc32", 1),
+    ],
+    indirect=["wide"],
+)
+def test_nothing_is_read_beyond_a_message(name, align, wide):
+    block = min(algorithms.get(name).block_size, 64)
+    sizes = [*range(1, 34), *range(block - 8, block + 18), 2 * block - 4, 2 * block, 137, 201, 240, 256, 257]
+    assert status_of(lambda: hashed(name, align, sizes)) == 0
+
+
+@pytest.mark.parametrize("wide", [4], indirect=True)
+def test_nothing_is_read_beyond_a_tree(wide):
+    assert status_of(lambda: hashed("blake3", 1, [1, 1000, 1025, 2000, 2048])) == 0
+
+
+def fence(kernels: InterpreterBackend) -> None:
+    """Have kernels get copies of all tensors that they are given, which end where a page without access
+    starts, and work on four messages a program."""
+    launch, options = kernels.launch, kernels.options
+
+    def fenced(asked: Launch, options: Mapping[str, int]) -> None:
+        tensors = {n: v for n, v in asked.arguments.items() if isinstance(v, torch.Tensor) and v.numel()}
+        copies = {n: scratch(tuple(v.shape), v.dtype, v.device).copy_(v) for n, v in tensors.items()}
+        launch(replace(asked, arguments={**asked.arguments, **copies}), options)
+        for name, tensor in tensors.items():
+            if not torch.equal(tensor.view(torch.uint8), copies[name].view(torch.uint8)):
+                tensor.copy_(copies[name])
+
+    kernels.launch = fenced  # type: ignore[method-assign]
+    # Lanes that share a message are as many as the launch was made for.
+    shared = (POLY1305_PARTS, crc_driver.CRC_FOLD)
+    kernels.options = lambda asked: (  # type: ignore[method-assign]
+        options(asked) if asked.kernel in shared else {**options(asked), "BLOCK_MSGS": 4}
+    )
+
+
+def within_arguments(record: Algorithm) -> None:
+    """Six messages, two programs' work: a ragged batch, and a long output; each with a key of its own; rows;
+    and a stream."""
+    kernels = registry.get("interpreter")
+    assert isinstance(kernels, InterpreterBackend)
+    fence(kernels)
+    given, count = required(record), 6
+    sizes = (0, 1, 31, 70, 2500 if record.parallel else 131, 2 * record.block_size)
+    data = pattern(3000)
+    messages = [data[3 * i : 3 * i + n] for i, n in enumerate(sizes)]
+    memory = on_device(data, "interpreter")
+    views = [memory[3 * i : 3 * i + n] for i, n in enumerate(sizes)]
+    usual = None if record.digest_size else 32
+    for length in (usual, 2 * record.block_size + 5) if record.xof else (usual,):
+        sized = {} if length is None else {"length": length}
+        found = it.hash_batch(views, record.name, backend="interpreter", **given, **sized)
+        assert rows_as_bytes(found) == [oracle(record, m, length=length) for m in messages]
+    own = [p.name for p in record.parameters if p.per_message and p.name in given]
+    if own:
+        keys = {name: [bytes([i, *given[name][1:]]) for i in range(count)] for name in own}
+        found = hash_batch(views, record.name, backend="interpreter", **keys)
+        assert rows_as_bytes(found) == [
+            oracle(record, m, **{name: keys[name][i] for name in own}) for i, m in enumerate(messages)
+        ]
+    rows = on_device(pattern(count * 40), "interpreter").view(count, 40)
+    found = hash_batch(rows, record.name, backend="interpreter")
+    assert rows_as_bytes(found) == [oracle(record, row.numpy().tobytes()) for row in rows]
+    hasher = new(record.name, backend="interpreter")
+    for message in messages[-3:]:
+        hasher.update(message)
+    assert hasher.digest() == oracle(record, b"".join(messages[-3:]))
+
+
+GIVEN = (
+    *("md5", "sha512", "sha3_256", "shake_256", "kt128", "blake2b", "blake2sp", "blake2xs", "blake3"),
+    *("crc32", "crc64_nvme", "xxh64", "xxh3_128", "siphash_2_4", "highwayhash_64", "highwayhash_256"),
+    *("hmac_sha256", "cmac_aes", "gmac_aes", "poly1305", "poly1305_aes", "kmac_128"),
+)
+
+
+VECTORS = ("md5", "sha512", "blake3", "siphash_2_4", "highwayhash_64", "gmac_aes")
+
+
+@pytest.mark.parametrize(
+    ("name", "wide"), [(n, 1) for n in GIVEN] + [(n, 4) for n in VECTORS], indirect=["wide"]
+)
+def test_nothing_is_read_beyond_what_a_kernel_is_given(name, wide):
+    """States, keys, tables, constants and results end before a page without access."""
+    assert status_of(lambda: within_arguments(algorithms.get(name))) == 0
+
+
+@pytest.mark.parametrize("align", [1, 4, 16])
+@pytest.mark.parametrize("wide", [2], indirect=True)
+@pytest.mark.parametrize(("way", "words"), [*((way, 2) for way in Poly1305Driver.ways), ("parts", 4)])
+def test_nothing_is_read_beyond_by_any_way_of_poly1305(way, words, align, wide, monkeypatch):
+    """Parts by halves of blocks, and by whole ones."""
+    monkeypatch.setattr(Poly1305Driver, "way", way)
+    retune(monkeypatch, POLY1305_PARTS, WORDS=words)
+    sizes = [*range(1, 34), *range(248, 274), 512, 528]
+    assert status_of(lambda: hashed("poly1305", align, sizes)) == 0
+
+
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_nothing_is_read_beyond_by_folding(start, monkeypatch):
+    """By two lanes, of messages up to the end, alone and beside one that starts anywhere."""
+    monkeypatch.setattr(crc_driver, "_BLOCKS_WORTH_FOLDING", 0)
+    retune(monkeypatch, crc_driver.CRC_FOLD, BLOCK_MSGS=2)
+
+    def work() -> None:
+        page, record = guarded(), algorithms.get("crc32")
+        messages = [page[-1024 - start :], page[-1023:], page[-256:]]
+        for views in (messages[:1], messages):
+            found = rows_as_bytes(hash_batch(views, "crc32", backend="interpreter"))
+            assert found == [oracle(record, view.numpy().tobytes()) for view in views]
+
+    assert status_of(work) == 0

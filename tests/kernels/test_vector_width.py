@@ -1,0 +1,92 @@
+"""Loads and stores of several words, and shapes of programs, which other backends' tunings ask for, in the
+interpreter, whose own tuning has single words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from integrity_triton import algorithms
+from integrity_triton.drivers.poly1305 import Poly1305Driver
+from integrity_triton.launching import launch
+from support import guard, hash_batch, oracle, pattern, rows_as_bytes, tensor_message
+
+# At every place within eight bytes, and around the ends of words and blocks.
+SIZES = (0, 1, 3, 7, 8, 9, 15, 16, 17, 33, 63, 64, 65, 127, 128, 129, 135, 136, 137, 200)
+CHUNKS = (0, 1, 64, 1023, 1024, 1025, 2048, 2049, 3000)
+
+
+@pytest.mark.parametrize("aligned", [False, True], ids=["anywhere", "aligned"])
+@pytest.mark.parametrize(
+    ("name", "sizes", "options", "wide"),
+    [
+        ("md5", SIZES, {}, 2),
+        ("sha1", SIZES[:12], {}, 4),  # five words of state, which four do not divide
+        ("gmac_aes", SIZES[:10], {}, 4),  # two words
+        ("sha256", SIZES, {}, 4),
+        ("sha3_256", SIZES, {}, 2),
+        ("blake3", CHUNKS, {}, 4),
+        ("blake3", CHUNKS, {"length": 200}, 4),
+    ],
+    indirect=["wide"],
+)
+def test_vectors_of_words(name, sizes, options, aligned, wide):
+    data = torch.frombuffer(bytearray(pattern(2 * sum(sizes) + 32 * len(sizes))), dtype=torch.uint8)
+    start, messages = -data.data_ptr() % 16, []
+    for size in sizes:
+        messages.append(data[start : start + size])
+        start += size // 16 * 16 + 16 if aligned else size + 1
+    digests = hash_batch(messages, name, backend="interpreter", **options)
+    record = algorithms.get(name)
+    assert rows_as_bytes(digests) == [oracle(record, tensor_message(m), **options) for m in messages]
+
+
+@pytest.mark.parametrize("wide", [4], indirect=True)
+@pytest.mark.parametrize("name", ["hmac_sha1", "hmac_sha256"])
+def test_vectors_of_words_of_states(name, wide):
+    """States that are each message's own: of five words, which four do not divide, and of eight."""
+    keys, messages = [pattern(i + 3) for i in range(3)], [pattern(n) for n in (0, 1, 70)]
+    tags = rows_as_bytes(hash_batch(messages, name, key=keys, backend="interpreter"))
+    record = algorithms.get(name)
+    assert tags == [oracle(record, m, key=k) for m, k in zip(messages, keys, strict=True)]
+
+
+@pytest.fixture
+def tuning(request, monkeypatch):
+    """Another backend's tuning, but for what is its compiler's."""
+    data = launch._tuning()
+    own = {
+        kernel: {name: value for name, value in found.items() if name.isupper()}
+        for kernel, found in data[request.param].items()
+    }
+    monkeypatch.setattr(launch, "_tuning", lambda: {**data, "interpreter": own})
+
+
+# Around blocks, what all lanes take at once, steps and parts, and rows of the matrix.
+POLY1305 = (0, 1, 17, 127, 136, 512, 520, 1024, 1040, 4097)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "way", "align"),
+    [
+        *(("cuda", "parts", align) for align in (1, 4, 16)),
+        *(("opencl", "parts", align) for align in (1, 8)),
+        *(("cuda", "rows", align) for align in (1, 4, 16)),
+    ],
+    indirect=["tuning"],
+)
+def test_shapes_of_poly1305(tuning, way, align, monkeypatch):
+    monkeypatch.setattr(Poly1305Driver, "way", way)
+    data = torch.frombuffer(bytearray(pattern(3 * sum(POLY1305))), dtype=torch.uint8)
+    start, messages = -data.data_ptr() % 16 + align % 16, []
+    for size in POLY1305:
+        messages.append(data[start : start + size])
+        start += size + -size % 16
+    record = algorithms.get("poly1305")
+    for _ in guard(monkeypatch, "interpreter"):
+        tags = rows_as_bytes(hash_batch(messages, "poly1305", backend="interpreter"))
+        assert tags == [oracle(record, tensor_message(m)) for m in messages]
+        begin, width = -data.data_ptr() % 16 + align % 16, POLY1305[-1] // 16 * 16 + 16
+        rows = data[begin : begin + 2 * width].reshape(2, width)
+        tags = rows_as_bytes(hash_batch(rows, "poly1305", backend="interpreter"))
+        assert tags == [oracle(record, tensor_message(row)) for row in rows]
