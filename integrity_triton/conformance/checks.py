@@ -157,7 +157,7 @@ class Watch:
         if isinstance(self._backend, TritonBackend):
             intercept(self._backend, "admit", launched)
         for other in self._others:
-            for method in ("hash_batch", "stream"):
+            for method in ("digest_batch", "stream"):
                 intercept(other, method, lambda name=other.name: self.strangers.add(name))  # type: ignore[misc]
         try:
             yield
