@@ -1,4 +1,6 @@
-"""The table of ``docs/algorithms.md``, from the records: ``python -m docs.algorithm_table [--write]``.
+"""The table of ``docs/reference/algorithms.md``, made from the records.
+
+``python -m docs.algorithm_table [--write]``
 
 Without ``--write`` it says whether the page is up to date, by its exit status.
 """
@@ -11,7 +13,7 @@ from pathlib import Path
 from integrity_triton.algorithms import Algorithm, Hmac, all_algorithms
 from integrity_triton.algorithms.description import allowed, digest, kind, listed
 
-PAGE = Path(__file__).with_name("algorithms.md")
+PAGE = Path(__file__).parent / "reference" / "algorithms.md"
 FIRST, LAST = "| name | ", "\n\n"
 
 

@@ -2,7 +2,7 @@
 
 Lattice-based homomorphic hashing: M. Bellare, D. Micciancio, "A New Paradigm for Collision-Free Hashing:
 Incrementality at Reduced Cost", 1997, with the parameters of K. Lewi, W. Kim, I. Maykov, S. Weis,
-"Securing Update Propagation with Homomorphic Hashing", 2019: 1024 lanes of 16 bits. docs/lthash.md has
+"Securing Update Propagation with Homomorphic Hashing", 2019: 1024 lanes of 16 bits. docs/guide/lthash.md has
 the definition and what it resists.
 """
 

@@ -1,4 +1,7 @@
-"""Tags of tensors where they are, by Poly1305 over their chunks; docs/mac_tensors.md has the definition."""
+"""Tags of tensors where they are, by Poly1305 over their chunks.
+
+``docs/guide/mac_tensors.md`` has the definition.
+"""
 
 from __future__ import annotations
 
@@ -213,8 +216,8 @@ def mac_tensors(
     """A tag for every tensor of a state dict, computed on the device that holds it.
 
     ``key`` is 32 random bytes. ``nonce``, 16 bytes, is drawn at random unless given, and must not be given
-    twice for different tensors under a key: see docs/mac_tensors.md. ``chunk_size`` is in bytes, a multiple
-    of 16; a chunk is what a mismatch names. Nothing waits for the devices.
+    twice for different tensors under a key: see docs/guide/mac_tensors.md. ``chunk_size`` is in bytes, a
+    multiple of 16; a chunk is what a mismatch names. Nothing waits for the devices.
 
     Raises TypeError for a name that is not a str or a value that is no tensor with dense bytes, ValueError
     for a key, nonce or chunk size that cannot be.

@@ -5,7 +5,7 @@
     python tests/mutate.py --sample 40          # so many, drawn, and what has killed others of their function
     python tests/mutate.py --write              # also write survivors.json and killers.json
 
-Mutants run in Triton's interpreter, which compiles nothing; docs/conformance.md describes them.
+Mutants run in Triton's interpreter, which compiles nothing; docs/internals/mutations.md describes them.
 """
 
 from __future__ import annotations

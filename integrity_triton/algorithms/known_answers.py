@@ -1,7 +1,7 @@
 """Known answers: which are asked for, how they are written down, and how they are read.
 
-``docs/conformance.md`` describes the format. Answers come from an independent implementation and never
-from this package's kernels; what makes those of the built-in algorithms is ``tests/make_answers.py``.
+``docs/reference/known_answers.md`` describes the format. Answers come from an independent implementation
+and never from this package's kernels; ``tests/make_answers.py`` makes those of the built-in algorithms.
 """
 
 from __future__ import annotations

@@ -382,8 +382,9 @@ class Algorithm:
     oracle: str
     """An independent implementation with the same calling convention, for the tests."""
     answers: str | None = None
-    """Where another package has the algorithm's known answers, ``"package:file"``; docs/conformance.md
-    describes the file. None for the built-in algorithms, whose answers come with the conformance suite."""
+    """Where another package has the algorithm's known answers, ``"package:file"``;
+    docs/reference/known_answers.md describes the file. None for the built-in algorithms, whose answers come
+    with the conformance suite."""
     _by_name: Mapping[str, Parameter] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -251,7 +251,7 @@ def _warp(wanted: Specialization, target: Target) -> int:
 
 
 def sidecar(wanted: Specialization, target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a program in any language needs to launch the kernel; docs/aot.md describes it."""
+    """What a program in any language needs to launch the kernel; docs/guide/aot.md describes it."""
     return {
         "format": FORMAT,
         "target": target.name,

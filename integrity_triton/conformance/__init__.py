@@ -1,6 +1,6 @@
 """The conformance suite: every algorithm on every backend and device, in one call.
 
-Needs nothing beyond the package's own dependencies. ``docs/conformance.md`` says what is checked.
+Needs nothing beyond the package's own dependencies. ``docs/guide/conformance.md`` says what is checked.
 """
 
 from __future__ import annotations
@@ -202,7 +202,9 @@ class _Suite:
         except (OSError, ImportError, ValueError) as error:
             return _unanswered(cell, f"known answers that cannot be read: {error}")
         if answers is None and not _defined(record):
-            return _unanswered(cell, "no known answers; docs/conformance.md says how a package brings them")
+            return _unanswered(
+                cell, "no known answers; docs/reference/known_answers.md says how a package brings them"
+            )
         efforts = SLOW_EFFORTS if place.backend == _SLOW else EFFORTS
         others = [get(s.name) for s in statuses() if s.available and s.name != place.backend]
         subject = Subject(

@@ -1,6 +1,6 @@
 """Manifests: what a model's tensors are, and one root digest that binds all of it.
 
-``docs/manifest.md`` defines the root and the JSON.
+``docs/reference/manifest.md`` defines the root and the JSON.
 """
 
 from __future__ import annotations
@@ -336,7 +336,7 @@ def _collision_resistant(record: Algorithm) -> bool:
 
 
 def _root(algorithm: Algorithm, entries: Iterable[TensorEntry]) -> bytes:
-    """The root as docs/manifest.md defines it."""
+    """The root as docs/reference/manifest.md defines it."""
     entries = tuple(entries)
     hasher = new(algorithm.name, backend="native")
     hasher.update(_counted(_ROOT_DOMAIN) + _u64(VERSION) + _counted(algorithm.name.encode()))

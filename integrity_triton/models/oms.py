@@ -3,7 +3,7 @@
 A signature is a Sigstore bundle around a DSSE envelope around an in-toto statement whose predicate,
 ``https://model_signing/signature/v1.0``, lists a digest for every file or shard of a model folder.
 What :func:`sign` writes, stock ``model_signing`` verifies; what that signs with an elliptic-curve
-key, :func:`verify` verifies. ``docs/oms.md`` says which form to choose.
+key, :func:`verify` verifies. ``docs/guide/signing.md`` says which form to choose.
 
 Needs the ``signing`` extra.
 """

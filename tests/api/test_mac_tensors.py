@@ -1,4 +1,4 @@
-"""Tags of tensors: against the definition in docs/mac_tensors.md written down again, and what is refused."""
+"""Tags of tensors: docs/guide/mac_tensors.md's definition written down again, and what is refused."""
 
 from __future__ import annotations
 

@@ -716,7 +716,7 @@ def test_signing(run: Run) -> None:
 
 
 def test_documented_examples(run: Run) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```console\n(.*?)^```$", page, re.M | re.S)
     assert examples
     tool = f"{sys.executable} -m integrity_triton"

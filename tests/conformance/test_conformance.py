@@ -614,7 +614,7 @@ def test_an_algorithm_without_answers_has_not_passed(register_algorithm, run):
     register_algorithm(theirs())
     status, out, _ = run("--backend", "native", "--algorithm", "their_hash", "--quick")
     assert status == 1
-    assert "no known answers; docs/conformance.md says how" in out
+    assert "no known answers; docs/reference/known_answers.md says how" in out
 
 
 def test_hmac_over_another_packages_hash_is_checked_by_its_definition(register_algorithm, package):

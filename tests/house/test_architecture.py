@@ -1,4 +1,4 @@
-"""The rooms of docs/architecture.md: who may import whom, and what stays in its own file."""
+"""The rooms of docs/internals/architecture.md: who may import whom, and what stays in its own file."""
 
 from __future__ import annotations
 
@@ -166,6 +166,6 @@ def test_every_package_is_packaged():
 
 
 def test_the_page_names_every_room():
-    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    page = (ROOT / "docs" / "internals" / "architecture.md").read_text("utf-8")
     for name in (*(f"{room}/" for room in ROOMS if room not in ("api", "base")), "kernels/"):
         assert name in page

@@ -40,7 +40,7 @@ def test_readme_names_every_algorithm_under_its_grade():
 
 
 def test_the_page_of_vectors_names_every_source():
-    page = (ROOT / "docs" / "vectors.md").read_text("utf-8")
+    page = (ROOT / "docs" / "reference" / "vectors.md").read_text("utf-8")
     for package, folders in vector_files.PACKAGES.items():
         assert package.replace("_", "-") in page
         for folder in folders:
@@ -50,6 +50,6 @@ def test_the_page_of_vectors_names_every_source():
 
 
 def test_the_architecture_page_names_every_construction():
-    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    page = (ROOT / "docs" / "internals" / "architecture.md").read_text("utf-8")
     for record in algorithms.all_algorithms():
         assert f"`{type(record.construction).__name__}`" in page, record.name

@@ -58,7 +58,7 @@ def saved(state_dict: dict[str, torch.Tensor], folder: Path) -> Path:
 
 
 def documented_root(text: str) -> str:
-    """The root of a manifest's JSON by docs/manifest.md, with struct and a hash library alone."""
+    """The root of a manifest's JSON by docs/reference/manifest.md, with struct and a hash library alone."""
     document = json.loads(text)
 
     def u64(x: int) -> bytes:

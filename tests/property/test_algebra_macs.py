@@ -320,7 +320,7 @@ def tensor(shape, dtype, rng, backend) -> torch.Tensor:
 
 def test_tags_of_tensors_are_each_its_own(backend, check, runs):
     """Whichever others there are, in whichever order, and however it lies in memory. The chunks' tags of
-    tensors of one layout under one nonce differ by polynomials in r alone (docs/mac_tensors.md)."""
+    tensors of one layout under one nonce differ by polynomials in r alone (docs/guide/mac_tensors.md)."""
     runs("poly1305", "blake3")
     key_and_nonce = st.tuples(st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16))
     models = st.dictionaries(st.text(max_size=8), st.tuples(shapes, dtypes), min_size=1, max_size=4)

@@ -2,7 +2,7 @@
 
 The kernels hash one message a lane: fast over many messages of like length, and no faster for one
 than for a whole program of them. ``cpu_choice.json`` holds the figures, measured by
-``python -m bench.cpu_choice``; docs/backends.md says how they are used.
+``python -m bench.cpu_choice``; docs/guide/backends.md says how they are used.
 """
 
 from __future__ import annotations
