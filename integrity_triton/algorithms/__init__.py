@@ -16,33 +16,31 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .hmac import hmac_over
-from .record import (
+from .constructions import (
     AesCmac,
     AesGmac,
-    Algorithm,
     Blake2,
     Blake2Parallel,
     Blake2X,
     Blake3Tree,
     Construction,
     Crc,
-    EachMessage,
     HighwayHash,
     Hmac,
     IteratedHash,
     KangarooTree,
     Kmac,
-    Parameter,
     Poly1305,
     Poly1305Aes,
-    Security,
     SipHash,
     Sponge,
     SpongeTree,
     TupleSponge,
     XxHash,
 )
+from .hmac import hmac_over
+from .parameter import EachMessage, Parameter
+from .record import Algorithm, Security
 
 __all__ = [
     "AesCmac",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .record import AesCmac, AesGmac, Algorithm, Parameter, Security
+from .constructions import AesCmac, AesGmac
+from .parameter import Parameter
+from .record import Algorithm, Security
 
 _KEY = Parameter(
     name="key",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, Blake2, Blake2Parallel, Blake2X, Parameter, Security
+from .constructions import Blake2, Blake2Parallel, Blake2X
+from .parameter import Parameter
+from .record import Algorithm, Security
 
 _KERNELS = "integrity_triton.kernels"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, Blake3Tree, Parameter, Security
+from .constructions import Blake3Tree
+from .parameter import Parameter
+from .record import Algorithm, Security
 
 RECORDS = (
     Algorithm(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, Crc, Security
+from .constructions import Crc
+from .record import Algorithm, Security
 
 _LIBRARY = "integrity_triton.algorithms.checksums"
 _NOTE = "finds accidents, not changes made on purpose: whoever changes data can keep its check"

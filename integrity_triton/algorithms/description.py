@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from .record import Algorithm, Blake2Parallel, Parameter, Security, TupleSponge
+from .constructions import Blake2Parallel, TupleSponge
+from .parameter import Parameter
+from .record import Algorithm, Security
 
 GRADES = {
     Security.SECURE: "no attack comes near what the digest's size promises",

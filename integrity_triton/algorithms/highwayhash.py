@@ -3,7 +3,9 @@ multiply and permute", 2016."""
 
 from __future__ import annotations
 
-from .record import Algorithm, HighwayHash, Parameter, Security
+from .constructions import HighwayHash
+from .parameter import Parameter
+from .record import Algorithm, Security
 
 _NOTE = (
     "its authors' candidate for a PRF: no attack is known, and little analysis by others either, so that for "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, Hmac, Parameter, Security
+from .constructions import Hmac
+from .parameter import Parameter
+from .record import Algorithm, Security
 
 _GRADES = {
     Security.SECURE: Security.SECURE,

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from .record import Algorithm, KangarooTree, Kmac, Parameter, Security, Sponge, SpongeTree, TupleSponge
+from .constructions import KangarooTree, Kmac, Sponge, SpongeTree, TupleSponge
+from .parameter import Parameter
+from .record import Algorithm, Security
 
 _CUSTOMIZATION = Parameter(
     name="customization", type=bytes, doc="a string S that sets this use of the function apart from others"

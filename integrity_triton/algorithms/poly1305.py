@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, Parameter, Poly1305, Poly1305Aes, Security
+from .constructions import Poly1305, Poly1305Aes
+from .parameter import Parameter
+from .record import Algorithm, Security
 
 RECORDS = (
     Algorithm(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, IteratedHash, Security
+from .constructions import IteratedHash
+from .record import Algorithm, Security
 
 RECORDS = (
     Algorithm(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, Parameter, Security, SipHash
+from .constructions import SipHash
+from .parameter import Parameter
+from .record import Algorithm, Security
 
 _KEY = Parameter(
     name="key", type=bytes, min_size=16, max_size=16, per_message=True, doc="16 uniformly random bytes"

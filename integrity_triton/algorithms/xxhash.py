@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .record import Algorithm, Parameter, Security, XxHash
+from .constructions import XxHash
+from .parameter import Parameter
+from .record import Algorithm, Security
 
 _NOTE = "finds accidents, not changes made on purpose: two inputs of one digest are easy to make"
 _SEED = Parameter(
