@@ -1,4 +1,4 @@
-"""The interpreter's short ways give what Triton's own semantics gives: values, types, errors."""
+"""The interpreter's faster operations give the values, types and errors that Triton's own semantics gives."""
 
 from __future__ import annotations
 
@@ -25,14 +25,10 @@ OPERATIONS = (
     *((name, {}) for name in ("equal", "not_equal", "less_than", "less_equal")),
     *((name, {}) for name in ("greater_than", "greater_equal", "broadcast_impl_value")),
 )
-OPERATORS = (
-    *("__add__", "__sub__", "__mul__", "__and__", "__or__", "__xor__", "__lshift__", "__rshift__"),
-    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"),
-)
 
 
 def block(dtype, shape, seed):
-    """A tensor as the interpreter holds it: a single number is an array of one element."""
+    """A tensor as the interpreter holds it, in which a single number is an array of one element."""
     rng = np.random.default_rng(seed)
     data = np.frombuffer(rng.bytes(8 * max(1, int(np.prod(shape)))), dtype=np.uint64)
     kind = np.dtype({"int1": "bool", "fp32": "float32"}.get(dtype.name, dtype.name))
@@ -41,28 +37,17 @@ def block(dtype, shape, seed):
     return tl.tensor(handle, tl.block_type(dtype, list(shape)) if shape else dtype)
 
 
-def fresh(operand):
-    """A copy, as some operations change their operands up to Triton 3.6."""
-    if not isinstance(operand, tl.tensor):
-        return operand
-    return tl.tensor(interpreter.TensorHandle(operand.handle.data.copy(), operand.dtype), operand.type)
-
-
 def outcome(semantic, name, *operands, **options):
-    return outcome_of(getattr(semantic, name), *operands, **options)
-
-
-def outcome_of(operation, *operands, **options):
-    """What an operation gave, to be compared: of every tensor its bytes, their type, and its own."""
+    """The result of an operation in a form that can be compared: each tensor's type, shape and bytes."""
     try:
         with np.errstate(all="ignore"):
-            found = operation(*operands, **options)
+            found = getattr(semantic, name)(*operands, **options)
     except Exception as error:
         return type(error)
     found = found if isinstance(found, tuple) else (found,)
     return [
         (str(t.type), str(t.dtype), tuple(map(int, t.shape)), int(t.numel))
-        # Of what a comparison gives, up to Triton 3.6 the operands' type is that before they are compared.
+        # Up to Triton 3.6 the handle of a comparison's result has the type of an operand before promotion.
         + (str(t.handle.dtype) if t.dtype is not tl.int1 else "",)
         + ((t.handle.data.dtype, t.handle.data.tobytes()) if hasattr(t, "handle") else ())
         for t in found
@@ -71,7 +56,7 @@ def outcome_of(operation, *operands, **options):
 
 @pytest.fixture
 def semantics():
-    """Triton's, and ours, as the interpreter finds them while it runs a kernel."""
+    """Triton's semantics and this package's, as the interpreter has them while it runs a kernel."""
     triton = interpreter.interpreter_semantic
     scope = interpreter._LangPatchScope()
     interpreter._patch_lang_core(tl, scope)
@@ -94,36 +79,6 @@ def test_operations(semantics, name, options):
     assert results > 100
 
 
-@pytest.fixture
-def operators():
-    """A tensor's, by name: the interpreter's, and the short ones that it puts in their place."""
-    triton = interpreter.interpreter_semantic
-    scope = interpreter._LangPatchScope()
-    interpreter._patch_lang_core(tl, scope)
-    interpreter._patch_builtin(tl.tensor, interpreter.interpreter_builder, scope)
-    plain = {name: getattr(tl.tensor, name) for name in OPERATORS}
-    with quick_integers():
-        interpreter._patch_lang_tensor(tl.tensor, scope)
-        short = {name: getattr(tl.tensor, name) for name in OPERATORS}
-        interpreter.interpreter_semantic = triton
-        yield {name: (plain[name], short[name]) for name in OPERATORS}
-    scope.restore()
-
-
-@pytest.mark.parametrize("name", OPERATORS)
-def test_operators(operators, name):
-    plain, short = operators[name]
-    assert plain is not short
-    blocks = [block(t, s, i) for i, (t, s) in enumerate(itertools.product(TYPES, SHAPES))]
-    others = [*blocks, *NUMBERS, *map(tl.constexpr, NUMBERS), None]
-    results = 0
-    for left, right in itertools.product(blocks, others):
-        expected, found = (outcome_of(operator, fresh(left), fresh(right)) for operator in (plain, short))
-        assert found == expected, (left.type, left.handle, getattr(right, "type", right))
-        results += isinstance(found, list)
-    assert results > 100
-
-
 @pytest.mark.parametrize("name", ["cast", "bitcast"])
 def test_conversions(semantics, name):
     for i, (source, shape) in enumerate(itertools.product(TYPES, SHAPES)):
@@ -133,9 +88,9 @@ def test_conversions(semantics, name):
 
 
 def test_the_interpreter_is_restored():
-    before = interpreter.interpreter_semantic, interpreter.TritonSemantic, interpreter._patch_lang_tensor
+    before = interpreter.interpreter_semantic, interpreter.TritonSemantic
     with contextlib.suppress(KeyError), quick_integers():
         assert interpreter.interpreter_semantic is not before[0]
         raise KeyError
-    after = interpreter.interpreter_semantic, interpreter.TritonSemantic, interpreter._patch_lang_tensor
+    after = interpreter.interpreter_semantic, interpreter.TritonSemantic
     assert after == before
