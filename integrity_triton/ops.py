@@ -1,15 +1,15 @@
 """torch custom operators, under ``torch.ops.integrity_triton``.
 
-Importing this module registers them. ``torch.compile`` and ``torch.export`` take them as opaque
-calls; :func:`integrity_triton.hash_batch` and ``hash_chunks`` turn into them while being traced.
+Importing this module registers them. ``torch.compile`` and ``torch.export`` treat them as opaque calls;
+:func:`integrity_triton.hash_batch` and ``hash_chunks`` call them while they are being traced.
 
 ``hash_batch(Tensor[] messages, str algorithm, Tensor? key, *, int? length, str? backend)``
 ``hash_rows(Tensor rows, str algorithm, Tensor? key, *, int? length, str? backend)``
 ``hash_chunks(Tensor data, str algorithm, int chunk_size, Tensor? key, *, int? length, str? backend)``
 
-``key`` is a uint8 tensor, best on the CPU: the host reads it. A 2-D one has a key for each message in its
-rows, and the host does not read it. Results are as those of the functions
-of the same names.
+``key`` is a uint8 tensor. The host reads a 1-D one, which is therefore best on the CPU. A 2-D one has a key
+for each message in its rows, and the host does not read it. The results are those of the functions of these
+names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import algorithms, batch
+from . import algorithms, eager
 from .messages.from_caller import tensor_bytes
 
 _OPTIONS = "Tensor? key=None, *, int? length=None, str? backend=None"
@@ -51,7 +51,7 @@ def _hash_batch(
     length: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    return batch.hash_batch(list(messages), algorithm, key=_key(key), length=length, backend=backend)
+    return eager.hash_batch(list(messages), algorithm, {"key": _key(key)}, length=length, backend=backend)
 
 
 @_hash_batch.register_fake
@@ -79,7 +79,7 @@ def _hash_rows(
     length: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    return batch.hash_batch(rows, algorithm, key=_key(key), length=length, backend=backend)
+    return eager.hash_batch(rows, algorithm, {"key": _key(key)}, length=length, backend=backend)
 
 
 @_hash_rows.register_fake
@@ -109,9 +109,7 @@ def _hash_chunks(
     length: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    return batch.hash_chunks(
-        data, algorithm, chunk_size=chunk_size, key=_key(key), length=length, backend=backend
-    )
+    return eager.hash_chunks(data, algorithm, chunk_size, {"key": _key(key)}, length=length, backend=backend)
 
 
 @_hash_chunks.register_fake

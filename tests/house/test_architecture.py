@@ -31,7 +31,7 @@ ROOMS = [
 # Rooms that stand side by side, though one of them comes first in the list.
 STRANGERS = {("conformance", "models")}
 # Files at the top of the package, which have no folder to name their room.
-API = {"batch", "crc", "files", "hashing", "kdf", "lthash", "mac", "ops"}
+API = {"batch", "crc", "eager", "files", "hashing", "kdf", "lthash", "mac", "ops"}
 BASE = {"errors", "_version"}
 ENTRANCES = {"integrity_triton", "integrity_triton.__main__"}
 VENDOR = re.compile(r"cuda|nvidia|hip|rocm|amd|xpu|intel", re.IGNORECASE)
