@@ -29,8 +29,8 @@ from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge, load_refer
 from integrity_triton.aot.compiling import taking
 from integrity_triton.backends.jit import JitBackend
 from integrity_triton.drivers import driver_class
-from integrity_triton.launching.host import Host
 from integrity_triton.launching.launch import Launch
+from integrity_triton.launching.request import Request
 from integrity_triton.messages.from_caller import batch_messages
 from integrity_triton.messages.layout import Rows
 from integrity_triton.messages.per_message import PerMessage
@@ -98,7 +98,7 @@ class _Recorder(JitBackend):
     def unfit(self) -> str | None:
         return None
 
-    def admit(self, host: Host, launch: Launch, options: Mapping[str, int]) -> None:
+    def admit(self, request: Request, launch: Launch, options: Mapping[str, int]) -> None:
         """There is nothing to test."""
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:

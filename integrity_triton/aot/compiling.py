@@ -23,8 +23,8 @@ from ..backends.opencl.prebuilt import FORMAT, Specialization
 from ..backends.triton_backend import TritonBackend
 from ..drivers import driver_class
 from ..errors import IntegrityTritonError
-from ..launching.host import Host
 from ..launching.launch import Launch
+from ..launching.request import Request
 from ..messages.from_caller import batch_messages
 from ..messages.layout import Rows
 from ..messages.per_message import PerMessage
@@ -89,7 +89,7 @@ class _Recorder(TritonBackend):
     def probe(self) -> Probe:
         return Probe(False, "runs nothing")
 
-    def admit(self, host: Host, launch: Launch, options: Mapping[str, int]) -> None:
+    def admit(self, request: Request, launch: Launch, options: Mapping[str, int]) -> None:
         """There is nothing to test."""
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:

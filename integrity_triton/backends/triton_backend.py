@@ -1,5 +1,5 @@
 """What every backend that runs the kernels has in common. A subclass says where its data lives and how a
-kernel is launched; all else is done by a :class:`Host`."""
+kernel is launched; all else is done by a :class:`Run`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..algorithms import Algorithm
 from ..drivers import Driver, driver_class
 from ..drivers.run import Run
-from ..launching.host import Host
 from ..launching.launch import Launch, tuned
+from ..launching.request import Request
 from ..messages.layout import Messages
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
@@ -82,9 +82,9 @@ class TritonBackend(Backend):
     def self_tests(self) -> SelfTests:
         return SelfTests(self)
 
-    def admit(self, host: Host, launch: Launch, options: Mapping[str, int]) -> None:
+    def admit(self, request: Request, launch: Launch, options: Mapping[str, int]) -> None:
         """Before a launch. Raises SelfTestError unless its configuration gives known answers."""
-        self.self_tests.admit(host, launch, options)
+        self.self_tests.admit(request, launch, options)
 
     def self_test(self) -> str | None:
         return described()
@@ -94,7 +94,7 @@ class TritonBackend(Backend):
 
     def driver(self, algorithm: Algorithm) -> Driver:
         """Raises TypeError for an algorithm that :meth:`unsupported` refuses."""
-        return Run(self, algorithm).driver(algorithm)
+        return Run(self, algorithm).driver()
 
     def digest_batch(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int

@@ -26,7 +26,9 @@ from ..algorithms import (
     Sponge,
     SpongeTree,
     XxHash,
+    get,
 )
+from ..launching.host import Host
 from .aes import CmacDriver, GmacDriver
 from .base import Driver
 from .blake2 import Blake2Driver, Blake2ParallelDriver, Blake2XDriver
@@ -42,7 +44,7 @@ from .sponge import KmacDriver, SpongeDriver
 from .sponge_tree import KangarooDriver, ParallelHashDriver
 from .xxhash import XxHashDriver
 
-__all__ = ["Driver", "HmacDriver", "IteratedDriver", "driver_class"]
+__all__ = ["Driver", "HmacDriver", "IteratedDriver", "driver_class", "make_driver"]
 
 _DRIVERS: dict[type, type[Driver]] = {
     IteratedHash: IteratedDriver,
@@ -64,6 +66,14 @@ _DRIVERS: dict[type, type[Driver]] = {
     Poly1305: Poly1305Driver,
     Poly1305Aes: Poly1305AesDriver,
 }
+
+
+def make_driver(host: Host, algorithm: Algorithm) -> Driver:
+    """A driver of ``algorithm`` on ``host``. Raises TypeError if there is none."""
+    construction = algorithm.construction
+    if isinstance(construction, Hmac):  # the only construction that is made of any other algorithm
+        return HmacDriver(host, algorithm, make_driver(host, get(construction.hash)))
+    return driver_class(algorithm)(host, algorithm)
 
 
 def driver_class(algorithm: Algorithm) -> type[Driver]:

@@ -55,14 +55,6 @@ def _on_stream(device: torch.device, stream: Any) -> Any:
     return nullcontext() if stream is None else torch.get_device_module(device).stream(stream)
 
 
-class DriverHost(Host, abc.ABC):
-    """A host that makes drivers, too: some algorithms are made of others."""
-
-    @abc.abstractmethod
-    def driver(self, algorithm: Algorithm) -> Driver:
-        """A driver of ``algorithm`` on this host. Raises TypeError if there is none."""
-
-
 class Driver(abc.ABC):
     """Runs one algorithm on one backend, its ``host``. There is one driver a batch, and one for a stream and
     its copies."""
@@ -79,7 +71,7 @@ class Driver(abc.ABC):
     key_in_messages: bool = False
     """Whether a key is among what streams take in as the message."""
 
-    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         self.host = host
         self.algorithm = algorithm
         self.secrets = Secrets()

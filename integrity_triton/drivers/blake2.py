@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
 from ..algorithms import Algorithm, Blake2Parallel, Blake2X, load_constant
+from ..launching.host import Host
 from ..messages.layout import Addressed, Messages, Ragged, Rows, addressed
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
-from .base import BlockStream, Driver, DriverHost
+from .base import BlockStream, Driver
 from .iterated import IteratedDriver, IteratedStream, Start
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Blake2Driver(IteratedDriver):
 class Blake2ParallelDriver(Driver):
     """Leaves of all messages in one launch, roots in another (the BLAKE2 paper, section 2.10)."""
 
-    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, Blake2Parallel)
         self.construction = algorithm.construction
@@ -261,7 +262,7 @@ class Blake2XDriver(Driver):
 
     keys_per_message = True
 
-    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, Blake2X)
         self.construction = algorithm.construction

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, Crc, load_constant
 from ..algorithms.binary_field import BinaryField, reflected
+from ..launching.host import Host, signed
 from ..messages.layout import Messages, Ragged
 from ..messages.stream import Stream
-from .base import Driver, DriverHost
+from .base import Driver
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def powers(width: int, polynomial: int, shift: int) -> tuple[int, ...]:
 
 
 class CrcDriver(Driver):
-    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, Crc)
         self.construction = algorithm.construction
@@ -69,8 +70,6 @@ class CrcDriver(Driver):
         """The check of each message put behind data whose check is ``start``: uint8 ``[n, digest_size]``."""
         import numpy as np
         import torch
-
-        from ..launching.host import signed
 
         device, width = messages.device, self.construction.width
         lanes = self.host.tuned(CRC_FOLD)["BLOCK_MSGS"]

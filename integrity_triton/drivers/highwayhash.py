@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, HighwayHash, load_constant
+from ..launching.host import Host
 from ..messages.layout import AnyMessages
-from .base import Driver, DriverHost
+from .base import Driver
 from .iterated import IteratedDriver, Start, by_length
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class HighwayHashDriver(IteratedDriver):
 
     keys_per_message = True
 
-    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         Driver.__init__(self, host, algorithm)
         assert isinstance(algorithm.construction, HighwayHash)
         self.rounds = algorithm.construction.rounds

@@ -6,12 +6,12 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .. import algorithms
-from ..algorithms import Algorithm, Hmac
+from ..algorithms import Algorithm
+from ..launching.host import Host
 from ..messages.layout import Messages, Ragged, Rows, rows_of, view_of
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
-from .base import Driver, DriverHost
+from .base import Driver
 from .iterated import IteratedDriver
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ class HmacDriver(Driver):
 
     keys_per_message = True
 
-    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm, hash_: Driver) -> None:
+        """``hash_`` is the driver of the hash, on the same host."""
         super().__init__(host, algorithm)
-        assert isinstance(algorithm.construction, Hmac)
-        self.hash = host.driver(algorithms.get(algorithm.construction.hash))
+        self.hash = hash_
         self.hash.key_in_messages = True
         self.size = self.hash.algorithm.digest_size
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, IteratedHash
+from ..launching.host import Host
 from ..messages.layout import AnyMessages, Messages, Ragged, Rows
 from ..messages.stream import Stream
-from .base import BlockStream, Driver, DriverHost, Secrets
+from .base import BlockStream, Driver, Secrets
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +55,7 @@ def by_length(addresses: Any, lengths: Any) -> tuple[Any, Any]:
 class IteratedDriver(Driver):
     """A subclass may begin elsewhere (``start``) and make more of the final state (``output``)."""
 
-    def __init__(
-        self, host: DriverHost, algorithm: Algorithm, construction: IteratedHash | None = None
-    ) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm, construction: IteratedHash | None = None) -> None:
         super().__init__(host, algorithm)
         construction = construction or algorithm.construction  # type: ignore[assignment]
         assert isinstance(construction, IteratedHash)

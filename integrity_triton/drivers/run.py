@@ -1,17 +1,21 @@
-"""A backend at work for one algorithm: batches, streams and chains of tags."""
+"""One algorithm at work on a backend: batches, streams and chains of tags."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm
-from ..launching.host import Request
-from ..messages.layout import Messages, Rows, message
+from ..launching.host import Host
+from ..launching.launch import Launch
+from ..launching.launcher import Launcher, LaunchFunction
+from ..launching.request import Request
+from ..messages.layout import Messages, Rows, message, on_device
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
-from . import driver_class
-from .base import Driver, DriverHost
+from . import make_driver
+from .base import Driver
 from .hmac import HmacDriver
 from .iterated import IteratedDriver
 
@@ -19,13 +23,37 @@ if TYPE_CHECKING:
     import torch
 
 
-class Run(DriverHost):
-    def driver(self, algorithm: Algorithm) -> Driver:
-        """The driver of ``algorithm``: this host's, or one that its driver makes use of. Raises TypeError if
-        there is none."""
-        driver = driver_class(algorithm)(self, algorithm)
-        if self.way is not None and self.way in driver.ways:
-            driver.way = self.way
+class Run:
+    """Makes the driver of an algorithm and has it do what is asked. The backend admits each launch first."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        algorithm: Algorithm,
+        launch: LaunchFunction | None = None,
+        way: str | None = None,
+    ) -> None:
+        """``launch`` takes the place of admitting and launching: self-tests admit no kernel before they
+        have run it. ``way`` is the only one of the driver's ``ways`` that is taken."""
+        self.launcher = launcher
+        self.algorithm = algorithm
+        self._launch = launch
+        self._way = way
+
+    def _admitted(self, request: Request, launch: Launch, options: Mapping[str, int]) -> None:
+        self.launcher.admit(request, launch, options)
+        self.launcher.launch(launch, options)
+
+    def driver(self, request: Request | None = None) -> Driver:
+        """A driver whose kernels are admitted for ``request``, by default for a batch of any lengths.
+
+        Raises TypeError if there is none for the algorithm.
+        """
+        request = request or Request(self.algorithm, "table")
+        host = Host(self.launcher, self._launch or partial(self._admitted, request))
+        driver = make_driver(host, self.algorithm)
+        if self._way is not None:
+            driver.way = self._way
         return driver
 
     def execute(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
@@ -35,11 +63,10 @@ class Run(DriverHost):
         home = messages.device
         if messages.count == 0 or length == 0:
             return torch.empty((messages.count, length), dtype=torch.uint8, device=home)
-        local = self.localize(messages)
+        local = on_device(messages, self.launcher.device_for(home))
         own = any(isinstance(v, PerMessage) for v in parameters.values())
         in_rows = isinstance(local, Rows) or local.count == 1
-        self.request = Request("rows" if in_rows else "table", own, local)
-        driver = self.driver(self.algorithm)
+        driver = self.driver(Request(self.algorithm, "rows" if in_rows else "table", own, local))
         try:
             if driver.keys_per_message or not own:
                 digests = driver.enqueue(parameters, local, length)
@@ -51,27 +78,25 @@ class Run(DriverHost):
 
     def mac_chain(self, keys: PerMessage, first: torch.Tensor, rounds: int) -> torch.Tensor | None:
         """See ``Backend.mac_chain``; None if no kernel does it."""
-        driver = self.driver(self.algorithm)
+        driver = self.driver(Request(self.algorithm, "chain", own=True))
         if rounds == 0 or not isinstance(driver, HmacDriver) or not isinstance(driver.hash, IteratedDriver):
             return None
-        self.request = Request("chain", own=True)
+        home = first.device
         try:
-            return driver.chain(keys, first.to(self.launcher.device_for(first.device)), rounds).to(
-                first.device
-            )
+            return driver.chain(keys, first.to(self.launcher.device_for(home)), rounds).to(home)
         finally:
             driver.secrets.wipe()
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device | None = None) -> Stream:
         """See ``Backend.stream``."""
-        self.request = Request("stream")
-        return self.driver(self.algorithm).stream(parameters, self.launcher.device_for(device))
+        driver = self.driver(Request(self.algorithm, "stream"))
+        return driver.stream(parameters, self.launcher.device_for(device))
 
 
 def _one_by_one(
     driver: Driver, parameters: Mapping[str, Any], messages: Messages, length: int
 ) -> torch.Tensor:
-    """Digests of messages with parameters of their own, for a driver that cannot take these."""
+    """Digests of messages whose parameters differ, by a driver that takes one value for all messages."""
     import torch
 
     digests = []

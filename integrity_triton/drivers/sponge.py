@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, Sponge
 from ..algorithms.encoding import bytepad, encode_string, left_encode, right_encode
+from ..launching.host import Host
 from ..messages.layout import Messages, Ragged, rows_of
 from ..messages.per_message import PerMessage
-from .base import DriverHost
 from .iterated import IteratedDriver, Start
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class SpongeDriver(IteratedDriver):
 
     construction: Sponge
 
-    def __init__(self, host: DriverHost, algorithm: Algorithm, construction: Sponge | None = None) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm, construction: Sponge | None = None) -> None:
         super().__init__(host, algorithm, construction)
         self.block_size = self.construction.rate
 

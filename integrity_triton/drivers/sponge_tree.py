@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, KangarooTree, SpongeTree
 from ..algorithms.encoding import left_encode, right_encode
+from ..launching.host import Host
 from ..messages.layout import Addressed, AnyMessages, Messages, Ragged, Rows, addressed
 from ..messages.stream import Stream
-from .base import BlockStream, Driver, DriverHost
+from .base import BlockStream, Driver
 from .sponge import SpongeDriver
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def length_encode(n: int) -> bytes:
 class SpongeTreeDriver(Driver):
     """A subclass says how messages become chunks and what roots are made of."""
 
-    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, SpongeTree)
         self.construction: Any = algorithm.construction
@@ -221,7 +222,7 @@ class _Part:
 class KangarooDriver(SpongeTreeDriver):
     """RFC 9861, section 3. S is the message, the customization string C and the length of C."""
 
-    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, KangarooTree)
         self.single = SpongeDriver(host, algorithm, algorithm.construction.single)

@@ -7,9 +7,10 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, XxHash, load_constant
+from ..launching.host import Host
 from ..messages.layout import Messages, Ragged
 from ..messages.stream import Stream
-from .base import BlockStream, Driver, DriverHost
+from .base import BlockStream, Driver
 from .iterated import by_length
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def xxh3_secrets(seed: int) -> tuple[int, ...]:
 
 
 class XxHashDriver(Driver):
-    def __init__(self, host: DriverHost, algorithm: Algorithm) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
         assert isinstance(algorithm.construction, XxHash)
         self._xxh3 = algorithm.construction.kind == "xxh3"

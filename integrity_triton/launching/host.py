@@ -11,19 +11,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..algorithms import Algorithm, load_constant
-from ..messages.layout import Addressed, AnyMessages, Messages, Ragged, Rows, addressed
+from ..algorithms import load_constant
+from ..messages.layout import Addressed, AnyMessages, Ragged, Rows, addressed
 from ..messages.moving import moved
 from .launch import Launch
+from .launcher import Launcher, LaunchFunction
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
-    from .launcher import Launcher
-
-Start = Callable[[Launch, Mapping[str, int]], None]
-"""Takes a launch, and the configuration of the kernel."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +55,6 @@ def _table(references: tuple[str, ...], bits: int) -> tuple[np.ndarray[Any, Any]
     return np.concatenate(parts), tuple(slices)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a host was asked for."""
-
-    shape: str
-    """"table", "rows", "stream", "chain": how the messages came."""
-    own: bool = False
-    """Whether messages have parameters of their own."""
-    messages: Messages | None = None
-
-    def longest(self) -> int | None:
-        """Bytes of the longest message, if that is known."""
-        if isinstance(self.messages, Rows):
-            return self.messages.length
-        return None if self.messages is None else max(view.numel() for view in self.messages.views)
-
-
 def alignment(bits: int) -> int:
     """The largest power of two up to 16 that divides every address in ``bits``, the bitwise or of them."""
     return (bits | 16) & -(bits | 16)
@@ -87,25 +66,16 @@ def signed(address: int) -> int:
 
 
 class Host:
-    """A backend at work for one algorithm: what its driver, and the drivers that it makes use of, see of the
-    backend."""
+    """What a driver sees of a backend: memory on its devices, and the launching of kernels."""
 
-    def __init__(self, launcher: Launcher, algorithm: Algorithm, start: Start | None = None) -> None:
-        """``start`` takes the place of launching, which only admits what gives known answers."""
-        self.launcher = launcher
-        self.algorithm = algorithm
-        self._start = self._admitted if start is None else start
-        self.request: Request | None = None
-        self.way: str | None = None
-        """One of its driver's ``ways``, which alone is taken."""
-
-    def _admitted(self, launch: Launch, options: Mapping[str, int]) -> None:
-        self.launcher.admit(self, launch, options)
-        self.launcher.launch(launch, options)
+    def __init__(self, launcher: Launcher, launch: LaunchFunction) -> None:
+        """``launch`` runs or records what the driver launches."""
+        self._launcher = launcher
+        self._launch = launch
 
     def tuned(self, kernel: str) -> dict[str, int]:
         """The backend's configuration for a kernel."""
-        return self.launcher.tuned(kernel)
+        return self._launcher.tuned(kernel)
 
     def run(
         self,
@@ -120,18 +90,18 @@ class Host:
             if type(value) is not int and not hasattr(value, "data_ptr"):
                 raise TypeError(f"{kernel}: argument {name} is a {type(value).__name__}")
         launch = Launch(kernel, lanes, arguments, constants, device)
-        options = self.launcher.options(launch)
+        options = self._launcher.options(launch)
         if "ALIGN" in constants:
             # Of the alignments that hold, what the kernel makes use of: a vector's, or a word's.
             align, vector = constants["ALIGN"], 4 * options["VECTOR"]
             used = vector if align >= vector else 4 if align >= 4 else 1
             launch = replace(launch, constants={**constants, "ALIGN": used})
-        self._start(launch, options)
+        self._launch(launch, options)
 
     # Data
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        return self.launcher.empty(shape, dtype, device)
+        return self._launcher.empty(shape, dtype, device)
 
     def upload(self, array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
         """A small host array on the device, without waiting for the device."""
@@ -166,17 +136,6 @@ class Host:
         if isinstance(data, torch.Tensor):
             return data.to(device)
         return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy()).to(device)
-
-    def localize(self, messages: Messages) -> Messages:
-        """The messages in memory that the kernels can read; copied only where they cannot."""
-        device = self.launcher.device_for(messages.device)
-        if device == messages.device:
-            return messages
-        if isinstance(messages, Rows):
-            data = messages.data.to(device)
-            stride = data.stride(0) * data.element_size() if data.dim() == 2 else messages.stride
-            return replace(messages, data=data, address=data.data_ptr(), stride=stride)
-        return Ragged([view.to(device) for view in messages.views], device)
 
     def layout(self, messages: AnyMessages, make_table: Callable[[Any, Any], Any]) -> Layout:
         """``make_table(addresses, lengths)`` builds the int64 table of a ragged batch, and returns

@@ -1,20 +1,22 @@
-"""What runs kernels, as seen from here: a backend, or what only takes note of the launches."""
+"""What runs kernels, as the rooms behind the backends see it: a backend, or a stand-in that only records."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .launch import Launch
+from .request import Request
 
 if TYPE_CHECKING:
     import torch
 
-    from .host import Host
+LaunchFunction = Callable[[Launch, Mapping[str, int]], None]
+"""Takes a launch and the configuration of its kernel."""
 
 
 class Launcher(Protocol):
-    """The part of a backend that hosts and self-tests use."""
+    """The part of a backend that drivers and self-tests use."""
 
     @property
     def name(self) -> str: ...
@@ -33,16 +35,17 @@ class Launcher(Protocol):
         """See :func:`integrity_triton.launching.launch.tuned`."""
 
     def configuration(self, launch: Launch, options: Mapping[str, int]) -> tuple[Any, ...]:
-        """What makes the binary that a launch runs, and where."""
+        """What determines the binary that a launch runs, and the device that runs it."""
 
-    def admit(self, host: Host, launch: Launch, options: Mapping[str, int]) -> None:
-        """Before a launch. Raises SelfTestError unless its configuration gives known answers."""
+    def admit(self, request: Request, launch: Launch, options: Mapping[str, int]) -> None:
+        """Called before a launch. Raises SelfTestError unless its configuration gives known answers."""
 
     def may_wait(self, device: torch.device) -> None:
-        """Before a self-test, which waits for the device. Raises SelfTestError where that cannot be."""
+        """Called before a self-test, which waits for the device. Raises SelfTestError where nothing may
+        wait for it."""
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Uninitialised memory for outputs and scratch."""
 
     def device_for(self, device: torch.device | None) -> torch.device:
-        """The device that serves data on ``device``: itself where kernels read it in place."""
+        """The device that serves data on ``device``: the same one where kernels read the data in place."""

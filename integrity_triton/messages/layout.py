@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -97,6 +97,17 @@ def message(messages: Messages, i: int) -> Messages:
     size, start = messages.row_length(i), i * messages.stride
     data = messages.data[i:] if messages.data.dim() == 2 else messages.data[start:]
     return Rows(data, messages.address + start, 1, messages.stride, size, size)
+
+
+def on_device(messages: Messages, device: torch.device) -> Messages:
+    """The messages on ``device``: the same ones where they are there already, else a copy."""
+    if device == messages.device:
+        return messages
+    if isinstance(messages, Rows):
+        data = messages.data.to(device)
+        stride = data.stride(0) * data.element_size() if data.dim() == 2 else messages.stride
+        return replace(messages, data=data, address=data.data_ptr(), stride=stride)
+    return Ragged([view.to(device) for view in messages.views], device)
 
 
 def view_of(messages: Messages, i: int) -> torch.Tensor:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm
 from ..drivers.run import Run
 from ..errors import BackendUnavailable, SelfTestError
-from ..launching.host import Host, Request
 from ..launching.launch import Launch
+from ..launching.request import Request
 from .trials import Trial, is_long, trials
 
 if TYPE_CHECKING:
@@ -66,32 +66,32 @@ class SelfTests:
     def _renew_lock(self) -> None:
         self._lock = threading.RLock()
 
-    def admit(self, host: Host, launch: Launch, options: Mapping[str, int]) -> None:
+    def admit(self, request: Request, launch: Launch, options: Mapping[str, int]) -> None:
         """Before a launch: test its configuration if that has not been done. Raises SelfTestError where it
         failed, now or earlier, or its algorithm has no known answers, and BackendUnavailable where none of
         these reaches it."""
         # Records are not hashable; that one is not freed whose number is known here.
-        configuration = (id(host.algorithm), *self._launcher.configuration(launch, options))
+        configuration = (id(request.algorithm), *self._launcher.configuration(launch, options))
         if configuration in self._passed:
             return
         if enabled():
             with self._lock:
-                self._prove(host, launch, configuration)
+                self._prove(request, launch, configuration)
         else:
             _warn()
 
-    def _prove(self, host: Host, launch: Launch, configuration: Configuration) -> None:
+    def _prove(self, request: Request, launch: Launch, configuration: Configuration) -> None:
         if configuration in self._passed:  # by another thread
             return
         if configuration in self._refused:
             raise SelfTestError(self._refused[configuration])
         self._launcher.may_wait(launch.device)
-        algorithm = host.algorithm
+        algorithm = request.algorithm
         key = id(algorithm), launch.device
         try:
             if key not in self._reach:
                 self._reach[key] = _Reach(self._launcher, algorithm, launch.device)
-            trial = self._reach[key].find(configuration, launch, host.request)
+            trial = self._reach[key].find(configuration, launch, request)
         except (ValueError, OSError, ImportError) as error:
             raise SelfTestError(f"{algorithm.name}: {error}") from error
         if trial is None:
@@ -117,7 +117,7 @@ class SelfTests:
             tested.add((id(algorithm), *self._launcher.configuration(launch, options)))
             self._launcher.launch(launch, options)
 
-        outcomes = list(trial.run(Run(self._launcher, algorithm, start), device))
+        outcomes = list(trial.run(Run(self._launcher, algorithm, start, trial.way), device))
         for label, expected, found in outcomes:
             digest = found if isinstance(found, bytes) else found.cpu().numpy().tobytes()
             if digest != expected:
@@ -139,12 +139,11 @@ class _Reach:
         self.found: dict[Configuration, Trial] = {}
         self._left = list(trials(algorithm, launcher, device))
 
-    def find(self, configuration: Configuration, launch: Launch, request: Request | None) -> Trial | None:
+    def find(self, configuration: Configuration, launch: Launch, request: Request) -> Trial | None:
         if configuration not in self.found:
-            asked = request or Request("table")
-            longest = asked.longest()
+            longest = request.longest()
             long = None if longest is None else is_long(self._algorithm, longest)
-            self._left.sort(key=lambda trial: trial.unlike(launch.constants, asked, long))
+            self._left.sort(key=lambda trial: trial.unlike(launch.constants, request, long))
         while configuration not in self.found and self._left:
             trial = self._left.pop(0)
             for launched in self._launched(trial):
@@ -157,6 +156,6 @@ class _Reach:
         def start(launch: Launch, options: Mapping[str, int]) -> None:
             launched.add((id(self._algorithm), *self._launcher.configuration(launch, options)))
 
-        for _ in trial.run(Run(self._launcher, self._algorithm, start), self._device):
+        for _ in trial.run(Run(self._launcher, self._algorithm, start, trial.way), self._device):
             pass
         return launched

@@ -27,7 +27,7 @@ from ..algorithms.known_answers import (
 )
 from ..drivers import driver_class
 from ..drivers.run import Run
-from ..launching.host import Request
+from ..launching.request import Request
 from ..messages.layout import Messages, Ragged, Rows
 from ..messages.per_message import PerMessage
 
@@ -64,13 +64,15 @@ class Trial:
     long: bool
     """Whether it is of messages that :func:`is_long` says so of."""
     _run: Callable[[Run, torch.device], Iterator[Outcome]]
+    way: str | None = None
+    """What :meth:`run` is to be given a :class:`Run` with."""
 
     def run(self, host: Run, device: torch.device) -> Iterator[Outcome]:
         return self._run(host, device)
 
     def taking(self, way: str) -> Trial:
         """The same with the driver's ``way``."""
-        return replace(self, label=f"{self.label}, by {way}", _run=partial(_taking, way, self.run))
+        return replace(self, label=f"{self.label}, by {way}", way=way)
 
     def unlike(self, constants: Mapping[str, Any], request: Request, long: bool | None) -> tuple[int, bool]:
         """How much it differs from what a kernel with these constants was to be launched for: the least
@@ -135,13 +137,6 @@ def _by_definition(
 
     answers = answered(questions(record))
     return [*answers, *tags_of_tags(record, lambda _, question: answered([question])[0].digest)]
-
-
-def _taking(
-    way: str | None, run: Callable[[Run, torch.device], Iterator[Outcome]], host: Run, device: torch.device
-) -> Iterator[Outcome]:
-    host.way = way
-    yield from run(host, device)
 
 
 def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:

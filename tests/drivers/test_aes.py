@@ -17,7 +17,6 @@ from integrity_triton.algorithms import load_reference
 from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.drivers.aes import encrypt, expand_keys, rounds_of
-from integrity_triton.launching.host import Host
 from integrity_triton.messages.layout import rows_of
 from support import guard, on_device, oracle, pattern, rows_as_bytes
 from vector_files import records
@@ -33,7 +32,7 @@ def host(backend, monkeypatch):
         pytest.skip(f"absent: {reason}")
     with_guard = guard(monkeypatch, backend)
     next(with_guard)
-    yield Host(instance, algorithms.get("gmac_aes"))
+    yield instance.driver(algorithms.get("gmac_aes")).host
     assert next(with_guard, None) is None
 
 

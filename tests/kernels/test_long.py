@@ -17,7 +17,6 @@ from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.drivers.blake2 import Blake2ParallelDriver
 from integrity_triton.drivers.blake3_tree import Blake3TreeDriver
 from integrity_triton.drivers.iterated import IteratedDriver
-from integrity_triton.launching.host import Host
 from integrity_triton.messages.layout import Ragged
 from integrity_triton.self_tests.admission import VARIABLE
 from oracles import aes_plain, blake2_plain, blake3_plain, md5_plain, sha2_plain
@@ -207,8 +206,9 @@ def test_addresses_of_the_upper_half(misalignment, monkeypatch):
     address = 0xFF00_0000_0020_0000 + misalignment
     monkeypatch.setattr(torch.Tensor, "data_ptr", lambda self: address)
     view = torch.empty(100, dtype=torch.uint8)
+    host = kernels.driver(algorithms.get("sha256")).host
     for messages in (Ragged([view], view.device), Ragged([view, view], view.device)):
-        layout = Host(kernels, algorithms.get("sha256")).layout(messages, lambda a, n: (a, n))
+        layout = host.layout(messages, lambda a, n: (a, n))
         found = layout.table[0].item() if layout.has_table else layout.arguments["address"]
         assert found == address - (1 << 64)
         assert layout.align == (1 if misalignment else 16)

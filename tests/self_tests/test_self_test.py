@@ -27,6 +27,7 @@ from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.opencl import OpenClBackend, prebuilt
 from integrity_triton.drivers.run import Run
 from integrity_triton.launching.launch import Launch
+from integrity_triton.launching.request import Request
 from integrity_triton.messages.layout import Messages, Ragged, Rows, rows_of
 from integrity_triton.messages.per_message import PerMessage
 from integrity_triton.self_tests import admission as self_test
@@ -105,7 +106,7 @@ def _recorded(name: str, tuning: str) -> set[str]:
     record = algorithms.get(name)
     recorder = compiling._Recorder(tuning)
     for trial in trials(record, recorder, CPU):
-        for _ in trial.run(Run(recorder, record, recorder.launch), CPU):
+        for _ in trial.run(Run(recorder, record, recorder.launch, trial.way), CPU):
             pass
     return set(recorder.recorded)
 
@@ -464,7 +465,7 @@ def test_a_graph_that_is_captured_has_its_kernels_tested_before(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     launch = Launch("integrity_triton.kernels.batch:hash_messages", 1, {}, {}, torch.device("cuda", 0))
     with pytest.raises(it.SelfTestError, match="while a graph is captured"):
-        cuda.admit(Run(cuda, algorithms.get("sha256")), launch, {})
+        cuda.admit(Request(algorithms.get("sha256"), "table"), launch, {})
 
 
 # The setting

@@ -1,0 +1,26 @@
+"""What was asked for when kernels are launched, as far as the choice of a self-test depends on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..algorithms import Algorithm
+from ..messages.layout import Messages, Rows
+
+
+@dataclass(frozen=True)
+class Request:
+    """An algorithm, and the form in which its messages came."""
+
+    algorithm: Algorithm
+    shape: str
+    """"table", "rows", "stream" or "chain"."""
+    own: bool = False
+    """Whether each message has parameters of its own."""
+    messages: Messages | None = None
+
+    def longest(self) -> int | None:
+        """The length of the longest message in bytes, or None where it is not known."""
+        if isinstance(self.messages, Rows):
+            return self.messages.length
+        return None if self.messages is None else max(view.numel() for view in self.messages.views)
