@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .. import algorithms
 from ..algorithms import Algorithm, Hmac
 from ..backends.base import Probe
-from ..backends.opencl.prebuilt import FORMAT, Specialization
+from ..backends.opencl.prebuilt import Specialization
 from ..backends.triton_backend import TritonBackend
 from ..drivers import driver_class
 from ..errors import IntegrityTritonError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 INTEL_COMPILER = "triton-xpu 3.3.0b1"
+SIDECAR_FORMAT = 1
 # Bytes of a message that is long: some algorithms run other kernels over it.
 _HALF = 1 << 19
 
@@ -253,7 +254,7 @@ def _warp(wanted: Specialization, target: Target) -> int:
 def sidecar(wanted: Specialization, target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
     """What a program in any language needs to launch the kernel; docs/guide/aot.md describes it."""
     return {
-        "format": FORMAT,
+        "format": SIDECAR_FORMAT,
         "target": target.name,
         "binary": target.binaries[0],
         "entry": result["entry"],

@@ -88,7 +88,7 @@ def prebuilt_kernels() -> str:
     path = prebuilt.folder() / prebuilt.LOCK
     try:
         text = path.read_bytes()
-        count = len(prebuilt.lock()["artifacts"])
+        count = sum(len(entry["artifacts"]) for entry in prebuilt.lock()["archives"].values())
     except Exception as error:  # a package without them runs all the same
         return f"none: {error}"
     return f"{count} kernels, {prebuilt.LOCK} sha256 {hashlib.sha256(text).hexdigest()}"

@@ -1,4 +1,4 @@
-"""The prebuilt kernels: that they are all there, fresh, small, and refused when they are not."""
+"""The prebuilt kernels: all are there, up to date and small, and damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ from integrity_triton.backends import opencl, registry
 from integrity_triton.backends.opencl import OpenClBackend, prebuilt
 
 XPU = compiling.Target.parse("xpu")
-# Where tests/run.sh puts it.
 SHA256 = "integrity_triton.kernels.sha2:sha256_block"
+# Where tests/run.sh puts it.
 COMPILER = Path(os.environ.get("INTEGRITY_TRITON_XPU_COMPILER") or Path(sys.prefix, "xpu-compiler"))
 
 
@@ -32,34 +33,77 @@ def wanted():
 
 
 def test_every_launch_has_its_artifact_and_no_other_ships(wanted):
-    assert set(prebuilt.lock()["artifacts"]) == set(wanted)
+    archives = prebuilt.lock()["archives"]
+    locked = {name: archive for archive, entry in archives.items() for name in entry["artifacts"]}
+    assert locked == {name: asked.archive for name, asked in wanted.items()}
     shipped = {path.name for path in prebuilt.folder().iterdir()}
-    assert shipped == {f"{n}{end}" for n in wanted for end in (".json", ".spv.xz")} | {prebuilt.LOCK}
+    assert shipped == {prebuilt.file_name(archive) for archive in archives} | {prebuilt.LOCK}
 
 
 def test_no_artifact_is_older_than_its_source():
     stale = [
-        name
-        for name, entry in prebuilt.lock()["artifacts"].items()
+        archive
+        for archive, entry in prebuilt.lock()["archives"].items()
         if prebuilt.source_digest(entry["references"]) != entry["sources"]
     ]
     assert not stale, "rebuild with python -m integrity_triton.aot (see CONTRIBUTING.md)"
 
 
 def test_what_is_up_to_date_is_not_built_again(wanted, tmp_path, monkeypatch):
+    archives = build_module._by_archive(wanted)
+
+    def up_to_date(folder: Path = tmp_path) -> set[str]:
+        return set(build_module._up_to_date(folder, archives))
+
     shutil.copytree(prebuilt.folder(), tmp_path, dirs_exist_ok=True)
-    assert set(build_module._up_to_date(tmp_path, wanted)) == set(wanted)
-    assert not build_module._up_to_date(tmp_path / "none", wanted)
-    first, second, *_ = wanted
-    damaged = tmp_path / f"{first}.spv.xz"
-    damaged.write_bytes(damaged.read_bytes()[:-1])
-    (tmp_path / f"{second}.json").write_text("{}")
-    assert set(build_module._up_to_date(tmp_path, wanted)) == set(wanted) - {first, second}
+    assert up_to_date() == set(archives)
+    assert not up_to_date(tmp_path / "none")
+    first, second, third, *_ = archives
+    _flip(tmp_path / prebuilt.file_name(first))
+    (tmp_path / prebuilt.file_name(second)).unlink()
+    variants = archives[third]
+    archives[third] = {name: variants[name] for name in list(variants)[1:]}
+    assert up_to_date() == set(archives) - {first, second, third}
     with monkeypatch.context() as patch:
         patch.setattr(build_module, "source_digest", lambda references: "another")
-        assert not build_module._up_to_date(tmp_path, wanted)
+        assert not up_to_date()
     monkeypatch.setattr(build_module, "builder_digest", lambda: "another")
-    assert not build_module._up_to_date(tmp_path, wanted)
+    assert not up_to_date()
+
+
+def test_a_build_makes_what_is_missing_and_removes_what_is_not_wanted(wanted, tmp_path, monkeypatch):
+    """With the shipped kernels in the place of a compiler's output."""
+    archive = wanted[_first_artifact()].archive
+    sidecars = {name: prebuilt.load(name).sidecar for name in wanted}
+
+    def compiled(asked, target, outputs, *, compiler):
+        for specialization, output in zip(asked, outputs, strict=True):
+            Path(f"{output}.spv").write_bytes(prebuilt.load(specialization.name).binary)
+        return [{"compiler": compiling.INTEL_COMPILER}] * len(asked)
+
+    monkeypatch.setattr(build_module, "specializations", lambda *, target: wanted)
+    monkeypatch.setattr(build_module, "compile_all", compiled)
+    monkeypatch.setattr(build_module, "sidecar", lambda asked, target, result: sidecars[asked.name])
+    shutil.copytree(prebuilt.folder(), tmp_path, dirs_exist_ok=True)
+    (tmp_path / prebuilt.file_name(archive)).unlink()
+    (tmp_path / prebuilt.file_name("old")).write_bytes(b"")
+    lines = list(build_module.build(COMPILER, tmp_path))
+    variants = sum(asked.archive == archive for asked in wanted.values())
+    assert lines[0].startswith(f"{variants} kernels")
+    assert [line.partition(":")[0] for line in lines[1:]] == [archive, "removed old.tar.xz"]
+    for path in prebuilt.folder().iterdir():
+        made, shipped = (tmp_path / path.name).read_bytes(), path.read_bytes()
+        if path.suffix == ".xz":  # what liblzma makes of it is not the same in each version
+            made, shipped = lzma.decompress(made), lzma.decompress(shipped)
+            assert made == shipped, path.name
+
+
+def test_equal_members_give_equal_archives():
+    members = {"b": bytes(1000), "a": b"", "c": b"abc"}
+    packed = build_module.pack(members)
+    assert packed == build_module.pack(dict(reversed(members.items())))
+    assert prebuilt.unpack(packed) == members
+    assert list(prebuilt.unpack(packed)) == ["a", "b", "c"]
 
 
 def test_a_source_digest_covers_what_the_device_file_imports(monkeypatch):
@@ -123,17 +167,28 @@ def copied(tmp_path, monkeypatch):
     folder = tmp_path / "artifacts"
     shutil.copytree(prebuilt.folder(), folder)
     monkeypatch.setattr(prebuilt, "folder", lambda: folder)
-    for cached in (prebuilt.lock, prebuilt.load):
+    for cached in (prebuilt.lock, prebuilt.unpacked):
         cached.cache_clear()
     yield folder
-    for cached in (prebuilt.lock, prebuilt.load):
+    for cached in (prebuilt.lock, prebuilt.unpacked):
         cached.cache_clear()
 
 
-def _first(folder: Path, end: str) -> Path:
-    artifacts = json.loads((prebuilt.folder() / prebuilt.LOCK).read_text())["artifacts"]
-    name = next(name for name, entry in sorted(artifacts.items()) if SHA256 in entry["references"])
-    return folder / f"{name}{end}"
+def _lock_of(folder: Path) -> dict:
+    return json.loads((folder / prebuilt.LOCK).read_text())
+
+
+def _first_archive() -> str:
+    archives = _lock_of(prebuilt.folder())["archives"]
+    return next(archive for archive, entry in sorted(archives.items()) if SHA256 in entry["references"])
+
+
+def _first_artifact() -> str:
+    return min(_lock_of(prebuilt.folder())["archives"][_first_archive()]["artifacts"])
+
+
+def _first(folder: Path) -> Path:
+    return folder / prebuilt.file_name(_first_archive())
 
 
 def _flip(path: Path) -> None:
@@ -142,19 +197,60 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def _lock_archive_with(folder: Path, change: Callable[[dict[str, bytes]], None]) -> None:
+    """Change members of an archive, and lock the archive's new digest."""
+    members = prebuilt.unpack(_first(folder).read_bytes())
+    change(members)
+    packed = build_module.pack(members)
+    _first(folder).write_bytes(packed)
+    lock = _lock_of(folder)
+    lock["archives"][_first_archive()]["archive"] = hashlib.sha256(packed).hexdigest()
+    (folder / prebuilt.LOCK).write_text(json.dumps(lock))
+
+
+def _change_member(folder: Path, end: str) -> None:
+    name = f"{_first_artifact()}{end}"
+    _lock_archive_with(folder, lambda members: members.update({name: members[name] + b" "}))
+
+
+def _remove_member(folder: Path, end: str) -> None:
+    _lock_archive_with(folder, lambda members: members.pop(f"{_first_artifact()}{end}"))
+
+
+def _lock_text(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / prebuilt.LOCK).write_text(text)
+
+
+def _lock_with(archives: object) -> Callable[[Path], None]:
+    return _lock_text(json.dumps({"format": prebuilt.FORMAT, "archives": archives}))
+
+
+ENTRY = {"archive": "", "sources": "", "references": [], "artifacts": {}}
 DAMAGE = {
-    "binary": (lambda folder: _flip(_first(folder, ".spv.xz")), "its binary is not the one"),
-    "sidecar": (lambda folder: _flip(_first(folder, ".json")), "its sidecar is not the one"),
-    "missing": (lambda folder: _first(folder, ".spv.xz").unlink(), "cannot be read"),
-    "no lock": (lambda folder: (folder / "lock.json").unlink(), "cannot be read"),
-    "lock no JSON": (lambda folder: (folder / "lock.json").write_text("{"), "cannot be read"),
-    "lock of another format": (
-        lambda folder: (folder / "lock.json").write_text('{"format": 99, "artifacts": {}}'),
-        "format 99",
-    ),
-    "lock without digests": (
-        lambda folder: (folder / "lock.json").write_text('{"format": 1, "artifacts": {"a": {}}}'),
+    "archive": (lambda folder: _flip(_first(folder)), "are not those that were locked"),
+    "archive cut": (lambda folder: os.truncate(_first(folder), 100), "are not those that were locked"),
+    "missing": (lambda folder: _first(folder).unlink(), "cannot be read"),
+    "binary": (lambda folder: _change_member(folder, ".spv"), "its binary is not the one"),
+    "sidecar": (lambda folder: _change_member(folder, ".json"), "its sidecar is not the one"),
+    "no binary": (lambda folder: _remove_member(folder, ".spv"), "its binary is not the one"),
+    "no sidecar": (lambda folder: _remove_member(folder, ".json"), "its sidecar is not the one"),
+    "no lock": (lambda folder: (folder / prebuilt.LOCK).unlink(), "cannot be read"),
+    "lock no JSON": (_lock_text("{"), "cannot be read"),
+    "lock of another format": (_lock_text('{"format": 99, "archives": {}}'), "format 99"),
+    "lock without digests": (_lock_with({"a": {}}), "cannot be read"),
+    "lock without an artifact's digests": (
+        _lock_with({"a": {**ENTRY, "artifacts": {f"a-{0:016x}": {}}}}),
         "cannot be read",
+    ),
+    "lock with a digest that is a number": (_lock_with({"a": {**ENTRY, "archive": 1}}), "is not a string"),
+    "lock with another package's source": (
+        _lock_with({"a": {**ENTRY, "references": ["os:a"]}}),
+        "a reference",
+    ),
+    "archive elsewhere": (_lock_with({"../a": ENTRY}), "is not the name of an archive"),
+    "artifact elsewhere": (
+        _lock_with({"a": {**ENTRY, "artifacts": {"../a": {}}}}),
+        "is not the name of an artifact",
     ),
 }
 
@@ -171,25 +267,33 @@ def test_a_damaged_artifact_is_refused(copied, damage):
 def test_damage_sends_a_batch_to_the_native_backend_unless_opencl_was_asked_for(copied, monkeypatch, caplog):
     if not {s.name: s for s in it.backends()}["opencl"].available:
         pytest.skip("absent: opencl")
-    _flip(_first(copied, ".spv.xz"))
+    _flip(_first(copied))
+    damage = "are not those that were locked"
     monkeypatch.setattr(registry, "_logged", set())
     messages = [bytes(4096)] * 4096
     with caplog.at_level("WARNING", "integrity_triton"):
         for _ in range(2):
             digests = it.hash_batch(messages, "sha256")
     assert digests[7].numpy().tobytes() == hashlib.sha256(bytes(4096)).digest()
-    assert [r.getMessage() for r in caplog.records if "its binary is not the one" in r.getMessage()][1:] == []
+    assert [r.getMessage() for r in caplog.records if damage in r.getMessage()][1:] == []
     assert "falls back to native" in caplog.text
-    with pytest.raises(it.BackendUnavailable, match="its binary is not the one"):
+    with pytest.raises(it.BackendUnavailable, match=damage):
         it.hash_batch(messages, "sha256", backend="opencl")
 
 
 def test_a_stale_artifact_is_refused(copied):
-    lock = json.loads((copied / "lock.json").read_text())
-    for entry in lock["artifacts"].values():
+    lock = _lock_of(copied)
+    for entry in lock["archives"].values():
         entry["sources"] = "0" * 64
-    (copied / "lock.json").write_text(json.dumps(lock))
-    assert "older than its source" in prebuilt.missing(SHA256)
+    (copied / prebuilt.LOCK).write_text(json.dumps(lock))
+    assert "older than their source" in prebuilt.missing(SHA256)
+
+
+def test_nothing_is_unpacked_that_was_not_locked(copied, monkeypatch):
+    monkeypatch.setattr(prebuilt, "unpack", lambda packed: pytest.fail("unpacked"))
+    _flip(_first(copied))
+    with pytest.raises(it.BackendUnavailable, match="are not those that were locked"):
+        prebuilt.load(_first_artifact())
 
 
 @pytest.fixture(scope="module")

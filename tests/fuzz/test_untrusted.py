@@ -12,6 +12,7 @@ import io
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -181,23 +182,25 @@ def test_stored_tags():
 
 
 def test_locks_of_artifacts(tmp_path, monkeypatch):
-    """And through the lock sidecars, of which none but the one that was locked is read."""
+    """And through the lock archives, of which only one that was locked is unpacked."""
+    shutil.copytree(prebuilt.folder(), tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(prebuilt, "folder", lambda: tmp_path)
 
     def attempt(data: bytes) -> None:
         (tmp_path / prebuilt.LOCK).write_bytes(data)
         prebuilt.lock.cache_clear()
-        prebuilt.load.cache_clear()
-        for name in prebuilt.lock()["artifacts"]:
-            with contextlib.suppress(it.BackendUnavailable):
-                prebuilt.load(name)
+        prebuilt.unpacked.cache_clear()
+        for entry in prebuilt.lock()["archives"].values():
+            for name in entry["artifacts"]:
+                with contextlib.suppress(it.BackendUnavailable):
+                    prebuilt.load(name)
 
     try:
         fuzz("lock", attempt, (it.BackendUnavailable,))
     finally:
         monkeypatch.undo()
         prebuilt.lock.cache_clear()
-        prebuilt.load.cache_clear()
+        prebuilt.unpacked.cache_clear()
 
 
 def test_known_answers():
