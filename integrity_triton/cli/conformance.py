@@ -1,0 +1,114 @@
+"""The command ``conformance``: runs the suite and writes its reports."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import json_option
+from .outcome import MISMATCH, OK
+from .terminal import Output
+
+if TYPE_CHECKING:
+    from ..conformance import Cell
+
+_MOST_JOBS = 8  # each has a few hundred MB of libraries
+_REPORTS = {"json": "to_json", "md": "to_markdown", "html": "to_html", "xml": "to_xml"}
+
+
+@click.command()
+@click.option("--backend", "backends", metavar="NAME", multiple=True, help="Only this backend; repeatable.")
+@click.option("--device", "devices", metavar="NAME", multiple=True, help="Only this device; repeatable.")
+@click.option("--algorithm", "names", metavar="NAME", multiple=True, help="Only this algorithm; repeatable.")
+@click.option(
+    "--compile",
+    "targets",
+    metavar="TARGET",
+    multiple=True,
+    help="Compile for this target, as for aot; runs nothing but what --backend names; repeatable.",
+)
+@click.option("--quick", is_flag=True, help="Fewer cases: for a first look.")
+@click.option("--full", is_flag=True, help="Many more cases: takes minutes.")
+@click.option(
+    "--seed", type=click.IntRange(0, (1 << 64) - 1), help="Of the random data.  [default: a new one]"
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Processes that share the work.  [default: one a processor, at most 8]",
+)
+@click.option(
+    "--report",
+    "reports",
+    metavar="FILE",
+    multiple=True,
+    help="Write a report: .json, .md, .html, or .xml for JUnit's; repeatable.",
+)
+@json_option
+def conformance(
+    backends: tuple[str, ...],
+    devices: tuple[str, ...],
+    names: tuple[str, ...],
+    targets: tuple[str, ...],
+    quick: bool,
+    full: bool,
+    seed: int | None,
+    jobs: int | None,
+    reports: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Check every algorithm on every backend and device here: known answers, layouts, streams, forgeries,
+    agreement.
+
+    Status 0 if all that was asked for ran and passed; what was named and is absent has not.
+    """
+    from .. import conformance as suite
+    from ..backends.native import usable_cpus
+
+    context = click.get_current_context()
+    if quick and full:
+        raise click.UsageError("--quick and --full exclude each other", context)
+    for path in reports:
+        if Path(path).suffix[1:] not in _REPORTS:
+            raise click.UsageError(f"--report {path}: a report is .{', .'.join(_REPORTS)}", context)
+        if not Path(path).absolute().parent.is_dir():
+            raise FileNotFoundError(f"{path}: there is no such folder")
+    output = Output(as_json=as_json)
+    chosen = secrets.randbits(32) if seed is None else seed
+    output.line(f"seed {chosen}")
+
+    def show(cell: Cell) -> None:
+        if cell.status == "absent":
+            return
+        about = cell.reason if cell.status == "compile-only" else f"{cell.verdict} cases"
+        output.line(f"{cell.algorithm} on {cell.place}: {about}")
+        for failure in cell.failures:
+            output.line(f"  {failure.check}: {failure.case}")
+            output.line(f"    expected {failure.expected}")
+            output.line(f"    found    {failure.found}")
+
+    report = suite.run(
+        backends=backends,
+        devices=devices,
+        algorithms=names,
+        effort="quick" if quick else "full" if full else "standard",
+        seed=chosen,
+        targets=targets,
+        jobs=min(usable_cpus(), _MOST_JOBS) if jobs is None else jobs,
+        progress=show,
+    )
+    for path in reports:
+        text: str = getattr(report, _REPORTS[Path(path).suffix[1:]])()
+        Path(path).write_text(text, "utf-8")
+    for backend, reason in report.absent.items():
+        output.line(f"absent {backend}: {reason}")
+    for place, reason, absent in report.reasons():
+        output.line(f"absent on {place}: {', '.join(absent)}: {reason}")
+    for problem in report.problems:
+        output.complain(problem)
+    output.line(report.summary())
+    output.document(**report.to_dict())
+    return OK if report.ok else MISMATCH

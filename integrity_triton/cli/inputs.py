@@ -1,0 +1,96 @@
+"""What commands read: files and standard input to hash, secrets, and sizes for a progress bar."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from .terminal import Meter
+
+if TYPE_CHECKING:
+    from ..algorithms import Algorithm
+
+_STREAM_BUFFER = 8 << 20
+_MAX_SECRET_SIZE = 1 << 16
+
+
+@dataclass(frozen=True)
+class FileHasher:
+    """Hashes named files, ``-`` being standard input, with one set of parameters."""
+
+    algorithm: Algorithm
+    key: bytes | None
+    length: int
+    backend: str | None
+
+    def digest(self, name: str, meter: Meter | None) -> bytes:
+        from ..files import update_from_file
+        from ..hashing import new
+
+        hasher = new(self.algorithm.name, key=self.key, backend=self.backend)
+        progress = None if meter is None else meter.advance
+        if name == "-":
+            _update_from_stream(hasher, stdin(), progress)
+        elif _regular_size(name):
+            update_from_file(hasher, name, progress=progress)
+        else:  # pipes and devices have no size, and files under /proc say that theirs is 0
+            with open(name, "rb", buffering=0) as stream:
+                _update_from_stream(hasher, stream, progress)
+        return hasher.digest(self.length if self.algorithm.xof else None)
+
+
+def _update_from_stream(hasher: Any, stream: Any, progress: Callable[[int], None] | None) -> None:
+    buffer = memoryview(bytearray(_STREAM_BUFFER))
+    while size := stream.readinto(buffer):
+        hasher.update(buffer[:size])
+        if progress is not None:
+            progress(size)
+
+
+def stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer
+
+
+def _regular_size(name: str) -> int | None:
+    status = os.stat(name)
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def total_size(names: Sequence[str]) -> int | None:
+    """The size of all files together, or None where it cannot be known beforehand."""
+    total = 0
+    for name in names:
+        try:
+            size = None if name == "-" else _regular_size(name)
+        except OSError:
+            continue
+        if size is None:
+            return None
+        total += size
+    return total
+
+
+def read_secret(path: str) -> bytes:
+    with open(path, "rb") as file:
+        secret = file.read(_MAX_SECRET_SIZE + 1)
+    if len(secret) > _MAX_SECRET_SIZE:
+        raise ValueError(f"{path}: larger than {_MAX_SECRET_SIZE} bytes; that is no key")
+    return secret
+
+
+def model_size(source: str) -> int:
+    """The bytes of a safetensors file, or of those directly in a folder."""
+    path = Path(source)
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def folder_size(folder: str) -> int:
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())

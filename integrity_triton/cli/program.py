@@ -1,0 +1,91 @@
+"""The program: its commands, and what becomes of an error that one of them raises."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import click
+
+from .._version import __version__
+from ..errors import IntegrityError
+from .algorithms import algorithms
+from .aot import aot
+from .conformance import conformance
+from .devices import devices
+from .hash import hash_files
+from .manifest import manifest
+from .outcome import BROKEN_PIPE, EXPECTED_ERRORS, INTERRUPTED, MISMATCH, TROUBLE, describe
+from .signing import keygen, sign, verify
+from .terminal import PROGRAM, complain, write_document
+
+
+@click.group(
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 good, 1 mismatch, 2 bad use or unreadable input.",
+)
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def _commands() -> None:
+    """Hash files, and make, sign and verify models, on the fastest device there is."""
+
+
+for _command in (algorithms, aot, conformance, devices, hash_files, keygen, manifest, sign, verify):
+    _commands.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default the process's own, and return its exit status.
+
+    0: all good; 1: data, a manifest or a signature does not match; 2: bad use or unreadable input.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    status = _run(given)
+    _settle_stdout()
+    return status
+
+
+def _run(given: list[str]) -> int:
+    as_json = "--json" in itertools.takewhile(lambda argument: argument != "--", given)
+    try:
+        with _commands.make_context(PROGRAM, given) as context:
+            status: int = _commands.invoke(context)
+        return status
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        return _fail(_usage(error), as_json)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except IntegrityError as error:
+        return _fail(describe(error), as_json, MISMATCH)
+    except EXPECTED_ERRORS as error:
+        return _fail(describe(error), as_json)
+
+
+def _fail(message: str, as_json: bool, status: int = TROUBLE) -> int:
+    complain(message)
+    if as_json:
+        with suppress(OSError):  # stdout itself may be what failed
+            write_document(ok=False, error=message)
+    return status
+
+
+def _settle_stdout() -> None:
+    """Drop what stdout could not take: Python would try, and complain, once more at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _usage(error: click.ClickException) -> str:
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    return message if context is None else f"{message} (see '{context.command_path} --help')"
