@@ -1,4 +1,4 @@
-"""What can be done with CRCs without the data that they are of."""
+"""Operations on CRCs that do not need the data."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from .algorithms.binary_field import BinaryField, reflected
 
 
 def crc_combine(algorithm: str, first: bytes, second: bytes, second_length: int, /) -> bytes:
-    """The CRC of two messages put together, from the digests of both and the second's length in bytes.
+    """The CRC of two messages joined together, from the digests of both and the second's length in bytes.
 
-    So parts of an upload that were checked apart give the checksum of the whole. Raises ValueError for an
-    algorithm that is no CRC, a digest of another size, or a negative length.
+    The checksum of a whole upload can be computed in this way from those of its parts. Raises ValueError for
+    an algorithm that is not a CRC, a digest of another size, or a negative length.
     """
     record = algorithms.get(algorithm)
     construction = record.construction

@@ -12,8 +12,9 @@ class IntegrityError(IntegrityTritonError):
 
 
 class SelfTestError(IntegrityTritonError, RuntimeError):
-    """A kernel failed its known-answer test on a device, or has none, and gives no result in this process."""
+    """A kernel failed its known-answer test on a device, or has no such test, so it gives no results in this
+    process."""
 
 
 class BackendUnavailable(IntegrityTritonError, RuntimeError):
-    """A backend was asked for by name and cannot run here; the message says why."""
+    """A backend that is needed, or was asked for by name, cannot run here; the message says why."""

@@ -15,11 +15,12 @@ Progress = Callable[[int], None]
 """Called with the number of bytes just hashed."""
 
 _BUFFER_SIZE = 8 << 20
-_BUFFERS = 2  # one is read into while the other is hashed
+_BUFFERS = 2  # one is filled while the other is hashed
 
 
 def _fill(file: io.FileIO, view: memoryview) -> memoryview:
-    """As much of ``view`` as the file still fills; short only at the end of the file."""
+    """The part of ``view`` that was filled from the file. It is shorter than ``view`` only at the file's
+    end."""
     got = 0
     while got < len(view):
         n = file.readinto(view[got:])
@@ -30,12 +31,11 @@ def _fill(file: io.FileIO, view: memoryview) -> memoryview:
 
 
 def read_pieces(path: str | os.PathLike[str], start: int = 0, end: int | None = None) -> Iterator[memoryview]:
-    """The bytes ``[start, end)`` of a file in pieces, the next read ahead in a thread.
+    """The bytes ``[start, end)`` of a file in pieces; a thread reads the next piece ahead.
 
-    Without ``end``, all that can be read: a pipe and a file that says it is empty, as those of
-    ``/proc`` do, are read to their end. A piece is valid until the iterator is advanced. Memory is
-    bounded whatever the file's size. Raises OSError if the file cannot be read, EOFError if it ends
-    before ``end``.
+    Without ``end`` everything that can be read is read, also from a pipe, or from a file under ``/proc``,
+    which claims to be empty. A piece is valid until the iterator is advanced. Memory use does not depend on
+    the file's size. Raises OSError if the file cannot be read, and EOFError if it ends before ``end``.
     """
     with open(path, "rb", buffering=0) as file, ThreadPoolExecutor(1) as reader:
         if start:
@@ -87,8 +87,8 @@ def hash_file(
 ) -> bytes:
     """The digest of the bytes ``[start, end)`` of a file; the whole file by default.
 
-    Raises as :func:`integrity_triton.new` does, OSError if the file cannot be read, EOFError if it
-    ends before ``end``.
+    Raises as :func:`integrity_triton.new` does, OSError if the file cannot be read, and EOFError if it ends
+    before ``end``.
     """
     if algorithms.get(algorithm).takes_tuples:
         raise ValueError(f"{algorithm} takes tuples of byte strings, not files")

@@ -1,4 +1,4 @@
-"""Hash objects with hashlib's surface: ``new``, the constructors, ``update``, ``digest``."""
+"""Hash objects with the interface of hashlib: ``new``, the constructors, ``update``, ``digest``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .messages.stream import Stream
 class Hash:
     """A running hash or MAC of one message, with the interface of :mod:`hashlib` objects.
 
-    Data is bytes-like, or a torch tensor of any dtype on any device, whose bytes are its elements
-    in C order, little-endian. Where no backend was asked for, the first tensor that holds data
-    decides: a tree hash runs where that tensor is, a sequential hash runs in the CPU library,
-    because one message gives a device a single lane. Made by :func:`new` or a constructor.
+    Data is bytes-like, or a torch tensor of any dtype on any device, whose bytes are its elements in C order,
+    little-endian. If no backend was asked for, the first tensor that holds data decides: a tree hash runs
+    where that tensor is, and a sequential hash runs in the CPU library, because one message occupies only one
+    lane of a device. Objects are made by :func:`new` or by an algorithm's constructor.
     """
 
     __slots__ = ("_algorithm", "_backend", "_parameters", "_stream")
@@ -66,11 +66,11 @@ class Hash:
                 (self._stream or self._open("cpu", None)).update(view)
 
     def digest(self, length: int | None = None, *, seek: int = 0) -> bytes:
-        """The digest of the message so far, which may go on growing.
+        """The digest of the message so far; more data may be added afterwards.
 
-        ``length`` (bytes) is for extendable outputs only, ``seek`` (byte offset into the output) for
-        those that are seekable. Raises ValueError for a negative or impossible value, TypeError for one
-        not an int, or where the algorithm has no default length.
+        ``length`` (bytes) is for extendable outputs only, ``seek`` (byte offset into the output) for those
+        that are seekable. Raises ValueError for a negative or impossible value, and TypeError for a value
+        that is not an int or if the algorithm has no default length.
         """
         if not self._algorithm.xof and (length is not None or seek != 0):
             raise TypeError(f"{self.name} has a fixed digest; digest() takes no length or seek")
@@ -99,7 +99,7 @@ class Hash:
         return twin
 
     def verify(self, tag: Any, /) -> None:
-        """Check the message's tag in constant time; only for keyed algorithms.
+        """Check the message's tag in constant time. This needs a keyed algorithm.
 
         ``tag`` is bytes-like or a uint8 tensor of ``digest_size`` bytes. Raises IntegrityError if
         it is not this message's tag, its length included; TypeError if this object has no key.
@@ -122,10 +122,10 @@ def new(name: str, data: Any = b"", /, *, key: Any = None, backend: str | None =
     """A hash object for the algorithm ``name``, as :func:`hashlib.new`.
 
     ``data`` is the first part of the message, or for a hash of tuples, a tuple or list of byte strings.
-    ``key`` and ``params`` are the algorithm's own parameters; ``usedforsecurity`` is taken and has no
-    effect, as every algorithm stays available.
-    Raises ValueError for an unknown name, a bad key length or an odd parameter, TypeError for one
-    of the wrong type, BackendUnavailable for a backend that was asked for and cannot run.
+    ``key`` and ``params`` are the algorithm's own parameters. ``usedforsecurity`` is accepted and has no
+    effect, because every algorithm stays available. Raises ValueError for an unknown name, a bad key length
+    or an unsuitable parameter, TypeError for a parameter of the wrong type, and BackendUnavailable for a
+    backend that was asked for and cannot run.
     """
     return _construct(algorithms.get(name), data, key, backend, params)
 
@@ -133,15 +133,15 @@ def new(name: str, data: Any = b"", /, *, key: Any = None, backend: str | None =
 def _construct(
     algorithm: Algorithm, data: Any, key: Any, backend: str | None, params: dict[str, Any]
 ) -> Hash:
-    bool(params.pop("usedforsecurity", True))  # hashlib takes whatever has a truth value
+    bool(params.pop("usedforsecurity", True))  # like hashlib, accept anything that has a truth value
     hasher = Hash(algorithm, algorithm.check_parameters({"key": key, **params}), backend)
-    # No tuple is as short as no data.
+    # The default data means an empty tuple for an algorithm that hashes tuples.
     hasher.update(() if algorithm.takes_tuples and isinstance(data, bytes) and not data else data)
     return hasher
 
 
 def constructor(algorithm: Algorithm) -> Callable[..., Hash]:
-    """The function that ``integrity_triton.NAME`` is."""
+    """The function ``integrity_triton.NAME`` of an algorithm."""
 
     def construct(data: Any = b"", /, *, key: Any = None, backend: str | None = None, **params: Any) -> Hash:
         return _construct(algorithm, data, key, backend, params)

@@ -1,4 +1,4 @@
-"""Key derivation in batches: HKDF and PBKDF2, out of the HMAC of any hash."""
+"""Key derivation in batches: HKDF and PBKDF2 with the HMAC of any hash."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ def hkdf_batch(
 ) -> torch.Tensor:
     """HKDF (RFC 5869) of every input keying material of a batch, on the device that holds it.
 
-    ``key_material`` is a batch as :func:`integrity_triton.hash_batch` takes it, ``salt`` bytes-like or one
-    for each, ``info`` bytes-like. Returns uint8 ``[n, length]``; ``length`` is in bytes, at most 255 digests.
+    ``key_material`` is a batch as :func:`integrity_triton.hash_batch` takes it. ``salt`` is bytes-like, or
+    there is one for each of the batch; ``info`` is bytes-like. Returns uint8 ``[n, length]``; ``length`` is
+    in bytes and at most that of 255 digests.
 
     Raises ValueError for a hash without HMAC or an impossible length, and as ``hash_batch`` does.
     """
@@ -57,10 +58,12 @@ def hkdf_batch(
     messages = batch_messages(key_material)
     salts = per_message(salt, messages.count, "salt")
     if not isinstance(salts, PerMessage):
-        # RFC 5869, section 2.2: no salt is a digest of zeros, which as a key is the same as none.
+        # Without a salt, RFC 5869 (section 2.2) takes as many zeros as a digest has bytes.
         salts = bytes(buffer_view(salts)) or bytes(size)
     elif 0 in salts.sizes:
-        raise ValueError("a salt is empty; give one salt for all, or none, or bytes for each")
+        raise ValueError(
+            "a salt is empty; give one salt for all messages, no salt at all, or a salt with bytes for each"
+        )
     secrets = [run_batch(record, {"key": salts}, messages, size, backend=backend)]
     keys = PerMessage(secrets[0])
     context = torch.frombuffer(bytearray(buffer_view(info)) or bytearray(1), dtype=torch.uint8)
@@ -89,8 +92,9 @@ def pbkdf2_batch(
 ) -> torch.Tensor:
     """PBKDF2 with HMAC (RFC 8018, section 5.2) of every password of a batch, on the device that holds them.
 
-    ``passwords`` is a batch as :func:`integrity_triton.hash_batch` takes it, ``salt`` bytes-like or one for
-    each. Returns uint8 ``[n, length]``; ``length`` is in bytes and by default a digest's.
+    ``passwords`` is a batch as :func:`integrity_triton.hash_batch` takes it. ``salt`` is bytes-like, or there
+    is one for each password. Returns uint8 ``[n, length]``; ``length`` is in bytes, by default that of a
+    digest.
 
     Raises ValueError for a hash without HMAC, an impossible length or number of iterations, and as
     ``hash_batch`` does.
@@ -107,7 +111,8 @@ def pbkdf2_batch(
 
 
 def _values(messages: Messages) -> PerMessage:
-    """A batch of messages as keys. No bytes are as a key what a zero is: HMAC fills up with zeros."""
+    """A batch of messages as keys. An empty key is replaced by one zero byte, which HMAC treats in the same
+    way because it pads keys with zeros."""
     import torch
 
     from .messages.layout import view_of

@@ -3,7 +3,7 @@
 Lattice-based homomorphic hashing: M. Bellare, D. Micciancio, "A New Paradigm for Collision-Free Hashing:
 Incrementality at Reduced Cost", 1997, with the parameters of K. Lewi, W. Kim, I. Maykov, S. Weis,
 "Securing Update Propagation with Homomorphic Hashing", 2019: 1024 lanes of 16 bits. docs/guide/lthash.md has
-the definition and what it resists.
+the definition and the attacks that it resists.
 """
 
 from __future__ import annotations
@@ -40,21 +40,22 @@ def _counted(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class TensorChunks:
-    """What an :class:`LtHash` has of one tensor: enough to take it out again without its old values."""
+    """The digests of one tensor's chunks, with which an :class:`LtHash` can remove the tensor again without
+    its old values."""
 
     name: str
     nbytes: int
     chunk_size: int
     digests: torch.Tensor
-    """uint8 ``[n, 32]``: BLAKE3 of each ``chunk_size`` bytes, of which the last may be fewer; a tensor
-    without bytes has one, empty, chunk."""
+    """uint8 ``[n, 32]``: BLAKE3 of each chunk of ``chunk_size`` bytes. The last chunk may be shorter. A
+    tensor without bytes has one empty chunk."""
 
     @classmethod
     def of(
         cls, name: str, tensor: Any, *, chunk_size: int = _CHUNK_SIZE, backend: str | None = None
     ) -> TensorChunks:
-        """Hash a tensor (or bytes-like) where it is. Raises as :func:`integrity_triton.hash_chunks`, and
-        TypeError for a name that is not a str."""
+        """Hash a tensor (or bytes-like object) where it is. Raises as :func:`integrity_triton.hash_chunks`
+        does, and TypeError for a name that is not a str."""
         if not isinstance(name, str):
             raise TypeError(f"a tensor is named by a str, not {type(name).__name__}")
         digests = hash_chunks(tensor, "blake3", chunk_size=chunk_size, backend=backend)
@@ -83,12 +84,13 @@ class LtHash:
     """The sum of a multiset's elements, each expanded to 1024 lanes of 16 bits: LtHash<16, 1024>.
 
     Elements are messages as :func:`integrity_triton.hash_batch` takes them. ``xof`` expands them:
-    ``"blake2xb"``, bound to 2048 bytes, as Facebook's folly does, or ``"blake3"``, as Solana's accounts
-    hash does. ``key`` is that hash's. The sum is kept on ``device``, by default that of the first element;
-    nothing but :meth:`digest`, :meth:`checksum` and ``==`` waits for it.
+    ``"blake2xb"`` with 2048 bytes of output, as in Facebook's folly, or ``"blake3"``, as in Solana's accounts
+    hash. ``key`` is the key of that hash. The sum is kept on ``device``, by default that of the first
+    element; only :meth:`digest`, :meth:`checksum` and ``==`` wait for the device.
 
-    The order of additions does not matter, and equal elements count, modulo 2**16. A sum can be
-    computed by anyone who has the elements, and sums of sums without them: even under a key it is no MAC.
+    The order of additions does not matter. Equal elements are counted, modulo 2**16. Anyone who has the
+    elements can compute a sum, and anyone can add sums without the elements: an LtHash is not a MAC, not even
+    with a key.
 
     Raises ValueError for another ``xof`` and as :func:`integrity_triton.new` for a key.
     """
@@ -105,11 +107,12 @@ class LtHash:
         self._key: bytes | None = algorithms.get(xof).check_parameters({"key": key}).get("key") or None
         self._backend = backend
         self._device = device
-        self._lanes: torch.Tensor | None = None  # int32, each from 0 to 2**16 - 1; None for no element yet
+        # int32, each from 0 to 2**16 - 1; None before the first element.
+        self._lanes: torch.Tensor | None = None
 
     @classmethod
     def from_digest(cls, digest: Any, xof: str = "blake3", **options: Any) -> LtHash:
-        """One that goes on from a :meth:`digest`. Raises ValueError for any other size than 2048 bytes."""
+        """An LtHash that continues from a :meth:`digest`. Raises ValueError unless it has 2048 bytes."""
         import numpy as np
         import torch
 
@@ -130,11 +133,11 @@ class LtHash:
         return self.add_batch([element])
 
     def remove(self, element: Any) -> LtHash:
-        """Subtract one element. Whether it was there is not known."""
+        """Subtract one element. It is not checked whether the element was added before."""
         return self.remove_batch([element])
 
     def add_batch(self, elements: Any) -> LtHash:
-        """Add every element of a batch: a sequence of messages, or a 2-D tensor of which each row is one."""
+        """Add every element of a batch: a sequence of messages, or a 2-D tensor whose rows are messages."""
         return self._change(elements, 1)
 
     def remove_batch(self, elements: Any) -> LtHash:
@@ -142,23 +145,23 @@ class LtHash:
 
     def add_tensor(self, name: str, tensor: Any, *, chunk_size: int = _CHUNK_SIZE) -> TensorChunks:
         """Add a tensor in chunks of ``chunk_size`` bytes, hashed where it is. Returns what
-        :meth:`update_tensor` and :meth:`remove_tensor` take in its place once it has changed."""
+        :meth:`update_tensor` and :meth:`remove_tensor` need once the tensor has changed."""
         chunks = TensorChunks.of(name, tensor, chunk_size=chunk_size, backend=self._backend)
         self.add_batch(chunks.elements())
         return chunks
 
     def remove_tensor(self, chunks: TensorChunks) -> LtHash:
-        """Take a tensor out again."""
+        """Remove a tensor that was added."""
         return self.remove_batch(chunks.elements())
 
     def update_tensor(self, old: TensorChunks, tensor: Any) -> TensorChunks:
-        """Put ``tensor`` in the place of ``old``, under its name and in chunks of its size."""
+        """Replace the tensor ``old`` by ``tensor``, with the same name and chunk size."""
         new_chunks = TensorChunks.of(old.name, tensor, chunk_size=old.chunk_size, backend=self._backend)
         self.replace_tensor(old, new_chunks)
         return new_chunks
 
     def replace_tensor(self, old: TensorChunks, new_chunks: TensorChunks) -> LtHash:
-        """As :meth:`update_tensor`, for one that was hashed already."""
+        """Do as :meth:`update_tensor` does, with a tensor that was already hashed."""
         return self.remove_batch(old.elements()).add_batch(new_chunks.elements())
 
     def _change(self, elements: Any, sign: int) -> LtHash:
@@ -173,7 +176,7 @@ class LtHash:
         return self
 
     def _sum(self, elements: Any) -> torch.Tensor:
-        """int32 ``[1024]``, right modulo 2**16."""
+        """The sum of the elements' lanes, int32 ``[1024]``, correct modulo 2**16."""
         import torch
 
         expansion = _EXPANSIONS[self._xof]
@@ -187,7 +190,7 @@ class LtHash:
             self._lanes = (self._lanes + lanes.to(self._lanes.device)) & 0xFFFF
 
     def digest(self) -> bytes:
-        """2048 bytes: the lanes, each little-endian. All zero for no elements."""
+        """2048 bytes: the lanes, each little-endian. They are zero if there are no elements."""
         if self._lanes is None:
             return bytes(SIZE)
         lanes: bytes = self._lanes.cpu().numpy().astype("<u2").tobytes()
@@ -197,7 +200,7 @@ class LtHash:
         return self.digest().hex()
 
     def checksum(self) -> bytes:
-        """32 bytes: BLAKE3 of :meth:`digest`. It cannot be updated, but is as hard to find a collision of."""
+        """32 bytes: BLAKE3 of :meth:`digest`. It cannot be updated, but collisions are as hard to find."""
         return new("blake3", self.digest(), backend=self._backend).digest()
 
     def copy(self) -> LtHash:

@@ -1,4 +1,4 @@
-"""Tags of tensors where they are, by Poly1305 over their chunks.
+"""Tags of tensors, computed on their devices by Poly1305 over chunks.
 
 ``docs/guide/mac_tensors.md`` has the definition.
 """
@@ -27,24 +27,25 @@ __all__ = ["TagMismatch", "TensorTags", "mac_tensors"]
 
 KEY_SIZE, NONCE_SIZE, TAG_SIZE = 32, 16, 16
 _FORMAT = "integrity_triton mac_tensors 1"
-# What each use of the pseudorandom function begins with.
+# Each use of the pseudorandom function begins with its own prefix.
 _R, _PAD, _TAG = b"ITmac1.r", b"ITmac1.p", b"ITmac1.t"
 _CHUNK_SIZE = 4 << 20
 _MOST_CHUNK_SIZE = 1 << 40
 
 
 class TagMismatch(IntegrityError):
-    """Tensors are not those that were tagged."""
+    """The tensors are not those that were tagged."""
 
     def __init__(self, message: str, mismatches: Sequence[tuple[str, int | None]]) -> None:
         super().__init__(message)
         self.mismatches = tuple(mismatches)
-        """Names of tensors, each with the index of a chunk that differs, or with None if all of it does."""
+        """Names of tensors, each with the index of a chunk that differs, or with None for the whole
+        tensor."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """What a tensor is beside its bytes."""
+    """A tensor's name, dtype and shape."""
 
     name: str
     dtype: str
@@ -59,7 +60,7 @@ class _Layout:
         return cls(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
 
     def identity(self) -> bytes:
-        """32 bytes that no other name, dtype and shape have."""
+        """32 bytes that identify this name, dtype and shape."""
         text = b"".join(
             len(part).to_bytes(8, "little") + part for part in (self.name.encode(), self.dtype.encode())
         )
@@ -75,7 +76,7 @@ class _Layout:
 
 
 class TensorTags:
-    """The tags of named tensors; made by :func:`mac_tensors`. They hold no key."""
+    """The tags of named tensors, which :func:`mac_tensors` makes. They hold no key."""
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class TensorTags:
         return len(self._layouts)
 
     def __getitem__(self, name: str) -> bytes:
-        """A tensor's tag, 16 bytes. Raises KeyError for a name that has none; waits for the device."""
+        """A tensor's tag of 16 bytes. Raises KeyError for a name without a tag. Waits for the device."""
         return bytes(self._tags[self._index[name]].cpu().numpy())
 
     def chunk_tags(self, name: str) -> torch.Tensor:
@@ -114,10 +115,11 @@ class TensorTags:
         self, tensors: Mapping[str, Any], key: Any, *, partial: bool = False, backend: str | None = None
     ) -> None:
         """Check that ``tensors`` are those that were tagged under ``key``: names, dtypes, shapes and bytes.
-        With ``partial`` there may be fewer of them.
+        With ``partial``, some of the tagged tensors may be missing.
 
-        Raises TagMismatch naming the tensors and their chunks that differ, or tensors that are missing, too
-        many or of another dtype or shape; and otherwise as :func:`mac_tensors`. Waits for the devices once.
+        Raises TagMismatch, which names the tensors and chunks that differ, or the tensors that are missing,
+        unknown or of another dtype or shape. Otherwise raises as :func:`mac_tensors` does. Waits for the
+        devices once.
         """
         found = [_Layout.of(name, tensor) for name, tensor in tensors.items()]
         unknown = [layout.name for layout in found if layout.name not in self._index]
@@ -133,7 +135,7 @@ class TensorTags:
                     f"{layout.name!r} is {layout}, and {tagged} was tagged", [(layout.name, None)]
                 )
         now = mac_tensors(tensors, key, nonce=self.nonce, chunk_size=self.chunk_size, backend=backend)
-        # Every chunk is compared before any answer is fetched, on the device and whatever differs.
+        # All chunks are compared on the devices, regardless of the results, before the first one is fetched.
         differing = [
             ((now.chunk_tags(name) ^ self.chunk_tags(name).to(now.chunk_tags(name).device)) != 0).any(dim=1)
             for name in now.names
@@ -150,7 +152,7 @@ class TensorTags:
             raise TagMismatch(f"the tags do not match: {_listed(wrong)}", [(name, None) for name in wrong])
 
     def to_json(self) -> str:
-        """All of it as text, to be stored; it holds no key."""
+        """The tags as JSON text, which holds no key."""
         tensors = [
             {
                 "name": layout.name,
@@ -171,7 +173,7 @@ class TensorTags:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> TensorTags:
-        """What :meth:`to_json` gave. Raises ValueError for anything else."""
+        """The tags that :meth:`to_json` wrote. Raises ValueError for any other text."""
         import torch
 
         def tags(value: str) -> torch.Tensor:
@@ -215,12 +217,13 @@ def mac_tensors(
 ) -> TensorTags:
     """A tag for every tensor of a state dict, computed on the device that holds it.
 
-    ``key`` is 32 random bytes. ``nonce``, 16 bytes, is drawn at random unless given, and must not be given
-    twice for different tensors under a key: see docs/guide/mac_tensors.md. ``chunk_size`` is in bytes, a
-    multiple of 16; a chunk is what a mismatch names. Nothing waits for the devices.
+    ``key`` is 32 random bytes. ``nonce`` is 16 bytes, which are drawn at random unless they are given. The
+    same nonce must not be used for different tensors under one key: see docs/guide/mac_tensors.md.
+    ``chunk_size`` is in bytes, a multiple of 16; a chunk is what a mismatch names. The call does not wait for
+    the devices.
 
-    Raises TypeError for a name that is not a str or a value that is no tensor with dense bytes, ValueError
-    for a key, nonce or chunk size that cannot be.
+    Raises TypeError for a name that is not a str or a value that is not a tensor with dense bytes, and
+    ValueError for an impossible key, nonce or chunk size.
     """
     key, nonce = _sized(key, "key", KEY_SIZE), _sized(nonce, "nonce", NONCE_SIZE)
     _check_chunk_size(chunk_size)
@@ -258,7 +261,7 @@ def _chunk_tags(
     device = data[0].device
     counts = [-(-view.numel() // chunk_size) for view in data]
     total = sum(counts)
-    # Of r, and then of every chunk's pad, what the pseudorandom function is applied to.
+    # The pseudorandom function's inputs: first that for r, then one for each chunk's pad.
     inputs = np.zeros((1 + total, 64), np.uint8)
     inputs[0, :24] = np.frombuffer(_R + nonce, np.uint8)
     inputs[1:, :24] = np.frombuffer(_PAD + nonce, np.uint8)
@@ -295,7 +298,7 @@ def _tensor_tags(
     nonce: bytes,
     backend: str | None,
 ) -> torch.Tensor:
-    """Tags of tensors out of their chunks', uint8 ``[n, 16]``."""
+    """The tags of tensors, made of their chunks' tags: uint8 ``[n, 16]``."""
     import torch
 
     device = chunk_tags[0].device

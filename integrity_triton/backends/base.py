@@ -1,4 +1,4 @@
-"""What a backend is: probing, what it can run, and the two ways of running it."""
+"""What a backend is: how it is probed, what it can run, and how it runs batches and streams."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Probe:
-    """Whether a backend can run on this machine, found out once a process."""
+    """Whether a backend can run on this machine. Each process probes a backend once."""
 
     available: bool
     reason: str
-    """Why not, and what would help; or, where available, what it runs on."""
+    """If the backend is available, what it runs on; otherwise why it is not, and what would help."""
     devices: tuple[str, ...] = ()
 
 
@@ -32,19 +32,19 @@ class Backend(abc.ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     device_types: ClassVar[tuple[str, ...]] = ()
-    """torch device types whose data this backend reads in place; others are copied to it."""
+    """torch device types whose data this backend reads in place. Data on other devices is copied."""
 
     @abc.abstractmethod
     def probe(self) -> Probe:
-        """Find out whether this backend can run here. Called once; must not raise."""
+        """Find out whether this backend can run here. It is called once and must not raise."""
 
     def driver_versions(self) -> tuple[str, ...]:
-        """The versions of the drivers of the probe's devices, as far as they are known: for reports."""
+        """The driver version of each device that the probe named, as far as it is known, for reports."""
         return ()
 
     def self_test(self) -> str | None:
-        """When known answers are asked of what this backend runs, in words; None for libraries, which are
-        not this package's to test."""
+        """A description of when this backend tests its kernels with known answers. None means that it runs
+        libraries, which this package does not test."""
         return None
 
     @abc.abstractmethod
@@ -53,8 +53,8 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
-        """Whether automatic selection should take this backend, given that it can run: for a batch, or
-        with ``messages`` of None for one message that comes in pieces."""
+        """Whether automatic selection should take this backend, if it can run. ``messages`` is the batch, or
+        None for one message that comes in pieces."""
 
     @abc.abstractmethod
     def digest_batch(
@@ -96,8 +96,8 @@ class Backend(abc.ABC):
     def mac_chain(
         self, algorithm: Algorithm, keys: PerMessage, first: torch.Tensor, rounds: int
     ) -> torch.Tensor:
-        """The exclusive or of tags, uint8 ``[n, digest_size]``, and of ``rounds`` more, each the tag of the
-        one before under the same key."""
+        """The exclusive or of the tags ``first``, uint8 ``[n, digest_size]``, and of ``rounds`` further tags
+        for each, where every tag is that of its predecessor under the same key."""
         total = first.clone()
         for _ in range(rounds):
             first = self.digest_batch(algorithm, {"key": keys}, rows_of(first), algorithm.digest_size)
@@ -108,4 +108,4 @@ class Backend(abc.ABC):
     def stream(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
     ) -> Stream:
-        """A fresh stream; ``device`` is where its data is, where that is known."""
+        """A new stream; ``device`` is where its data is, or None if that is not known."""

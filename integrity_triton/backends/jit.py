@@ -1,4 +1,4 @@
-"""Launching through Triton's JIT on a torch device: what the GPU backends share."""
+"""Launches through Triton's JIT on a torch device, which all GPU backends share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class JitBackend(TritonBackend):
-    """A subclass says what kind of device it is for, and what is wrong with a torch without it."""
+    """A subclass names its kind of device and says what a torch build lacks that does not support it."""
 
     device_kind: str
-    """What torch is to find, in words for messages."""
+    """The kind of device that torch has to find, as messages name it."""
 
     @abc.abstractmethod
     def unfit(self) -> str | None:
@@ -52,7 +52,7 @@ class JitBackend(TritonBackend):
         found = []
         for i in range(devices.device_count()):
             properties = devices.get_device_properties(i)
-            # Some torch builds tell it of the device, the others of the driver's interface alone.
+            # Some torch builds know the driver's version, others only that of its interface.
             version = getattr(properties, "driver_version", None)
             ask = getattr(torch._C, f"_{self.torch_device_type}_getDriverVersion", None)
             if version is None and ask is not None:
@@ -66,8 +66,8 @@ class JitBackend(TritonBackend):
         capturing = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)
         if capturing is not None and capturing():
             raise SelfTestError(
-                f"{self.name}: a kernel that is new here cannot be tested while a graph is captured; "
-                "do once what is to be captured, then capture it"
+                f"{self.name}: a kernel that is new to this process cannot be self-tested while a graph is "
+                "being captured; run the same calls once before capturing"
             )
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:

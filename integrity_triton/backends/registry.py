@@ -1,8 +1,8 @@
 """The registry of backends, and the choice among them.
 
-A backend is probed when it is first asked for, never at import, and only once. Another package
-adds its own through the entry-point group ``integrity_triton.backends``: each entry point loads to
-a :class:`Backend` subclass.
+A backend is probed once, when it is first needed, and never at import. Another package adds a backend through
+the entry-point group ``integrity_triton.backends``, in which each entry point loads to a :class:`Backend`
+subclass.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class BackendStatus:
     devices: tuple[str, ...]
     summary: str
     self_test: str | None = None
-    """When its kernels have to give known answers, in words; None where it has none of this package."""
+    """A description of when its kernels are tested with known answers; None if it runs no kernels."""
 
 
 def register(backend: type[Backend]) -> None:
@@ -162,7 +162,7 @@ class use_backend:
 
 
 def requested(backend: str | None) -> str | None:
-    """The backend asked for: by the call, else by ``use_backend``, else by the environment."""
+    """The backend that is asked for by the call, or else by ``use_backend``, or else by the environment."""
     return backend or _requested or os.environ.get(ENVIRONMENT_VARIABLE) or None
 
 
@@ -175,11 +175,11 @@ def _log_once(level: int, *message: str) -> None:
 def select(
     algorithm: Algorithm, device_type: str, *, messages: Messages | None, backend: str | None = None
 ) -> Backend:
-    """The backend for ``algorithm`` over data on ``device_type``: a batch, or with ``messages`` of None
-    one message that comes in pieces.
+    """The backend for ``algorithm`` over data on ``device_type``. ``messages`` is the batch, or None for one
+    message that comes in pieces.
 
-    An explicit request (see :func:`requested`) is honoured or fails with its reason; it never
-    falls back. An automatic choice is logged once under ``integrity_triton``, with why.
+    An explicit request (see :func:`requested`) is honoured or fails with the reason; it never falls back to
+    another backend. An automatic choice is logged once, with its reason, under ``integrity_triton``.
     """
     name = requested(backend)
     if name is not None:
@@ -222,7 +222,8 @@ def select(
 
 
 def _without_library(algorithm: Algorithm, device_type: str, reason: str) -> Backend:
-    """Any backend that runs the kernels, but the interpreter: in place if one can, else on a copy."""
+    """A backend that runs the kernels, preferably one that reads the data in place. The interpreter is too
+    slow to be chosen automatically."""
     _load()
     reasons = [reason]
     candidates = [b for b in _backends.values() if b.name not in ("native", "interpreter")]
@@ -247,10 +248,10 @@ def dispatch(
     *,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Digests of all messages on the backend that :func:`select` gives: uint8 ``[n, length]``.
+    """Digests of all messages, uint8 ``[n, length]``, from the backend that :func:`select` gives.
 
-    Where a backend that was chosen automatically turns out not to run, or to lack memory, the native
-    one takes its place, logged once; one that was asked for raises.
+    If a backend that was chosen automatically cannot run after all, or lacks memory, the native backend takes
+    its place, which is logged once. A backend that was asked for raises instead.
     """
     chosen = select(algorithm, messages.device.type, messages=messages, backend=backend)
     try:
@@ -277,7 +278,8 @@ def dispatch_pbkdf2(
     *,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """PBKDF2 on the backend that :func:`select` gives for messages as long as all that is hashed."""
+    """PBKDF2 on the backend that :func:`select` gives for messages as long as the data hashed in all
+    rounds."""
     import torch
 
     lanes = len(passwords) * -(-length // algorithm.digest_size)

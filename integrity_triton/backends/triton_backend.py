@@ -1,5 +1,5 @@
-"""What every backend that runs the kernels has in common. A subclass says where its data lives and how a
-kernel is launched; all else is done by a :class:`Run`."""
+"""What all backends that run the kernels have in common. A subclass says where its data lives and how it
+launches a kernel; a :class:`Run` does everything else."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class TritonBackend(Backend):
 
     torch_device_type: ClassVar[str]
     tuning: ClassVar[str] = ""
-    """Whose configurations of ``tuning.json`` are taken, if not those under its own name."""
+    """The name under which ``tuning.json`` has this backend's configurations, if it is not its own."""
     trial_messages: ClassVar[int] = 5
-    """Messages that a self-test hashes one after the other."""
+    """How many messages a self-test hashes one after the other."""
 
     @abc.abstractmethod
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
@@ -45,7 +45,8 @@ class TritonBackend(Backend):
         return tuned(self.tuning or self.name, kernel, block)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """Uninitialised memory for outputs and scratch; tests put poison and canaries here."""
+        """Uninitialised memory for outputs and scratch. Tests override this to poison and guard the
+        memory."""
         import torch
 
         return torch.empty(shape, dtype=dtype, device=device)
@@ -61,7 +62,8 @@ class TritonBackend(Backend):
         return device_type in self.device_types and (algorithm.parallel or messages is not None)
 
     def device_for(self, device: torch.device | None) -> torch.device:
-        """The device that serves data on ``device``: itself where this backend reads it in place."""
+        """The device on which data from ``device`` is processed: ``device`` itself if the backend reads it in
+        place."""
         import torch
 
         if device is not None and device.type in self.device_types:
@@ -75,7 +77,7 @@ class TritonBackend(Backend):
     # Hashing
 
     def configuration(self, launch: Launch, options: Mapping[str, int]) -> tuple[Any, ...]:
-        """What makes the binary that a launch runs, and where."""
+        """A key that identifies the binary that a launch runs and the device that it runs on."""
         return (launch.device, launch.kernel, *launch.constants.values(), *options.values())
 
     @cached_property
@@ -83,14 +85,15 @@ class TritonBackend(Backend):
         return SelfTests(self)
 
     def admit(self, request: Request, launch: Launch, options: Mapping[str, int]) -> None:
-        """Before a launch. Raises SelfTestError unless its configuration gives known answers."""
+        """Called before each launch. Raises SelfTestError unless its configuration gives known answers."""
         self.self_tests.admit(request, launch, options)
 
     def self_test(self) -> str | None:
         return described()
 
     def may_wait(self, device: torch.device) -> None:
-        """Before a self-test, which waits for the device. Raises SelfTestError where that cannot be."""
+        """Called before a self-test, which waits for the device. Raises SelfTestError if waiting is
+        impossible."""
 
     def driver(self, algorithm: Algorithm) -> Driver:
         """Raises TypeError for an algorithm that :meth:`unsupported` refuses."""

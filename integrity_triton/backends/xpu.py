@@ -17,7 +17,7 @@ class XpuBackend(JitBackend):
         import triton
 
         if not hasattr(torch, "xpu"):
-            # Such a torch has its XPU device from the extension alone.
+            # Such a torch gets its XPU device only from the extension.
             try:
                 import intel_extension_for_pytorch  # noqa: F401
             except ImportError:

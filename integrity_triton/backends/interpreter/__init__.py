@@ -1,10 +1,10 @@
-"""Triton's interpreter: the kernels executed by NumPy on the CPU, to test and debug them.
+"""The kernels in Triton's interpreter, which executes them with NumPy on the CPU, for tests and debugging.
 
-Triton itself switches to its interpreter by an environment variable at import, for the whole
-process. Here a kernel is interpreted beside compiled ones: its Python functions are taken from
-their ``@triton.jit`` wrappers and given globals in which the device functions they call are
-interpreted too. A kernel can therefore use Triton's builtins (``tl.load``, ``tl.where``, ...) but
-not those that are ``@triton.jit`` functions themselves (``tl.zeros``, ``tl.sum``, ``tl.cdiv``, ...).
+Triton switches to its interpreter through an environment variable, at import and for the whole process. This
+backend interprets kernels in a process that also runs compiled ones: it takes each Python function out of its
+``@triton.jit`` wrapper and gives it globals in which the device functions that it calls are interpreted too.
+A kernel can therefore use Triton's builtins (``tl.load``, ``tl.where``, ...), but not those that are
+``@triton.jit`` functions themselves (``tl.zeros``, ``tl.sum``, ``tl.cdiv``, ...).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .quick_integers import quick_integers
 
 
 class _DeviceFunction:
-    """A device function as the interpreter calls it. Rewritten when first called, then plain."""
+    """A device function in the form that the interpreter calls. It is rewritten at its first call."""
 
     def __init__(self, function: types.FunctionType) -> None:
         self._function = function
@@ -40,18 +40,18 @@ class _DeviceFunction:
 
     @property
     def fn(self) -> _DeviceFunction:
-        """What the interpreter calls of a function that it is given for a reduction."""
+        """The attribute through which the interpreter calls the function of a reduction."""
         return self
 
 
 class _Twins:
-    """Interpretable copies of ``@triton.jit`` functions, with their modules' globals."""
+    """Copies of ``@triton.jit`` functions that can be interpreted, with copies of their modules' globals."""
 
     def __init__(self) -> None:
         self._globals: dict[int, dict[str, Any]] = {}
         self._device_functions: dict[int, _DeviceFunction] = {}
         self._kernels: dict[str, Any] = {}
-        self._keep: list[Any] = []  # what the dictionaries above know by id must not be freed
+        self._keep: list[Any] = []  # objects whose ids are keys above must not be freed
 
     def _plain(self, jitted: Any) -> types.FunctionType:
         original = jitted.fn
@@ -95,7 +95,7 @@ def _is_jitted(value: Any) -> bool:
 def _restored_language() -> Iterator[None]:
     """Undo on exit what the interpreter changes in ``triton.language``.
 
-    Up to Triton 3.5 it leaves its builtins there, with which nothing compiles any more.
+    Triton up to 3.5 leaves its interpreted builtins there, after which no kernel can be compiled.
     """
     import triton.language as tl
 
@@ -117,8 +117,8 @@ def _restored_language() -> Iterator[None]:
 
 @contextmanager
 def _indexable_scalars() -> Iterator[None]:
-    """Let a scalar bound a ``range``: Triton before 3.7 converts a one-element array with ``int()``,
-    which NumPy has refused since 2.4."""
+    """Let a scalar be the bound of a ``range``. Triton before 3.7 converts a one-element array with
+    ``int()``, which NumPy has refused since version 2.4."""
     from triton.runtime import interpreter
 
     patch = interpreter._patch_lang_tensor
@@ -158,20 +158,21 @@ class InterpreterBackend(TritonBackend):
         from ...algorithms import load_reference as load
 
         if not isinstance(load("integrity_triton.kernels.bits:bswap32"), JITFunction):
-            return Probe(False, "TRITON_INTERPRET is set, which this backend does without; unset it")
+            return Probe(False, "TRITON_INTERPRET is set; unset it, since this backend does not need it")
         return Probe(True, f"Triton {triton.__version__}", ("cpu",))
 
     def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
         return False
 
     def options(self, launch: Launch) -> dict[str, int]:
-        # One program over all lanes: the interpreter's time goes with its programs.
+        # The interpreter's time grows with the number of programs, so one program takes all lanes if it can.
         options = super().options(launch)
         lanes = max(1, launch.lanes)
         return {**options, "BLOCK_MSGS": min(options["BLOCK_MSGS"], 1 << (lanes - 1).bit_length())}
 
     def configuration(self, launch: Launch, options: Mapping[str, int]) -> tuple[Any, ...]:
-        # Nothing is compiled: the width of a program, which goes with the lanes, is an argument like others.
+        # Nothing is compiled here, so a program's width, which depends on the number of lanes, does not
+        # matter.
         given = (value for name, value in options.items() if name != "BLOCK_MSGS")
         return (launch.kernel, *launch.constants.values(), *given)
 
@@ -181,7 +182,7 @@ class InterpreterBackend(TritonBackend):
         from triton.runtime.interpreter import TensorHandle
 
         def scalar(value: int) -> Any:
-            # The interpreter types an integer by its value; compiled kernels take 64 bits.
+            # The interpreter chooses an integer's type by its value, but compiled kernels take 64 bits.
             return tl.tensor(TensorHandle(np.array([value], dtype=np.int64), tl.int64), tl.int64)
 
         constants = {**launch.constants, **options}

@@ -5,4 +5,4 @@ from __future__ import annotations
 import threading
 
 language_lock = threading.RLock()
-"""Held while anything interprets or compiles a kernel, so that the two never meet."""
+"""It is held while a kernel is interpreted or compiled, so that these never happen at the same time."""

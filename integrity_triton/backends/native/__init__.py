@@ -1,4 +1,5 @@
-"""CPU libraries: hashlib and the Rust blake3. Always there, and the reference for the others."""
+"""CPU libraries: hashlib and the Rust blake3. This backend is always available, and the others are compared
+to it."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ _LEAST_MESSAGE_WORTH_A_THREAD = 1 << 12
 
 
 def usable_cpus() -> int:
-    """Processors that this process may run on."""
+    """How many processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -109,10 +110,10 @@ class NativeBackend(Backend):
         return _NativeStream(algorithm, self._new(algorithm, parameters, one_message=True))
 
     def _in_threads(self, run: Callable[..., bytes], calls: Sequence[tuple[Any, ...]]) -> list[bytes]:
-        """What the calls of ``run`` give, made side by side."""
+        """The results of ``run`` for each tuple of arguments, computed in parallel."""
         try:
             running = [self._executor().submit(run, *arguments) for arguments in calls]
-        except RuntimeError:  # the main thread has ended, after which pools take no work
+        except RuntimeError:  # pools accept no work after the main thread has ended
             return [run(*arguments) for arguments in calls]
         return [done.result() for done in running]
 
@@ -137,7 +138,7 @@ class NativeBackend(Backend):
 
         try:
             joined = bytearray(b"".join(self._in_threads(run, [(i,) for i in range(len(passwords))])))
-        except ValueError:  # OpenSSL has the hash, but not as a name here
+        except ValueError:  # this OpenSSL does not know the hash by this name
             return super().pbkdf2(algorithm, passwords, salts, iterations, length, device)
         out = torch.frombuffer(joined or bytearray(1), dtype=torch.uint8)[: len(joined)]
         return out.view(len(passwords), length).to(device)
@@ -154,7 +155,7 @@ class NativeBackend(Backend):
             own = {name: values[i] for name, values in each.items()}
             return self._new(algorithm, {**parameters, **own}, one_message=messages.count == 1)
 
-        # One keyed or personalised hasher, copied for each message, spends the key schedule once.
+        # Copying one keyed or personalised hasher for each message runs the key schedule only once.
         shared = None if each else fresh(0)
         message, size = _message_reader(messages)
 
@@ -162,7 +163,7 @@ class NativeBackend(Backend):
             digests = []
             for i in range(first, last):
                 hasher = fresh(i) if shared is None else shared
-                if hasattr(hasher, "digest_of"):  # faster over a message that is whole
+                if hasattr(hasher, "digest_of"):  # this is faster for a complete message
                     digests.append(hasher.digest_of(message(i)))
                 else:
                     hasher = hasher.copy()
@@ -170,7 +171,7 @@ class NativeBackend(Backend):
                     digests.append(_squeeze(algorithm, hasher, length, 0))
             return b"".join(digests)
 
-        # Ragged batches have a few giants among many dwarfs: small spans keep the threads even.
+        # Ragged batches have a few long messages among many short ones; small spans balance the threads.
         spans = min(messages.count, size // _BYTES_WORTH_A_THREAD, 64 * self._threads)
         if spans <= 1 or self._threads == 1 or size < messages.count * _LEAST_MESSAGE_WORTH_A_THREAD:
             joined = run(0, messages.count)
@@ -182,19 +183,19 @@ class NativeBackend(Backend):
 
 
 def _openssl_name(algorithm: Algorithm) -> str | None:
-    """What OpenSSL calls the hash under an HMAC, if it is one of its own."""
+    """OpenSSL's name of the hash that an HMAC uses; None if OpenSSL does not have it."""
     assert isinstance(algorithm.construction, Hmac)
     module, _, name = (get_algorithm(algorithm.construction.hash).native or "").partition(":")
     return name if module in ("hashlib", "integrity_triton.algorithms.openssl") else None
 
 
 def _message_reader(messages: Messages) -> tuple[Callable[[int], Any], int]:
-    """A function from a message's index to its bytes on the host, and the size of all together."""
+    """A function from a message's index to its bytes on the host, and the total size of all messages."""
     if not isinstance(messages, Rows):
         views = messages.views
         return (lambda i: _host_bytes(views[i])), sum(view.numel() for view in views)
     host = messages.data.cpu()
-    if host.dim() == 2:  # rows of a strided tensor, each dense in itself
+    if host.dim() == 2:  # the rows of a strided tensor, each of which is dense
         import torch
 
         return (lambda i: _host_bytes(host[i].view(torch.uint8))), messages.count * messages.length

@@ -1,4 +1,4 @@
-"""CMAC and GMAC of CPU libraries, as objects like hashlib's."""
+"""CMAC and GMAC of CPU libraries, with the interface of hashlib's objects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def cmac_aes(*, key: bytes, digest_size: int = 16) -> _Cmac:
 
 
 class _Gmac:
-    """Keeps the message: the libraries' running GCM can be neither copied nor asked for a tag twice."""
+    """Keeps the whole message, because the libraries' GCM objects cannot be copied and give a tag only
+    once."""
 
     def __init__(self, key: bytes, iv: bytes, digest_size: int) -> None:
         self._key, self._iv, self._digest_size = key, iv, digest_size
@@ -42,7 +43,7 @@ class _Gmac:
         self._message += bytes(data)
 
     def digest(self) -> bytes:
-        # What the library cryptography takes.
+        # These are the limits of the library cryptography.
         if 8 <= len(self._iv) <= 128 and len(self._message) < 1 << 31:
             tag = self._cipher.encrypt(self._iv, b"", self._message)
         else:
@@ -50,7 +51,7 @@ class _Gmac:
                 from Crypto.Cipher import AES as _Aes
             except ImportError:
                 raise BackendUnavailable(
-                    "native GMAC with an IV of fewer than 8 or more than 128 bytes takes pycryptodome"
+                    "native GMAC with an IV of fewer than 8 or more than 128 bytes needs pycryptodome"
                 ) from None
 
             cipher = _Aes.new(self._key, _Aes.MODE_GCM, nonce=self._iv)

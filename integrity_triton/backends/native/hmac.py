@@ -1,6 +1,6 @@
-"""HMAC by the standard library over each hash's CPU library: ``hmac_sha256(data, key=key)``.
+"""The standard library's HMAC over each hash's CPU library: ``hmac_sha256(data, key=key)``.
 
-A name whose hash has no CPU library here is an AttributeError, as it is of any module.
+A name whose hash has no CPU library raises AttributeError, as a missing name of any module does.
 """
 
 from __future__ import annotations
@@ -44,6 +44,6 @@ def __getattr__(name: str) -> Callable[..., Any]:
         raise AttributeError(f"no CPU library has {hash_.name}")
     make = load_reference(hash_.native)
     module = hash_.native.partition(":")[0]
-    # By name, OpenSSL does all of it.
+    # Given the hash's name, OpenSSL computes the whole HMAC itself.
     by_name = module in ("hashlib", "integrity_triton.algorithms.openssl")
     return partial(_Hmac, hash_.native.partition(":")[2] if by_name else make)

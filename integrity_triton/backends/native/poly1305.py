@@ -1,9 +1,10 @@
 """Poly1305 of the library cryptography, with the interface of hashlib's objects.
 
-The library's object can be neither copied nor used on after its tag was read. What is kept here instead is
-the value of the message's whole blocks modulo p = 2**130 - 5. A tag with an s of 0 is that value but for its
-two highest bits; the tag of the message with a block more tells them, in all but contrived cases. So what
-comes in pieces is read twice; :meth:`digest_of` reads a whole message once.
+The library's object cannot be copied, nor continued after its tag was read. This class therefore keeps the
+value of the message's whole blocks modulo p = 2**130 - 5. With s = 0, a tag is that value without its two
+highest bits, and the tag of the same message with one more block determines these bits in all but contrived
+cases. A message that comes in pieces is therefore read twice; :meth:`digest_of` reads a complete message
+once.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class _Poly1305:
         self._pending = bytes(view[whole:])
 
     def _absorb(self, view: memoryview) -> None:
-        """Take in whole blocks, at least one."""
+        """Absorb one or more whole blocks."""
         shift = pow(self._r, len(view) // _BLOCK, _P)
         self._value = (self._value * shift + self._evaluate(view)) % _P
 
@@ -82,7 +83,7 @@ class _Poly1305:
         return self.digest().hex()
 
     def digest_of(self, message: Any) -> bytes:
-        """The tag of ``message`` alone."""
+        """The tag of ``message``, independent of what was absorbed before."""
         return Poly1305.generate_tag(self._key, message)
 
     def copy(self) -> _Poly1305:
@@ -92,5 +93,5 @@ class _Poly1305:
 
 
 def poly1305(data: Any = b"", *, key: bytes) -> _Poly1305:
-    """A running Poly1305 under ``key``, r and s of 16 bytes each."""
+    """A running Poly1305 under ``key``, which is r and s of 16 bytes each."""
     return _Poly1305(key, data)

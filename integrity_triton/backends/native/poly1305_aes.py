@@ -1,4 +1,4 @@
-"""Poly1305-AES out of the AES and the Poly1305 of the library cryptography."""
+"""Poly1305-AES, made of the AES and the Poly1305 of the library cryptography."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .poly1305 import poly1305
 
 
 def poly1305_aes(data: Any = b"", *, key: bytes, nonce: bytes) -> Any:
-    """A running Poly1305 under r, the second half of ``key``, and AES of ``nonce`` under the first."""
-    # One block of a nonce, which never comes twice, is what this mode is right for.
+    """A running Poly1305. The second half of ``key`` is r; s is ``nonce`` encrypted with AES under the first
+    half."""
+    # ECB is right for a single block: a nonce is encrypted, which never occurs twice under a key.
     pad = Cipher(AES(key[:16]), modes.ECB()).encryptor().update(nonce)
     return poly1305(data, key=key[16:] + pad)

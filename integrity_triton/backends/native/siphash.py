@@ -1,7 +1,7 @@
-"""SipHash of the library siphash24, as objects like hashlib's.
+"""SipHash of the library siphash24, with the interface of hashlib's objects.
 
-The library's own objects cannot be copied, so that these keep the message, which is short where SipHash is
-in its place. 16 bytes of output, which the library lacks, are made in Python.
+The library's own objects cannot be copied. These keep the message instead, which is short where SipHash is
+appropriate. The library has no output of 16 bytes, which is computed in Python.
 """
 
 from __future__ import annotations

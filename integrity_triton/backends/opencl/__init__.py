@@ -1,9 +1,8 @@
 """CPUs, and other devices that share the host's memory, through OpenCL.
 
-The kernels of ``kernels/``, compiled ahead of time to SPIR-V by Triton's Intel backend (see
-``prebuilt.py``), are finished by the device's own compiler and read messages where they lie: the
-device must take raw host pointers, pointer tables included (fine-grain system SVM). Triton is not
-needed to run them.
+Triton's Intel backend has compiled the kernels ahead of time to SPIR-V (see ``prebuilt.py``), and the
+device's own compiler makes machine code of that. The kernels read messages where they lie, so that the device
+must accept raw host pointers, also in tables (fine-grain system SVM). Running them does not need Triton.
 """
 
 from __future__ import annotations
@@ -46,10 +45,9 @@ _logger = logging.getLogger("integrity_triton")
 
 @contextlib.contextmanager
 def _vendors() -> Iterator[None]:
-    """Let the OpenCL loader see the runtime that pip installs beside those of the system.
+    """Let the OpenCL loader see the runtime that pip installs, besides those of the system.
 
-    The wheel's own registration names a folder that does not exist. Whoever sets OCL_ICD_VENDORS
-    decides for himself.
+    The wheel's own registration names a folder that does not exist. If OCL_ICD_VENDORS is set, it decides.
     """
     library = Path(sys.prefix, "lib", _LIBRARY)
     if "OCL_ICD_VENDORS" in os.environ or not library.exists():
@@ -91,7 +89,7 @@ def _unfit(cl: Any, device: Any) -> str | None:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A kernel built for the device. OpenCL's kernel objects hold their arguments, hence the lock."""
+    """A kernel built for the device. It has a lock because an OpenCL kernel object holds its arguments."""
 
     kernel: Any
     lock: threading.Lock
@@ -101,7 +99,7 @@ class _Ready:
 
 
 class _Runtime:
-    """The device, and what was built for it. Lives in the process that made it."""
+    """The device, and the kernels built for it. It can be used only in the process that made it."""
 
     def __init__(self) -> None:
         with _vendors():
@@ -123,7 +121,7 @@ class _Runtime:
                 + (f" ({'; '.join(refused)})" if refused else "")
                 + f"; {INSTALL} brings one for the CPU"
             )
-        # The host's own processor first: its caches hold the data, and it is always there.
+        # The host's own processor comes first, because its caches hold the data and it is always there.
         found.sort(key=lambda d: not d.type & cl.device_type.CPU)
         self.device = found[0]
         self.label = f"{self.device.name.strip()} ({self.device.platform.name.strip()})"
@@ -138,7 +136,8 @@ class _Runtime:
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """Around whatever runs in OpenCL. Raises BackendUnavailable once the process ends."""
+        """A context for everything that runs in OpenCL. Raises BackendUnavailable once the process is
+        ending."""
         with self._idle:
             if self._ending:
                 raise BackendUnavailable("backend 'opencl' starts nothing more: the process is ending")
@@ -151,15 +150,14 @@ class _Runtime:
                 self._idle.notify_all()
 
     def _end(self) -> None:
-        """Daemon threads may be in the runtime when the process ends, and it must not be taken down around
-        them."""
+        """Wait until no daemon thread is in the runtime, which must not be torn down while it is in use."""
         if self.pid == os.getpid():
             with self._idle:
                 self._ending = True
                 self._idle.wait_for(lambda: not self._running, _LONGEST_END)
 
     def ready(self, launch: Launch, options: Mapping[str, int]) -> _Ready:
-        # A kernel's arguments are always of the same types.
+        # The arguments' types need no place in the key: a kernel's are always the same.
         key = (launch.kernel, *launch.constants.values(), *options.values())
         ready = self._ready.get(key)
         if ready is None:
@@ -169,7 +167,7 @@ class _Runtime:
                     try:
                         ready = self._build(prebuilt.Specialization.of(launch, options).name)
                     except BackendUnavailable as error:
-                        ready = error  # building is slow, and gets no better a second time
+                        ready = error  # building is slow and would fail again
                     self._ready[key] = ready
         if isinstance(ready, BackendUnavailable):
             raise ready
@@ -181,11 +179,11 @@ class _Runtime:
         artifact = prebuilt.load(name)
         sidecar = artifact.sidecar
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", self.cl.CompilerWarning)  # its successes
+            warnings.simplefilter("ignore", self.cl.CompilerWarning)  # it also reports success this way
             program = self._program(artifact)
         kernel = getattr(program, sidecar["entry"])
         trailing = tuple(self.cl.LocalMemory(a["bytes"]) for a in sidecar["trailing_arguments"])
-        # Told what is an integer, pyopencl sets all arguments in the time that one takes it otherwise.
+        # Knowing which arguments are integers lets pyopencl set all of them in the time of one.
         integers = [np.int64 if a["type"] == "i64" else None for a in sidecar["arguments"]]
         kernel.set_scalar_arg_dtypes(integers + [None] * len(trailing))
         return _Ready(
@@ -204,7 +202,7 @@ class _Runtime:
             try:
                 return cl.Program(self.context, [self.device], [binary]).build()
             except cl.Error as error:
-                _logger.info("cached binary %s is not taken (%s); building anew", cache, error)
+                _logger.info("the device refuses the cached binary %s (%s); it is built again", cache, error)
         try:
             program = cl.Program(self.context, artifact.binary).build()
         except cl.Error as error:
@@ -226,13 +224,13 @@ def _cache_file(artifact: prebuilt.Prebuilt, device: Any) -> Path | None:
         key.update(part.encode() + b"\0")
     try:
         return _cache_folder() / f"{artifact.name}-{key.hexdigest()[:32]}"
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # the user has no home directory
         return None
 
 
 def _read_cached(path: Path | None) -> bytes | None:
-    """A binary written by :func:`_write_cached`, or None if there is none, it is damaged, or another
-    user could have written it."""
+    """A binary that :func:`_write_cached` wrote. None if there is none, if it is damaged, or if another user
+    could have written it."""
     if path is None:
         return None
     try:
@@ -251,7 +249,7 @@ def _write_cached(path: Path | None, binary: bytes) -> None:
         return
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Whole or not at all: other processes read while this one writes.
+        # The file appears at once and whole, because other processes may read it meanwhile.
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(hashlib.sha256(binary).digest() + binary)
         os.replace(file.name, path)
@@ -275,7 +273,7 @@ class OpenClBackend(TritonBackend):
             return Probe(False, f"{error.name or 'pyopencl'} cannot be imported; {INSTALL}")
         except BackendUnavailable as error:
             return Probe(False, str(error))
-        except Exception as error:  # a loader without any platform raises its own
+        except Exception as error:  # the loader has exceptions of its own
             return Probe(False, f"no OpenCL runtime works here ({error}); {INSTALL}")
         return Probe(True, f"pyopencl {self._runtime.cl.VERSION_TEXT}", (self._runtime.label,))
 
