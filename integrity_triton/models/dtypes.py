@@ -1,4 +1,4 @@
-"""Element types in safetensors' spelling, the one manifests use."""
+"""Element types in the spelling of safetensors, which manifests use."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ LARGEST_SIZE = (1 << 63) - 1
 
 
 def byte_length(dtype: str, shape: Sequence[int]) -> int | None:
-    """Bytes of a dense tensor, or None where that is no whole number or exceeds LARGEST_SIZE.
+    """Bytes of a dense tensor, or None if that is not a whole number or exceeds LARGEST_SIZE.
 
     ``dtype`` is a key of DTYPE_BITS, ``shape`` holds non-negative ints.
     """
@@ -83,7 +83,7 @@ def safetensors_type(x: torch.Tensor) -> tuple[str, tuple[int, ...]]:
     shape = tuple(x.shape)
     if name == "float4_e2m1fn_x2":  # torch counts pairs, safetensors counts elements
         if not shape:
-            raise TypeError("safetensors has no 0-dimensional torch.float4_e2m1fn_x2")
+            raise TypeError("safetensors cannot store a 0-dimensional torch.float4_e2m1fn_x2")
         return "F4", (*shape[:-1], 2 * shape[-1])
     dtype = _FROM_TORCH.get(name)
     if dtype is None:

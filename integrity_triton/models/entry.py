@@ -21,9 +21,9 @@ def check_name(name: Any) -> None:
 
 @dataclass(frozen=True, order=True)
 class TensorEntry:
-    """A tensor's name, type and digest.
+    """A tensor's name, dtype, shape and digest.
 
-    Raises ManifestError where they cannot belong together, TypeError for a field of another type.
+    Raises ManifestError if they contradict each other, and TypeError for a field of another type.
     """
 
     name: str
@@ -32,7 +32,7 @@ class TensorEntry:
     shape: tuple[int, ...]
     nbytes: int
     digest: bytes
-    """Of the tensor's bytes: its elements in C order, little-endian."""
+    """The digest of the tensor's bytes, which are its elements in C order, little-endian."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -45,7 +45,7 @@ class TensorEntry:
             if type(size) is not int or not 0 <= size <= LARGEST_SIZE:
                 raise ManifestError(f"{label}: a size must be an integer from 0 to 2**63 - 1, got {size!r}")
         if byte_length(self.dtype, self.shape) != self.nbytes:
-            raise ManifestError(f"{label}: its dtype and shape do not make {self.nbytes} bytes")
+            raise ManifestError(f"{label}: its dtype and shape do not take {self.nbytes} bytes")
 
     def to_dict(self) -> dict[str, Any]:
         """The entry as in a manifest's JSON."""

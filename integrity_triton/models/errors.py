@@ -8,11 +8,12 @@ _LONGEST_SHOWN = 120
 
 
 class ManifestError(IntegrityTritonError, ValueError):
-    """A manifest, or the model it is to be made from, is malformed or refused; the message says why."""
+    """A manifest, or a model from which one is made, is malformed or refused; the message says why."""
 
 
 def shown(name: str) -> str:
-    """A name out of untrusted data, quoted for a message: control characters escaped, cut if long."""
+    """A name from untrusted data, quoted for a message, with control characters escaped and cut if it is
+    long."""
     if len(name) > _LONGEST_SHOWN:
         return f"{name[:_LONGEST_SHOWN]!r}... ({len(name)} characters)"
     return repr(name)

@@ -18,9 +18,9 @@ MAX_INDEX_SIZE = 64 << 20
 def read_folder(folder: str | os.PathLike[str]) -> tuple[SafetensorsFile, ...]:
     """The layouts of all ``*.safetensors`` files of a folder, and of those its index names.
 
-    Files beside the index are taken too, because a loader may prefer them to the indexed ones.
-    Raises ManifestError if there is none, if a file lies outside the folder, if a tensor is in two
-    files, or if the index disagrees with the files; OSError for what cannot be read.
+    Files that the index does not name are included, because a loader may prefer them to the indexed ones.
+    Raises ManifestError if there is no file, if a file lies outside the folder, if a tensor is in two files,
+    or if the index contradicts the files. Raises OSError for a file that cannot be read.
     """
     folder = Path(folder)
     root = Path(os.path.realpath(folder, strict=True))
@@ -65,7 +65,7 @@ def _read_index(folder: Path, root: Path) -> dict[str, str]:
 
 
 def parse_index(data: bytes) -> dict[str, str]:
-    """``weight_map`` of an index, whose other members are for the loader. Raises ManifestError."""
+    """The ``weight_map`` of an index. Its other members concern only the loader. Raises ManifestError."""
     weight_map = parse_object(data, floats=True).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ManifestError("weight_map must be an object")
@@ -75,7 +75,7 @@ def parse_index(data: bytes) -> dict[str, str]:
         parts = file_name.split("/")
         if any(part in {"", ".", ".."} for part in parts) or not file_name.isprintable():
             raise ManifestError(f"weight_map: {shown(file_name)} is not a path inside the folder")
-        if "\\" in file_name or ":" in file_name:  # separators and drives on some systems
+        if "\\" in file_name or ":" in file_name:  # these are separators and drives on some systems
             raise ManifestError(f"weight_map: {shown(file_name)} is not a portable path")
     return weight_map
 
@@ -83,7 +83,9 @@ def parse_index(data: bytes) -> dict[str, str]:
 def _inside(folder: Path, root: Path, name: str) -> Path:
     path = folder / name
     try:
-        target = Path(os.path.realpath(path, strict=True))  # Path.resolve: RuntimeError for a loop of links
+        target = Path(
+            os.path.realpath(path, strict=True)
+        )  # Path.resolve raises RuntimeError for a loop of links
     except FileNotFoundError:
         raise ManifestError(f"{folder}: {shown(name)} is missing") from None
     if not target.is_relative_to(root):

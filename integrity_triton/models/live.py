@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import torch
 
 _HOST_GROUP_SIZE = 256 << 20  # bytes between two calls of progress
-_DEVICE_GROUP_SIZE = 1 << 30  # fills a device, and a tree's inner nodes take a few per cent of it
-_COPIES_SIZE = 256 << 20  # non-contiguous tensors are copied to be hashed, so many bytes at a time
-_LARGE_MESSAGE = 1 << 20  # from here on a tree hash keeps all CPU cores busy with one tensor
+_DEVICE_GROUP_SIZE = 1 << 30  # enough to fill a device; a tree's inner nodes take a few per cent of it
+_COPIES_SIZE = 256 << 20  # bytes of non-contiguous tensors that are copied for hashing at a time
+_LARGE_MESSAGE = 1 << 20  # from this size on, a tree hash keeps all CPU cores busy with one tensor
 
 
 @dataclass(frozen=True)
 class _Memory:
-    """One tensor, and every name it has."""
+    """One tensor with all its names."""
 
     tensor: torch.Tensor
     dtype: str
@@ -40,11 +40,11 @@ class _Memory:
 def hash_state_dict(
     state_dict: Mapping[str, Any], algorithm: Algorithm, backend: str | None, progress: Progress | None
 ) -> tuple[list[TensorEntry], dict[str, str]]:
-    """The entries of a state dict, and for each name the first one that is the same memory.
+    """The entries of a state dict, and for each name the first name of the same memory.
 
-    Tied weights are hashed once. Raises TypeError for a name that is not a str, a value that is
-    not a tensor, and a tensor without dense bytes or of a dtype that safetensors lacks; ValueError
-    for a tensor without data. Each names the tensor.
+    Tied weights are hashed once. Raises TypeError for a name that is not a str, a value that is not a tensor,
+    and a tensor without dense bytes or of a dtype that safetensors does not have. Raises ValueError for a
+    tensor without data. Every message names the tensor.
     """
     memories: dict[Any, _Memory] = {}
     for name, value in state_dict.items():
@@ -74,7 +74,8 @@ def _describe(name: str, value: Any) -> _Memory:
         if isinstance(value, FakeTensor):
             raise ValueError("a fake tensor has no data to hash")
         value = value.detach()
-        # All checks now, before hours of hashing; the copies that some tensors need, group by group.
+        # All checks come before hours of hashing. The copies that some tensors need are made later, group by
+        # group.
         strided = value.layout is torch.strided and not value.is_nested
         tensor_bytes(value[:0] if strided and value.dim() and _needs_copy(value) else value)
         dtype, shape = safetensors_type(value)
@@ -90,8 +91,9 @@ def _needs_copy(x: torch.Tensor) -> bool:
 
 
 def _key(name: str, x: torch.Tensor) -> Any:
-    """Equal for names of one tensor: the same elements of the same storage, read the same way."""
-    if x.numel() == 0:  # no memory to share
+    """A key that is equal for all names of one tensor: the same elements of the same storage, in the same
+    order."""
+    if x.numel() == 0:  # there is no memory to share
         return name
     return x.device, x.data_ptr(), x.dtype, x.shape, x.stride(), x.is_conj(), x.is_neg()
 
@@ -103,7 +105,7 @@ def _hash_on_device(
     for group in _groups(memories, algorithm):
         queued = hash_batch([tensor_bytes(m.tensor) for m in group], algorithm.name, backend=backend)
         if progress is not None:
-            queued = queued.cpu()  # waits for the group, so that progress tells of bytes that are done
+            queued = queued.cpu()  # this waits for the group, so that progress reports bytes that were hashed
             progress(sum(m.nbytes for m in group))
         groups.append(group)
         digests.append(queued)
@@ -113,8 +115,8 @@ def _hash_on_device(
 def _groups(memories: Iterable[_Memory], algorithm: Algorithm) -> Iterator[list[_Memory]]:
     """Cut one device's tensors into batches.
 
-    A sequential hash on an accelerator has a lane a tensor, so all tensors stay together but for
-    the limit on copies.
+    A sequential hash on an accelerator has one lane for each tensor, so that all tensors stay together except
+    where copies reach their limit.
     """
     group: list[_Memory] = []
     size = copied = 0

@@ -1,4 +1,4 @@
-"""Manifests: what a model's tensors are, and one root digest that binds all of it.
+"""Manifests: a list of a model's tensors with their digests, and one root digest that binds the list.
 
 ``docs/reference/manifest.md`` defines the root and the JSON.
 """
@@ -38,9 +38,9 @@ __all__ = ["FORMAT", "MAX_SIZE", "VERSION", "Manifest", "TensorEntry"]
 FORMAT = "integrity_triton manifest"
 VERSION = 1
 MAX_SIZE = 64 << 20
-"""Bytes of JSON; room for some 300 000 tensors."""
+"""Bytes of JSON, enough for about 300,000 tensors."""
 
-_LEAST_COLLISION_BITS = 112  # below this, two models with one root are within reach
+_LEAST_COLLISION_BITS = 112  # with less than this, two models with the same root can be found
 _ROOT_DOMAIN = b"integrity_triton manifest root"
 _HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
 _FIELDS: Mapping[str, type] = {"format": str, "version": int, "algorithm": str, "root": str, "tensors": list}
@@ -50,9 +50,9 @@ _TENSOR_FIELDS: Mapping[str, type] = {"name": str, "dtype": str, "shape": list, 
 class Manifest:
     """One entry for each tensor of a model, and the root over all of them. Immutable.
 
-    Made by :meth:`build` from a model, or by :meth:`load` and :meth:`from_json` from a stored
-    manifest. The same tensors give the same manifest whether they are in a module, a state dict or
-    safetensors files, on whatever device and in whatever order.
+    :meth:`build` makes a manifest from a model; :meth:`load` and :meth:`from_json` read a stored one. The
+    same tensors give the same manifest whether they are in a module, a state dict or safetensors files, on
+    any device and in any order.
     """
 
     __slots__ = ("_algorithm", "_entries", "_root")
@@ -85,7 +85,7 @@ class Manifest:
 
     @property
     def entries(self) -> tuple[TensorEntry, ...]:
-        """In order of names."""
+        """The entries, sorted by name."""
         return self._entries
 
     @property
@@ -117,12 +117,12 @@ class Manifest:
 
         ``source`` is an ``nn.Module``, a state dict, the path of a safetensors file, or the path of
         a folder of them. Tensors in memory are hashed on their own devices. ``progress`` is called
-        with the numbers of bytes just hashed; tied weights are hashed, and counted, once.
+        with the number of bytes just hashed. Tied weights are hashed and counted once.
 
-        Raises ManifestError (a ValueError) for malformed files and algorithms that are not secure,
-        TypeError or ValueError, naming the tensor, for a tensor without dense data, TypeError for a
-        source of another type, OSError for what cannot be read, and as
-        :func:`integrity_triton.hash_batch` for the backend.
+        Raises ManifestError (a ValueError) for malformed files and for algorithms that are not secure;
+        TypeError or ValueError, which names the tensor, for a tensor without dense data; TypeError for a
+        source of another type; OSError for a file that cannot be read; and for the backend, as
+        :func:`integrity_triton.hash_batch` does.
         """
         manifest, _ = cls._measure(source, algorithm, backend, progress)
         return manifest
@@ -188,7 +188,7 @@ class Manifest:
     def _measure(
         cls, source: Any, algorithm: str, backend: str | None, progress: Progress | None
     ) -> tuple[Manifest, Mapping[str, str]]:
-        """A model's manifest, and for each name of a live model the first that is the same memory."""
+        """A model's manifest, and for each name of a live model the first name of the same memory."""
         record = _secure_algorithm(algorithm)
         if isinstance(source, str | os.PathLike):
             make = cls.from_folder if Path(source).is_dir() else cls.from_file
@@ -205,13 +205,13 @@ class Manifest:
     def verify(self, source: Any, *, backend: str | None = None, progress: Progress | None = None) -> Report:
         """Compare a model, given as for :meth:`build`, with this manifest.
 
-        A mismatch is in the report; what raises is a source that :meth:`build` cannot take.
+        The report says what does not match. Only a source that :meth:`build` refuses raises an error.
         """
         found, ties = self._measure(source, self._algorithm, backend, progress)
         return compare(self._entries, found._entries, ties)
 
     def to_json(self) -> str:
-        """The manifest as JSON in ASCII, a line for each tensor; equal manifests give equal text.
+        """The manifest as ASCII JSON with a line for each tensor. Equal manifests give equal text.
 
         Raises ManifestError if it would be too large for :meth:`from_json`.
         """
@@ -233,8 +233,8 @@ class Manifest:
     def from_json(cls, data: str | bytes | bytearray) -> Manifest:
         """Parse a manifest, which may come from an untrusted source.
 
-        Whether the manifest is the right one is for a signature, or a known root, to say. Raises
-        ManifestError for whatever is not a well-formed manifest with a matching root, TypeError for
+        Parsing does not prove that the manifest is the right one; a signature or a known root does. Raises
+        ManifestError for anything that is not a well-formed manifest with a matching root, and TypeError for
         an argument of another type.
         """
         if not isinstance(data, str | bytes | bytearray):
@@ -248,7 +248,7 @@ class Manifest:
 
     @classmethod
     def _from_object(cls, members: Mapping[str, Any]) -> Manifest:
-        # The format and version first: a newer one may have other fields.
+        # The format and version are checked first, because a newer version may have other fields.
         if members.get("format") != FORMAT:
             raise ManifestError(f"the field 'format' must be {FORMAT!r}")
         version = members.get("version")
@@ -275,7 +275,8 @@ class Manifest:
         return manifest
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`to_json` to a file, which is replaced as a whole or, on an error, not touched."""
+        """Write :meth:`to_json` to a file. The file is replaced as a whole; after an error it is
+        unchanged."""
         text = self.to_json()
         path = Path(path)
         temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
@@ -293,8 +294,8 @@ class Manifest:
     def load(cls, path: str | os.PathLike[str]) -> Manifest:
         """Read a manifest from a file.
 
-        Raises as :meth:`from_json`, naming the file; its size is checked before it is read. OSError
-        if it cannot be read.
+        Raises as :meth:`from_json` does, and names the file, whose size is checked before it is read. Raises
+        OSError if the file cannot be read.
         """
         path = Path(path)
         status = path.stat()
@@ -303,7 +304,7 @@ class Manifest:
         if status.st_size > MAX_SIZE:
             raise ManifestError(f"{path}: not a manifest: larger than {MAX_SIZE} bytes")
         with open(path, "rb") as file:
-            data = file.read(MAX_SIZE + 1)  # no more, should the file grow
+            data = file.read(MAX_SIZE + 1)  # not more, even if the file has grown
         try:
             return cls.from_json(data)
         except ManifestError as error:
@@ -311,7 +312,7 @@ class Manifest:
 
 
 def _secure_algorithm(name: str) -> Algorithm:
-    """The record of an algorithm on whose digests a manifest may rest."""
+    """The record of an algorithm whose digests a manifest may use."""
     try:
         record = algorithms.get(name)
     except ValueError as error:

@@ -47,7 +47,7 @@ from .strict_json import parse_object
 __all__ = ["HashingConfig", "SignatureFormatError", "generate_key", "sign", "verify"]
 
 MAX_SIGNATURE_SIZE = 256 << 20
-"""Bytes; room for a million files or shards."""
+"""Bytes, enough for a million files or shards."""
 
 PathLike = str | os.PathLike[str]
 
@@ -56,7 +56,7 @@ _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _DEFAULT_SHARD_SIZE = 1_000_000_000
 _LARGEST_SHARD = (1 << 63) - 1
-# OMS's name of a hash, to stock's keyword for it. The name here is this registry's, too.
+# OMS's name of a hash, which is also its name here, and the keyword of the model_signing package for it.
 _STOCK_KEYWORDS = {"sha256": "sha256", "blake2b": "blake2", "blake3": "blake3"}
 _SHARD_NAME = re.compile(r"(?P<path>.+):(?P<start>0|[1-9][0-9]*):(?P<end>[1-9][0-9]*)\Z", re.DOTALL)
 
@@ -66,13 +66,13 @@ class SignatureFormatError(IntegrityTritonError, ValueError):
 
 
 def _supported() -> list[str]:
-    """OMS's hashes that this registry has, and trusts."""
+    """The hashes of OMS that this package has and trusts."""
     secure = {r.name for r in algorithms.all_algorithms() if r.security is algorithms.Security.SECURE}
     return [name for name in _STOCK_KEYWORDS if name in secure]
 
 
 class _Hasher:
-    """How a configuration hashes: shared by its file and shard hashers, which run in threads."""
+    """How a configuration hashes. Its file and shard hashers, which run in threads, share this object."""
 
     def __init__(self, algorithm: str, backend: str | None, progress: Progress | None) -> None:
         self.algorithm = algorithm
@@ -119,9 +119,9 @@ class HashingConfig(model_signing.hashing.Config):
     symbolic links and ignored paths are enumerated by stock's own code, so that the resulting
     manifests are equal to stock's.
 
-    ``method`` is "files" or "shards", ``algorithm`` an OMS hash. ``shard_size``, in bytes, is for
-    shards alone. Files are read with bounded memory, several at a time where the hash itself uses
-    one core. ``progress`` is called with the numbers of bytes just hashed, from one thread at a time.
+    ``method`` is "files" or "shards", and ``algorithm`` is an OMS hash. ``shard_size``, in bytes, applies
+    only to shards. Files are read with bounded memory, several at a time if the hash itself uses one core.
+    ``progress`` is called with the number of bytes just hashed, by one thread at a time.
 
     Raises ValueError, naming what is allowed, for a method, algorithm or shard size that OMS or this
     package does not have; BackendUnavailable as :func:`integrity_triton.new`.
@@ -144,14 +144,14 @@ class HashingConfig(model_signing.hashing.Config):
         if method == "files" and shard_size is not None:
             raise ValueError("shard_size is for the method 'shards'")
         if method == "shards" and algorithm == "blake3":
-            raise ValueError("OMS shards files for sequential hashes alone; use 'files' with blake3")
+            raise ValueError("OMS has shards only for sequential hashes; use 'files' with blake3")
         shard_size = _DEFAULT_SHARD_SIZE if shard_size is None else shard_size
         if isinstance(shard_size, bool) or not isinstance(shard_size, int):
             raise TypeError(f"shard_size must be int, not {type(shard_size).__name__}")
         if not 1 <= shard_size <= _LARGEST_SHARD:
             raise ValueError(f"shard_size must be from 1 to {_LARGEST_SHARD}, got {shard_size}")
         self._hasher = _Hasher(algorithm, backend, progress)
-        # A device, and a tree hash in the CPU library, are kept busy by one file at a time.
+        # One file at a time keeps a device busy, and so it does a tree hash in the CPU library.
         sequential = not algorithms.get(algorithm).parallel and requested(backend) in (None, "native")
         workers = None if sequential else 1
         super().__init__()  # type: ignore[no-untyped-call]
@@ -166,14 +166,16 @@ class HashingConfig(model_signing.hashing.Config):
         self.set_allow_symlinks(allow_symlinks)
 
     def _content_hasher(self) -> Any:
-        """Names and sizes digests; hashes nothing."""
+        """Gives digests their names and sizes, and hashes nothing."""
         if self._hasher.algorithm == "blake3":
             return _stock_memory.BLAKE3()
         keyword: Any = _STOCK_KEYWORDS[self._hasher.algorithm]
         return self._build_stream_hasher(keyword)
 
     def _build_file_hasher_factory(self, *_: Any, **__: Any) -> Callable[..., Any]:
-        if not hasattr(self, "_shard_size"):  # stock's own constructor, before ours has chosen
+        if not hasattr(
+            self, "_shard_size"
+        ):  # the base class calls this in its constructor, before a choice was made
             return super()._build_file_hasher_factory()
         return lambda path: _FileHasher(path, self._content_hasher(), self._hasher)
 
@@ -183,18 +185,18 @@ class HashingConfig(model_signing.hashing.Config):
         )
 
     def hash(self, model_path: Any, *, files_to_hash: Iterable[Any] | None = None) -> Manifest:
-        """The model's manifest. Raises OSError for what cannot be read, ValueError for a symbolic
-        link where they are not allowed and for what is neither file nor folder."""
+        """The model's manifest. Raises OSError for a path that cannot be read, and ValueError for a symbolic
+        link if these are not allowed and for anything that is neither a file nor a folder."""
         path = pathlib.Path(os.fsdecode(model_path))
-        path.stat()  # FileNotFoundError with the path's name
+        path.stat()  # raises FileNotFoundError with the path's name
         if files_to_hash is not None:
             files_to_hash = [pathlib.Path(os.fsdecode(file)) for file in files_to_hash]
         return super().hash(path, files_to_hash=files_to_hash)
 
 
 def generate_key(private_path: PathLike, public_path: PathLike) -> None:
-    """Write a new P-256 key pair as PEM: PKCS #8, unencrypted and readable by its owner alone, and
-    SubjectPublicKeyInfo. Raises FileExistsError rather than overwrite either file."""
+    """Write a new P-256 key pair as PEM. The private key is in PKCS #8, unencrypted, and only its owner can
+    read it; the public key is a SubjectPublicKeyInfo. Raises FileExistsError rather than overwrite a file."""
     key = ec.generate_private_key(ec.SECP256R1())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -228,16 +230,16 @@ def sign(
 ) -> None:
     """Sign a model folder (or one file) with an elliptic-curve key, offline.
 
-    ``private_key`` is a PEM file, ``ignore_paths`` are relative to ``folder``; git's own files and the
-    signature itself are always ignored. Raises ValueError for a key, method, algorithm or shard size
-    that cannot be used, OSError for what cannot be read or written.
+    ``private_key`` is a PEM file. ``ignore_paths`` are relative to ``folder``; git's own files and the
+    signature itself are always ignored. Raises ValueError for a key, method, algorithm or shard size that
+    cannot be used, and OSError for a file that cannot be read or written.
     """
     folder, signature_path = pathlib.Path(folder), pathlib.Path(signature_path)
     config = HashingConfig(method, algorithm, shard_size=shard_size, backend=backend, progress=progress)
     config.set_ignored_paths(paths=_ignored(folder, signature_path, ignore_paths))
     key_path = pathlib.Path(private_key)
     key_path.stat()
-    # Stock declares a str and needs bytes.
+    # model_signing declares a str here and needs bytes.
     secret: Any = None if password is None else password.encode()
     try:
         signing = model_signing.signing.Config()  # type: ignore[no-untyped-call]
@@ -268,14 +270,14 @@ def _ignored(
 
 @dataclass(frozen=True)
 class _Statement:
-    """What a signature says, checked."""
+    """The content of a signature, after all checks."""
 
     method: str
     algorithm: str
     shard_size: int | None
     allow_symlinks: bool
     ignore_paths: tuple[str, ...]
-    digests: Mapping[str, str]  # of a file or shard, lower-case hexadecimal
+    digests: Mapping[str, str]  # the digest of each file or shard, in lower-case hexadecimal
 
 
 def verify(
@@ -290,12 +292,12 @@ def verify(
 ) -> None:
     """Verify a model folder against its signature and the signer's public key.
 
-    The signature says how the model was hashed and which paths were ignored; ``ignore_paths`` adds
-    to those, and ``ignore_unsigned_files`` lets there be files that it does not list.
+    The signature says how the model was hashed and which paths were ignored. ``ignore_paths`` adds to these
+    paths, and ``ignore_unsigned_files`` permits files that the signature does not list.
 
-    Raises IntegrityError, naming the files, if the signature is not by this key or the model is not
-    the one signed; SignatureFormatError (a ValueError) for a malformed or unsupported signature;
-    ValueError for an unusable key or a symbolic link; OSError for what cannot be read.
+    Raises IntegrityError, which names the files, if another key made the signature or the model is not the
+    one that was signed; SignatureFormatError (a ValueError) for a malformed or unsupported signature;
+    ValueError for an unusable key or a symbolic link; and OSError for a file that cannot be read.
     """
     folder, signature_path = pathlib.Path(folder), pathlib.Path(signature_path)
     key = _load_public_key(pathlib.Path(public_key))
@@ -310,7 +312,7 @@ def verify(
         progress=progress,
     )
     ignored = [*statement.ignore_paths, *ignore_paths]
-    # What was signed as ".gitignore" and the like is in the signature's own list.
+    # The signature's own list has the git files that were ignored when signing.
     config.set_ignored_paths(paths=_ignored(folder, signature_path, ignored), ignore_git_paths=False)
     files = None
     if ignore_unsigned_files:
@@ -340,7 +342,7 @@ _CURVE_HASHES: dict[int, hashes.HashAlgorithm] = {
 
 
 def _signed_payload(path: pathlib.Path, key: ec.EllipticCurvePublicKey) -> bytes:
-    """The payload of a bundle, its signature verified before a byte of it is parsed."""
+    """The payload of a bundle, whose signature is verified before any byte of the payload is parsed."""
     size = path.stat().st_size
     if size > MAX_SIGNATURE_SIZE:
         raise SignatureFormatError(f"{path}: {size} bytes; a signature has at most {MAX_SIGNATURE_SIZE}")
@@ -371,7 +373,7 @@ def _signed_payload(path: pathlib.Path, key: ec.EllipticCurvePublicKey) -> bytes
 
 def _parse(data: bytes, what: str) -> dict[str, Any]:
     try:
-        # Stock writes a shard size as 1000.0, so that floats are read here and checked there.
+        # model_signing writes a shard size as 1000.0, so that floats are accepted here and checked later.
         return parse_object(data, floats=True)
     except ValueError as error:
         raise SignatureFormatError(f"{what}: {error}") from None
@@ -426,7 +428,7 @@ def _parse_statement(payload: bytes) -> _Statement:
         ignore_paths=tuple(ignored),
         digests=_parse_resources(_member(predicate, "resources", list), algorithm, shard_size),
     )
-    # Order matters to the root, and the mapping keeps it.
+    # The root depends on the order, which the mapping keeps.
     concatenated = b"".join(bytes.fromhex(digest) for digest in checked.digests.values())
     if hashlib.sha256(concatenated).hexdigest() != root:
         raise SignatureFormatError("the subject's digest is not that of the resources listed")
@@ -437,7 +439,7 @@ def _parse_statement(payload: bytes) -> _Statement:
 
 def _shard_size(form: Mapping[str, Any]) -> int:
     size = form.get("shard_size")
-    # model_signing 1.1.1 passes its integers through protobuf's only number, a double.
+    # model_signing 1.1.1 passes integers through protobuf's only number type, a double.
     if isinstance(size, float) and size.is_integer():
         size = int(size)
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST_SHARD:
@@ -446,7 +448,7 @@ def _shard_size(form: Mapping[str, Any]) -> int:
 
 
 def _parse_resources(resources: list[Any], algorithm: str, shard_size: int | None) -> dict[str, str]:
-    # The specification names the hash alone; model_signing 1.1.1 adds the shard size.
+    # The specification has only the hash's name here; model_signing 1.1.1 adds the shard size.
     names = {algorithm} if shard_size is None else {algorithm, f"{algorithm}-sharded-{shard_size}"}
     if shard_size is not None:
         names.add(f"{algorithm}-sharded-{float(shard_size)}")

@@ -16,11 +16,12 @@ Aspect = Literal["dtype", "shape", "content"]
 
 @dataclass(frozen=True)
 class TensorChange:
-    """A tensor that is there and is not what the manifest lists."""
+    """A tensor that is present but differs from its entry in the manifest."""
 
     name: str
     differs: tuple[Aspect, ...]
-    """Never empty. A reinterpreted or reshaped tensor may keep its content: the bytes."""
+    """The aspects that differ; never empty. A reinterpreted or reshaped tensor may keep its content, the
+    bytes."""
     expected: TensorEntry
     found: TensorEntry
 
@@ -36,20 +37,20 @@ class TensorChange:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``Manifest.verify`` found, each tuple in order of names."""
+    """What ``Manifest.verify`` found. Each tuple is sorted by name."""
 
     tensors: int
-    """Tensors that the manifest lists."""
+    """How many tensors the manifest lists."""
     changed: tuple[TensorChange, ...]
     missing: tuple[str, ...]
-    """Listed, and not in the model."""
+    """Names that are listed but not in the model."""
     unexpected: tuple[str, ...]
-    """In the model, and not listed."""
+    """Names in the model that are not listed."""
     tied: tuple[tuple[str, str], ...] = ()
-    """Names that are not listed but are the very memory of a listed tensor, with that one's name.
+    """Names that are not listed but share the memory of a listed tensor, each with that tensor's name.
 
-    Files store tied weights under one name, a live model has all of them. They are no mismatch:
-    they bring no bytes that the manifest does not cover.
+    A file stores tied weights under one name, while a live model has all their names. They are not a
+    mismatch, because they add no bytes that the manifest does not cover.
     """
 
     @property
@@ -58,12 +59,13 @@ class Report:
         return not (self.changed or self.missing or self.unexpected)
 
     def raise_for_mismatch(self) -> None:
-        """Raise IntegrityError naming every changed, missing and unexpected tensor, if there is one."""
+        """Raise IntegrityError, which names every changed, missing and unexpected tensor, unless all
+        match."""
         if not self.ok:
             raise IntegrityError(str(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as strings, numbers, lists and dicts that ``json.dumps`` takes."""
+        """The report as strings, numbers, lists and dicts, for ``json.dumps``."""
         return {
             "ok": self.ok,
             "tensors": self.tensors,
@@ -102,7 +104,7 @@ def _count(tensors: int) -> str:
 def compare(expected: Iterable[TensorEntry], found: Iterable[TensorEntry], ties: Mapping[str, str]) -> Report:
     """Compare the entries of a manifest with those of a model, both in order of names.
 
-    ``ties`` maps each name of a live model to the first name that is the same memory.
+    ``ties`` maps each name of a live model to the first name of the same memory.
     """
     listed = {entry.name: entry for entry in expected}
     present = {entry.name: entry for entry in found}

@@ -1,8 +1,8 @@
-"""Where a safetensors file keeps each tensor, read from its header and from nothing else.
+"""Where a safetensors file keeps each tensor, read only from the file's header.
 
-The header is untrusted. Every byte of the file is accounted for: the header, then the tensors'
-bytes back to back to the end, so that nothing in the file escapes the hashes of its tensors but the
-header's own spelling and its free-form ``__metadata__``.
+The header is untrusted. Every byte of the file is accounted for: the header comes first, then the tensors'
+bytes without gaps up to the end. The tensors' hashes therefore cover the whole file except the header's
+spelling and its free-form ``__metadata__``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .errors import ManifestError, shown
 from .strict_json import check_members, check_sizes, parse_object
 
 MAX_HEADER_SIZE = 100_000_000
-"""Bytes; the limit of the safetensors library."""
+"""Bytes. The safetensors library has the same limit."""
 
 _LENGTH_SIZE = 8
 _METADATA = "__metadata__"
@@ -29,7 +29,7 @@ _FIELDS: Mapping[str, type] = {"dtype": str, "shape": list, "data_offsets": list
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: its bytes are ``[start, end)`` from the start of the file."""
+    """A tensor in a file, whose bytes are ``[start, end)`` counted from the start of the file."""
 
     name: str
     dtype: str
@@ -55,11 +55,11 @@ class SafetensorsFile:
     def read(cls, path: str | os.PathLike[str]) -> SafetensorsFile:
         """Parse the header of a file.
 
-        Raises OSError if it cannot be read, ManifestError, naming the file, if it is not a regular
-        file or not a well-formed safetensors file.
+        Raises OSError if the file cannot be read, and ManifestError, which names the file, if it is not a
+        regular file or not a well-formed safetensors file.
         """
         path = Path(path)
-        if not stat.S_ISREG(path.stat().st_mode):  # before open(), which waits on a named pipe
+        if not stat.S_ISREG(path.stat().st_mode):  # checked before open(), which would wait on a named pipe
             raise ManifestError(f"{path}: not a regular file")
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -136,7 +136,7 @@ def _parse_tensor(name: str, description: Any, data_start: int) -> StoredTensor:
         raise ManifestError(f"data_offsets {begin} to {end} are not a range of bytes")
     expected = byte_length(dtype, shape)
     if expected is None:
-        raise ManifestError(f"its shape and dtype {dtype} make no valid number of bytes")
+        raise ManifestError(f"its shape and dtype {dtype} do not give a valid number of bytes")
     if expected != end - begin:
         raise ManifestError(
             f"its shape and dtype {dtype} take {expected} bytes, its data_offsets {end - begin}"

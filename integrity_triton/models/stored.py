@@ -16,12 +16,12 @@ from .entry import TensorEntry
 from .errors import ManifestError
 from .safetensors_file import SafetensorsFile, StoredTensor
 
-_RUN_SIZE = 8 << 20  # small tensors are read together, up to so many bytes
+_RUN_SIZE = 8 << 20  # small tensors are read together, up to this many bytes
 _MOST_READERS = 8  # each holds up to two read buffers
 
 
 class _SharedProgress:
-    """One caller's progress function behind several threads, and the means to stop them."""
+    """Serialises several threads' calls of one progress function, and can stop the threads."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
@@ -44,10 +44,10 @@ def hash_files(
 ) -> list[TensorEntry]:
     """The entries of all tensors of the files.
 
-    Raises OSError if a file cannot be read, ManifestError if one changes meanwhile.
+    Raises OSError if a file cannot be read, and ManifestError if a file changes meanwhile.
     """
     native = requested(backend) in {None, "native"}
-    readers = min(_MOST_READERS, os.cpu_count() or 1) if native else 1  # a device is one resource
+    readers = min(_MOST_READERS, os.cpu_count() or 1) if native else 1  # a device is one shared resource
     shared = _SharedProgress(progress)
     entries: list[TensorEntry] = []
     with ThreadPoolExecutor(readers, "integrity_triton") as pool:
@@ -69,7 +69,7 @@ def hash_files(
 
 
 def _runs(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
-    """Neighbours whose bytes are at most _RUN_SIZE together, or one tensor of any size."""
+    """Neighbouring tensors of at most _RUN_SIZE bytes together, or one tensor of any size."""
     run: list[StoredTensor] = []
     for tensor in tensors:
         if run and tensor.end - run[0].start > _RUN_SIZE:

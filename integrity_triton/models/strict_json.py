@@ -1,4 +1,4 @@
-"""JSON from untrusted sources: objects, arrays, strings, 64-bit integers and nothing surprising."""
+"""JSON from untrusted sources, restricted to objects, arrays, strings and 64-bit integers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from .errors import ManifestError, shown
 
-_MOST_DIGITS = 19  # of a signed 64-bit integer; int() of a long digit string takes quadratic time
+_MOST_DIGITS = 19  # those of a signed 64-bit integer; int() of a long string of digits takes quadratic time
 
 
 def _integer(digits: str) -> int:
@@ -37,11 +37,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_object(data: str | bytes | bytearray, *, floats: bool = False) -> dict[str, Any]:
-    """The JSON object that ``data`` holds, bytes being UTF-8.
+    """The JSON object in ``data``, whose bytes are UTF-8.
 
-    Raises ManifestError for whatever is not strict JSON, for a duplicate key, an integer of more
-    than 64 bits, a fractional number unless ``floats``, too deep nesting, and for anything but an
-    object at the top.
+    Raises ManifestError for anything that is not strict JSON, for a duplicate key, for an integer of more
+    than 64 bits, for a fractional number unless ``floats`` is set, for nesting that is too deep, and for any
+    value other than an object at the top level.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
@@ -78,7 +78,7 @@ def check_members(value: Mapping[str, Any], expected: Mapping[str, type]) -> Non
     for key, kind in expected.items():
         if key not in value:
             raise ManifestError(f"the field {key!r} is missing")
-        if type(value[key]) is not kind:  # exactly: a bool is an int to isinstance
+        if type(value[key]) is not kind:  # exact types, because isinstance takes a bool for an int
             raise ManifestError(f"the field {key!r} must be {_kind(kind())}, not {_kind(value[key])}")
     if len(value) != len(expected):
         unknown = next(key for key in value if key not in expected)
