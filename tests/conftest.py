@@ -1,25 +1,32 @@
-"""Runs tests once a backend, and ends with a table of what ran where.
+"""Runs tests on every backend, and ends with a table of what ran where.
 
-A test that takes ``backend`` runs on every registered backend; one that takes ``algorithm`` too, on
-every algorithm, and one that takes ``mac``, on every keyed one. A backend that is not here reads "absent",
-with its reason, unless it was asked for with ``--backend``: then its absence fails the run.
+A test that takes ``backend`` runs on every registered backend. A test that also takes ``algorithm`` runs on
+every algorithm, and one that also takes ``mac`` on every keyed algorithm. A backend that this machine does
+not have reads "absent", with the reason, unless it was asked for with ``--backend``: then its absence fails
+the run. What the choice of a tier (``-m``) left out reads "deselected".
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 from collections import Counter
+from pathlib import Path
 
 import hypothesis
 import pytest
 
+import tiers
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm, Blake2, Blake3Tree, Hmac, IteratedHash, SpongeTree
 from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.self_tests.admission import VARIABLE
 from support import driver_family, first_of, kernel_family
+
+DESELECTED = pytest.StashKey[Counter]()
+BEGAN = pytest.StashKey[float]()
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("dev", deadline=None)
@@ -33,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="NAME",
         help="run the device tests on this backend only (repeatable), and fail if it is absent",
+    )
+    parser.addoption(
+        "--times", metavar="FILE", help="write what each test took, in seconds of processor time (tiers.py)"
     )
 
 
@@ -74,12 +84,55 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "backend" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.device)
+        tiers.mark(item)
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count what a tier leaves out; with ``-k``, nobody can tell a test of another tier from another test."""
+    if items and not items[0].config.option.keyword:
+        items[0].config.stash.setdefault(DESELECTED, Counter()).update(
+            "\t".join(_cell(item)) for item in items if _cell(item) is not None
+        )
+
+
+def _cell(item: pytest.Item) -> tuple[str, str] | None:
+    """Algorithm and backend of a test, in the table at the end."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if "backend" not in parameters:
+        return None
+    record = parameters.get("algorithm") or parameters.get("mac")
+    return "(other)" if record is None else record.name, parameters["backend"]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist
+        session.config.workeroutput["deselected"] = dict(session.config.stash.get(DESELECTED, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    # Each process of pytest-xdist has collected, and left out, the same.
+    node.config.stash[DESELECTED] = Counter(getattr(node, "workeroutput", {}).get("deselected", {}))
 
 
 def pytest_collection_finish() -> None:
     # Thousands of collected tests, and torch, live to the end: no collection of garbage needs to visit them.
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    item.stash[BEGAN] = tiers.processor_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item):
+    result = yield
+    seconds = tiers.processor_seconds() - item.stash[BEGAN]
+    item.user_properties.append(("took", (round(seconds, 3), item.get_closest_marker("slow") is not None)))
+    return result
 
 
 @pytest.fixture
@@ -184,18 +237,19 @@ MACS = {
 
 @pytest.fixture(autouse=True)
 def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
-    callspec = getattr(request.node, "callspec", None)
-    if callspec is not None and "backend" in callspec.params:
-        record_property("backend", callspec.params["backend"])
-        record = callspec.params.get("algorithm") or callspec.params.get("mac")
-        record_property("algorithm", "(other)" if record is None else record.name)
-        if record is not None and callspec.params["backend"] == "native":
-            reason = registry.get("native").unsupported(record)
+    cell = _cell(request.node)
+    if cell is not None:
+        name, backend = cell
+        record_property("backend", backend)
+        record_property("algorithm", name)
+        if name != "(other)" and backend == "native":
+            reason = registry.get("native").unsupported(algorithms.get(name))
             if reason is not None:  # a library that is optional
-                pytest.skip(f"absent: {record.name}: {reason}")
+                pytest.skip(f"absent: {name}: {reason}")
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
+    _write_times(terminalreporter)
     _summarise_compilation(terminalreporter)
     cells: dict[tuple[str, str], Counter] = {}
     reasons: dict[str, str] = {}
@@ -216,12 +270,16 @@ def pytest_terminal_summary(terminalreporter) -> None:
                 count["failed" if outcome == "error" else outcome] += 1
     if not cells:
         return
+    config = terminalreporter.config
+    for cell, count in config.stash.get(DESELECTED, {}).items():
+        algorithm, _, backend = cell.partition("\t")
+        cells.setdefault((algorithm, backend), Counter())["deselected"] = count
     write = terminalreporter.write_line
-    terminalreporter.section("algorithm x backend")
+    terminalreporter.section(f"algorithm x backend, of the tier -m {config.option.markexpr!r}")
     columns = sorted({name for _, name in cells})
     rows = sorted({algorithm for algorithm, _ in cells})
     width = max(len(row) for row in rows) + 2
-    write(" " * width + "".join(f"{name:<26}" for name in columns))
+    write(" " * width + "".join(f"{name:<34}" for name in columns))
     for row in rows:
         texts = []
         for name in columns:
@@ -231,12 +289,26 @@ def pytest_terminal_summary(terminalreporter) -> None:
             elif count["passed"]:
                 text = f"ran {count['passed']}" + (f", {count['absent']} absent" if count["absent"] else "")
             else:
-                text = "absent" if count else "-"
-            texts.append(f"{text:<26}")
+                text = "absent" if count["absent"] else "" if count["deselected"] else "-"
+            if count["deselected"]:
+                text = ", ".join(filter(None, (text, f"{count['deselected']} deselected")))
+            texts.append(f"{text:<34}")
         write(f"{row:<{width}}" + "".join(texts))
     whole = {name for name in columns if not any(cells[c]["passed"] for c in cells if c[1] == name)}
     for name in sorted(whole & reasons.keys()):
         write(f"absent {name}: {reasons[name]}")
+
+
+def _write_times(terminalreporter) -> None:
+    file = terminalreporter.config.getoption("--times")
+    if file:
+        reports = [report for found in terminalreporter.stats.values() for report in found]
+        took = {
+            report.nodeid: dict(report.user_properties)["took"]
+            for report in reports
+            if getattr(report, "when", None) == "teardown" and "took" in dict(report.user_properties)
+        }
+        Path(file).write_text(json.dumps(took, indent=0), "utf-8")
 
 
 def _summarise_compilation(terminalreporter) -> None:

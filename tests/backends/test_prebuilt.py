@@ -309,7 +309,7 @@ def _one_of_each(wanted):
 
 
 @pytest.mark.parametrize(
-    "matrix", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["generic", "matrix units"]
+    "matrix", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["generic", "matrix units"]
 )
 def test_every_kernel_builds_for_xpu(compiler, wanted, tmp_path, matrix):
     chosen = _one_of_each(wanted)

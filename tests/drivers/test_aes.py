@@ -123,7 +123,7 @@ def loads(sass: str) -> list[str]:
 @pytest.mark.parametrize(
     "target",
     [
-        pytest.param(name, marks=() if name == "cuda:90" else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "cuda:90" else pytest.mark.exhaustive)
         for name in TARGETS
         if name.startswith("cuda")
     ],

@@ -267,7 +267,7 @@ def test_a_stream_of_a_checksum_holds_little(backend):
         assert stream._pending.data.numel() <= 1024 + 64
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("length", [1 << 29, (1 << 32) - 1, 1 << 32, (1 << 32) + 1])
 def test_one_long_crc(backend, length):
     if backend == "interpreter":

@@ -40,7 +40,7 @@ def plan(target: str, layouts: tuple[str, ...] = ("rows",)):
 
 def case(target: str, layouts: tuple[str, ...], name: str, *, slow: bool):
     variants = "-variants" if len(layouts) > 1 else ""
-    marks = [pytest.mark.slow] if slow else []
+    marks = [pytest.mark.exhaustive] if slow else []
     return pytest.param(target, layouts, name, id=f"{target}{variants}-{name}", marks=marks)
 
 

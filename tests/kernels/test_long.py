@@ -174,7 +174,7 @@ def long_data() -> torch.Tensor:
     return data
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "name",
     [n for n in ("sha256", "md5", "sha512", "blake2b", "sha3_256", "blake3") if n in it.algorithms_available],

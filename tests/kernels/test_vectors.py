@@ -257,7 +257,7 @@ def test_chains_over_sizes(file, backend, able, sequential):
         assert digest == expected, size
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("file", files("repeat"))
 def test_extremely_long_messages(file, backend, able, sequential):
     able(file.algorithm)

@@ -1,0 +1,75 @@
+"""The tiers of the suite: how a test is put into one, what each test takes, and the list of what is slow.
+
+python -m pytest ... --times times.json      # notes what each test takes, in seconds of processor time
+python tests/tiers.py times.json             # writes the list in tests/README.md from such files
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAGE = Path(__file__).resolve().parent / "README.md"
+HEADER = "| test | slow | seconds |\n| --- | ---: | ---: |\n"
+
+
+def mark(item: pytest.Item) -> None:
+    """Give a test the marks ``slow`` and ``quick`` that its ``slow_if`` and ``quick_if`` ask for."""
+    for name in ("slow", "quick"):
+        for condition in item.iter_markers(f"{name}_if"):
+            if _holds(condition.args[0], item):
+                item.add_marker(getattr(pytest.mark, name))
+
+
+def _holds(condition: Any, item: pytest.Item) -> bool:
+    parameters = item.callspec.params  # type: ignore[attr-defined]  # a test with parameters
+    return bool(condition(**{name: parameters[name] for name in inspect.signature(condition).parameters}))
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it started and has seen end."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def function_of(test: str) -> str:
+    """A test's name without its parameters and the folder of all tests."""
+    return test.partition("[")[0].removeprefix("tests/")
+
+
+def listed() -> set[str]:
+    """The functions that the page lists as slow for some parameters at least."""
+    return set(re.findall(r"^\| `(\S+)` \|", PAGE.read_text("utf-8"), re.MULTILINE))
+
+
+def table(times: dict[str, tuple[float, bool]]) -> str:
+    """The list, the slowest first, from the seconds of each test and whether it is slow."""
+    found: dict[str, list[float]] = {}
+    for test, (seconds, slow) in times.items():
+        if slow:
+            found.setdefault(function_of(test), []).append(seconds)
+    rows = sorted(found.items(), key=lambda row: (-sum(row[1]), row[0]))
+    lines = [f"| `{name}` | {len(seconds)} | {sum(seconds):.1f} |\n" for name, seconds in rows]
+    lines.append(f"| all | {sum(map(len, found.values()))} | {sum(map(sum, found.values())):.0f} |\n")
+    return HEADER + "".join(lines)
+
+
+def main(files: Iterable[str]) -> int:
+    times: dict[str, tuple[float, bool]] = {}
+    for file in files:
+        times |= json.loads(Path(file).read_text("utf-8"))
+    before, _, _ = PAGE.read_text("utf-8").partition(HEADER)
+    PAGE.write_text(before + table(times), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
