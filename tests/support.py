@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,6 +42,15 @@ PLAIN_ORACLES = {
 # The interpreter takes up to a tenth of a second a block.
 EXAMPLES = {"native": 30, "interpreter": 3}
 MOST_OUTPUT = 1000
+
+
+def interruptible(command: list[str]) -> list[str]:
+    """Return a command that starts ``command`` with the default action of SIGINT.
+
+    A shell starts jobs in the background with SIGINT ignored, and all processes below inherit that.
+    """
+    default = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+    return [sys.executable, "-c", f"{default}; os.execv(sys.argv[1], sys.argv[1:])", *command]
 
 
 def pattern(length: int) -> bytes:

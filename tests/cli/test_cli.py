@@ -27,7 +27,7 @@ pytest.importorskip("click")
 pytest.importorskip("rich")
 
 from integrity_triton import cli  # noqa: E402
-from support import has_module, pattern  # noqa: E402
+from support import has_module, interruptible, pattern  # noqa: E402
 
 SHA256SUM = shutil.which("sha256sum")
 needs_sha256sum = pytest.mark.skipif(SHA256SUM is None, reason="not applicable: coreutils is absent")
@@ -94,7 +94,7 @@ def sha256sum(*arguments: str | bytes, stdin: bytes = b"") -> Result:
 
 
 def process(*arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "integrity_triton", *map(str, arguments)]
+    command = interruptible([sys.executable, "-m", "integrity_triton", *map(str, arguments)])
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     usual = {
         "stdin": subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Processes that share the conformance suite's work: nothing is lost, whatever becomes of them."""
+"""Several processes share the conformance suite's work: no result is lost if one of them ends."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,15 +19,16 @@ import pytest
 from integrity_triton import conformance
 from integrity_triton.backends import registry
 from integrity_triton.conformance.processes import Lost, share
+from support import interruptible
 
 
 def here() -> bool:
-    """Whether this is the process of the tests."""
+    """Whether this is the process that runs the tests."""
     return multiprocessing.parent_process() is None
 
 
 def journal(folder: Path):
-    """Works on an item by writing down when, and by whom."""
+    """Return a function that works on an item: it notes the time and whether this process runs the tests."""
 
     def work(item: str):
         began = time.monotonic()
@@ -34,7 +36,7 @@ def journal(folder: Path):
         if here():
             if item.startswith("crash"):
                 raise AssertionError("for another process")
-            while not folder.joinpath("others").exists():  # so that others have something to do
+            while not folder.joinpath("others").exists():  # so that other processes get items
                 time.sleep(0.01)
         elif item.startswith("crash"):
             os._exit(3)
@@ -50,6 +52,54 @@ def unable():
     if here():
         return lambda item: (item,)
     raise RuntimeError("not here")
+
+
+class InterruptedAtCreation:
+    """In the process that runs the tests, raise KeyboardInterrupt just before another process exists."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pickled = threading.Event()
+
+    def __call__(self):
+        assert self.pickled.wait(60)
+        raise KeyboardInterrupt
+
+    def __reduce__(self):
+        self.pickled.set()
+        time.sleep(1)
+        return partial, (time.sleep, 600)
+
+
+class InterruptedAtStart:
+    """In the process that runs the tests, raise KeyboardInterrupt while another process is starting."""
+
+    def __init__(self, folder: Path) -> None:
+        self.starting = folder / "starting"
+
+    def __call__(self):
+        if here():
+            assert eventually(self.starting.exists)
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # is ignored: the process that runs the tests ends this one
+        self.starting.touch()
+        time.sleep(600)
+
+
+def eventually(condition):
+    """Wait at most two minutes until the condition holds, and return whether it does."""
+    end = time.monotonic() + 120
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@contextmanager
+def leaving_no_process():
+    before = multiprocessing.active_children()
+    yield
+    assert set(multiprocessing.active_children()) <= set(before)  # at once, without waiting
 
 
 def kept(results):
@@ -84,7 +134,7 @@ def test_a_process_that_ends_is_replaced(tmp_path):
 def test_what_does_not_start_is_done_without(caplog):
     results = share([(i, i) for i in range(5)], unable, 3, lambda _: time.sleep(0.5), pytest.fail)
     assert results == [(i,) for i in range(5)]
-    assert "does not start: the process ended with status 1" in caplog.text
+    assert "could not start another process to share the work: the process ended with status 1" in caplog.text
 
 
 @pytest.mark.parametrize("who", ["this process", "another"])
@@ -95,9 +145,16 @@ def test_errors_end_all(tmp_path, who):
 
     items = [(i, i) for i in ("first", "last", "more")]
     began = time.monotonic()
-    with pytest.raises(KeyError, match="told"):
+    with leaving_no_process(), pytest.raises(KeyError, match="told"):
         share(items, partial(journal, tmp_path), 2, done, pytest.fail)
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("start", [InterruptedAtCreation, InterruptedAtStart])
+def test_an_interrupt_ends_a_process_that_is_starting(tmp_path, caplog, start):
+    with leaving_no_process(), pytest.raises(KeyboardInterrupt):
+        share([(0, 0)], start(tmp_path), 2, pytest.fail, pytest.fail)
+    assert not caplog.text
 
 
 def cells(jobs: int, progress=None):
@@ -128,7 +185,7 @@ def test_what_another_process_does_not_know_has_failed():
 
 
 def test_a_backend_that_another_process_lacks_has_failed(monkeypatch):
-    """Where a device takes one process alone, the run must not pass without it."""
+    """If a device admits only one process, the run must not pass without it."""
     suite = conformance._Suite(("native",), (), (), "quick", 1)
     gone = [replace(s, available=False, reason="in use") for s in registry.statuses() if s.name == "native"]
     monkeypatch.setattr(conformance, "statuses", lambda: tuple(gone))
@@ -147,34 +204,60 @@ def test_the_module_is_not_run_again_by_the_processes_that_it_starts():
     command = [sys.executable, "-m", "integrity_triton", "conformance", "--quick", "--backend", "native"]
     done = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "does not start" not in done.stderr
+    assert "could not start" not in done.stderr
     assert done.stdout.count("seed") == 2  # at the beginning and the end
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="not applicable: process groups, and /proc")
-def test_an_interrupt_from_the_keyboard_ends_all():
+@pytest.mark.parametrize("other", ["at work", "starting"])
+def test_an_interrupt_from_the_keyboard_ends_all(tmp_path, other):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if other == "starting":  # Python imports this module before any other, and gets no further
+        tmp_path.joinpath("sitecustomize.py").write_text(_SLOW_TO_START)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), os.getenv("PYTHONPATH")]))
     command = [sys.executable, "-m", "integrity_triton", "conformance", "--full", "--backend", "native"]
     running = subprocess.Popen(
-        [*command, "--jobs", "2"],
+        interruptible([*command, "--jobs", "2"]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env=environment,
     )
     try:
-        for _ in range(8):  # lines: the other process is at work by then, or starting
-            assert running.stdout.readline()
+        if other == "starting":
+            assert eventually(tmp_path.joinpath("starting").exists)
+            os.kill(int(tmp_path.joinpath("starting").read_text()), signal.SIGINT)
+            time.sleep(0.5)  # for a traceback, which it could not print once it has been killed
+        else:
+            for _ in range(8):  # lines: the other process is at work by then, unless it starts slowly
+                assert running.stdout.readline()
         os.killpg(running.pid, signal.SIGINT)
         out, err = running.communicate(timeout=60)
+        # The resource tracker of multiprocessing ends a moment later than the process that started it.
+        assert eventually(lambda: not _members(running.pid)), _members(running.pid)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode not in (0, 1), out
     assert "passed" not in out
     assert "Traceback" not in err
-    members = [path for path in Path("/proc").glob("[0-9]*/stat") if _group(path) == running.pid]
-    assert not members
+    assert "could not start" not in err
+
+
+_SLOW_TO_START = """
+import os, pathlib, sys, time
+
+if "--multiprocessing-fork" in sys.orig_argv:
+    begun = pathlib.Path(__file__).with_name("begun")
+    begun.write_text(str(os.getpid()))
+    begun.rename(begun.with_name("starting"))
+    time.sleep(600)
+"""
+
+
+def _members(group: int) -> list[Path]:
+    return [path for path in Path("/proc").glob("[0-9]*/stat") if _group(path) == group]
 
 
 def _group(path: Path) -> int | None:
