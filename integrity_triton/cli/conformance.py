@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..conformance import Cell
 
 _MOST_JOBS = 8  # each has a few hundred MB of libraries
-_REPORTS = {"json": "to_json", "md": "to_markdown", "html": "to_html", "xml": "to_xml"}
 
 
 @click.command()
@@ -67,13 +66,14 @@ def conformance(
     """
     from .. import conformance as suite
     from ..backends.native import usable_cpus
+    from ..conformance import render
 
     context = click.get_current_context()
     if quick and full:
         raise click.UsageError("--quick and --full exclude each other", context)
     for path in reports:
-        if Path(path).suffix[1:] not in _REPORTS:
-            raise click.UsageError(f"--report {path}: a report is .{', .'.join(_REPORTS)}", context)
+        if Path(path).suffix[1:] not in render.FORMATS:
+            raise click.UsageError(f"--report {path}: a report is .{', .'.join(render.FORMATS)}", context)
         if not Path(path).absolute().parent.is_dir():
             raise FileNotFoundError(f"{path}: there is no such folder")
     output = Output(as_json=as_json)
@@ -101,8 +101,7 @@ def conformance(
         progress=show,
     )
     for path in reports:
-        text: str = getattr(report, _REPORTS[Path(path).suffix[1:]])()
-        Path(path).write_text(text, "utf-8")
+        Path(path).write_text(render.FORMATS[Path(path).suffix[1:]](report), "utf-8")
     for backend, reason in report.absent.items():
         output.line(f"absent {backend}: {reason}")
     for place, reason, absent in report.reasons():
@@ -110,5 +109,5 @@ def conformance(
     for problem in report.problems:
         output.complain(problem)
     output.line(report.summary())
-    output.document(**report.to_dict())
+    output.document(**render.to_dict(report))
     return OK if report.ok else MISMATCH

@@ -1,4 +1,4 @@
-"""Kernels for devices that are not here: that they compile, and no more."""
+"""Cells of devices that need not be here: their kernels are compiled, and nothing runs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..algorithms import Algorithm
 from ..aot.compiling import Target
 from ..aot.export import export, variants
 from ..errors import IntegrityTritonError
-from .checks import Failure
-from .report import ABSENT, COMPILED, FAILED, Cell
+from .report import ABSENT, COMPILED, FAILED, Cell, Failure
 
 
 class Compilation:
-    """Compiles for one target; a kernel that several algorithms share, once."""
+    """Compiles for one target. A kernel that several algorithms share is compiled once."""
 
     def __init__(self, target: str) -> None:
-        """Raises ValueError for what is no target."""
+        """``target`` is a name such as ``"cuda:90"``. Raises ValueError if it names no target."""
         self._target = Target.parse(target)
         self._compiled: dict[str, str] = {}
 
     def cell(self, record: Algorithm) -> Cell:
+        """Compile all kernels of an algorithm."""
         began = time.perf_counter()
         cell = Cell(record.name, f"{self._target.name} (compile-only)", "", "", COMPILED, asked=True)
         try:

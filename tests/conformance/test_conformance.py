@@ -23,6 +23,8 @@ from integrity_triton.backends import registry
 from integrity_triton.backends.base import Probe
 from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.native import NativeBackend
+from integrity_triton.conformance import render
+from integrity_triton.conformance.checks import CHECKS
 from integrity_triton.hashing import Hash
 from integrity_triton.messages.layout import view_of
 from support import pattern
@@ -166,7 +168,7 @@ def test_the_backend_conforms(backend):
     report = conformance.run(
         backends=[backend], algorithms=CHEAP.get(backend, ()), effort="quick", seed=20261125
     )
-    assert report.ok, report.to_markdown()
+    assert report.ok, render.to_markdown(report)
     ran = [cell for cell in report.cells if cell.status == "ran"]
     assert ran
     assert all(cell.launches for cell in ran) or backend == "native"
@@ -178,7 +180,7 @@ def test_every_check_has_cases():
     names = ["sha256", "blake3", "hmac_sha256", "blake2b", "shake_128"]
     report = conformance.run(backends=["native"], algorithms=names, effort="quick", seed=1)
     counted = {check for cell in report.cells for check in cell.checks}
-    assert counted == set(conformance.checks.CHECKS)
+    assert counted == set(CHECKS)
 
 
 @pytest.mark.parametrize("effort", ["quick", "standard", "full"])
@@ -566,12 +568,12 @@ def test_text_from_elsewhere_is_escaped():
         (cell,), (nasty,), 1, "2026-11-25T00:00:00+00:00", 1.0, {"x": nasty}, {"y": nasty}
     )
     page = _Page()
-    page.feed(report.to_html())
+    page.feed(render.to_html(report))
     assert page.open == []
     assert not any(tag == "b" for tag, _ in page.tags)
-    ElementTree.fromstring(report.to_xml())
-    json.loads(report.to_json())
-    assert "<b>" not in report.to_markdown()
+    ElementTree.fromstring(render.to_junit(report))
+    json.loads(render.to_json(report))
+    assert "<b>" not in render.to_markdown(report)
 
 
 # Algorithms of other packages
@@ -620,7 +622,7 @@ def test_an_algorithm_without_answers_has_not_passed(register_algorithm, run):
 def test_hmac_over_another_packages_hash_is_checked_by_its_definition(register_algorithm, package):
     register_algorithm(package[0])
     report = conformance.run(backends=["native"], algorithms=["hmac_their_hash"], effort="quick", seed=1)
-    assert report.ok, report.to_markdown()
+    assert report.ok, render.to_markdown(report)
     (cell,) = report.cells
     assert cell.checks["HMAC's definition"] > 10
     assert "known answers" not in cell.checks

@@ -18,6 +18,8 @@ import pytest
 
 from integrity_triton import conformance
 from integrity_triton.backends import registry
+from integrity_triton.conformance import render, suite
+from integrity_triton.conformance.cells import Request, lost_cell
 from integrity_triton.conformance.processes import Lost, share
 from support import interruptible
 
@@ -159,7 +161,7 @@ def test_an_interrupt_ends_a_process_that_is_starting(tmp_path, caplog, start):
 
 def cells(jobs: int, progress=None):
     report = conformance.run(backends=["native"], effort="quick", seed=7, jobs=jobs, progress=progress)
-    assert report.ok, report.to_markdown()
+    assert report.ok, render.to_markdown(report)
     assert report.options["jobs"] == jobs
     return [replace(cell, seconds=0.0) for cell in report.cells]
 
@@ -172,26 +174,26 @@ def test_the_same_cells_however_many_share_them():
 
 
 def test_what_another_process_does_not_know_has_failed():
-    suite = conformance._Suite((), (), (), "quick", 1)
-    work = conformance._work(suite, ["native"])
+    request = Request((), (), (), "quick", 1)
+    work = suite.worker(request, ["native"])
     for item in (("sha256", "registered elsewhere"), ("registered elsewhere", "native")):
         (cell,) = work(item)
         assert (cell.algorithm, cell.backend, cell.status) == (*item, "failed")
         assert "use one job" in cell.reason
-        assert suite.problems([cell])
-    (cell,) = suite.lost(("sha256", "native"), Lost("the process ended with status -11"))
+        assert request.problems([cell])
+    cell = lost_cell("sha256", "native", Lost("the process ended with status -11"))
     assert cell.verdict == "FAILED 1 of 1"
     assert cell.failures[0].found == "the process ended with status -11"
 
 
 def test_a_backend_that_another_process_lacks_has_failed(monkeypatch):
     """If a device admits only one process, the run must not pass without it."""
-    suite = conformance._Suite(("native",), (), (), "quick", 1)
+    request = Request(("native",), (), (), "quick", 1)
     gone = [replace(s, available=False, reason="in use") for s in registry.statuses() if s.name == "native"]
-    monkeypatch.setattr(conformance, "statuses", lambda: tuple(gone))
-    (cell,) = conformance._work(suite, ["native"])(("sha256", "native"))
+    monkeypatch.setattr(suite, "statuses", lambda: tuple(gone))
+    (cell,) = suite.worker(request, ["native"])(("sha256", "native"))
     assert (cell.status, cell.reason) == ("failed", "it is absent in another process: in use")
-    (cell,) = conformance._work(suite, [])(("sha256", "native"))
+    (cell,) = suite.worker(request, [])(("sha256", "native"))
     assert (cell.status, cell.reason) == ("absent", "in use")
 
 

@@ -18,7 +18,9 @@ from _pytest.runner import runtestprotocol
 from integrity_triton import algorithms
 from integrity_triton.algorithms import known_answers
 from integrity_triton.backends import registry
-from integrity_triton.conformance.checks import CHECKS, SLOW_EFFORTS, Case, Subject, Watch
+from integrity_triton.conformance.checks import CHECKS
+from integrity_triton.conformance.subject import SLOW_EFFORTS, Case, Subject
+from integrity_triton.conformance.watch import Watch
 from support import GuardedMemory
 
 BACKEND = "interpreter"

@@ -1,13 +1,18 @@
-"""A report as one HTML page: no script, no other file; for a phone, a screen and paper, light and dark."""
+"""A report as one HTML page, for people.
+
+The page has no scripts and needs no other file. It is made for a phone, a screen and paper, and has a light
+and a dark form.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
 
-from .report import ABSENT, COMPILED, FAILED, RAN, Cell, Report
+from ..report import ABSENT, COMPILED, FAILED, RAN, Cell, Report
+from .facts import facts
 
-_FITTING = 3
+_WIDTH = 3  # so many backends and devices fit beside the algorithms' names
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --back: #ffffff; --soft: #59636e; --line: #d1d9e0;
   --band: #f6f8fa; --good: #116329; --bad: #b3131b; --bad-back: #ffebe9; }
@@ -52,6 +57,7 @@ li { margin: .35rem 0; overflow-wrap: anywhere; }
 
 
 def to_html(report: Report) -> str:
+    """One self-contained HTML document."""
     return "\n".join(_page(report)) + "\n"
 
 
@@ -76,7 +82,7 @@ def _page(report: Report) -> Iterator[str]:
     yield from _absences(report)
     yield "<h2>What it depends on</h2>"
     yield "<dl>"
-    for name, text in report.facts():
+    for name, text in facts(report):
         yield f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"
     yield "</dl>"
     yield "</body>"
@@ -88,8 +94,8 @@ def _matrix(report: Report) -> Iterator[str]:
         return
     yield "<h2>Algorithms and backends</h2>"
     yield '<p class="soft">Ran: the number of cases, all of which passed.</p>'
-    # A frame that scrolls keeps the head of the table from staying in view: only where it has to be.
-    wide = len(report.places) > _FITTING
+    # In a frame that scrolls, the head of the table does not stay in view. Only a wide table gets one.
+    wide = len(report.places) > _WIDTH
     yield '<div class="wide"><table>' if wide else "<div><table>"
     heads = "".join(f'<th scope="col">{escape(place)}</th>' for place in report.places)
     yield f'<thead><tr><th scope="col">algorithm</th>{heads}</tr></thead>'

@@ -1,0 +1,140 @@
+"""Running the suite: every cell that was asked for, shared among processes."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import time
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+
+from .. import algorithms as registry
+from ..algorithms import Algorithm
+from ..backends.registry import BackendStatus, get, statuses
+from ..backends.triton_backend import TritonBackend
+from .cells import Request, lost_cell
+from .compilation import Compilation
+from .environment import describe
+from .processes import share
+from .report import Cell, Report
+from .subject import EFFORTS
+
+# Another process takes seconds to start, so it needs at least so many cells.
+_CELLS_A_PROCESS = 8
+
+
+def run(
+    *,
+    backends: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    algorithms: Sequence[str] = (),
+    effort: str = "standard",
+    seed: int | None = None,
+    targets: Sequence[str] = (),
+    jobs: int = 1,
+    progress: Callable[[Cell], None] | None = None,
+) -> Report:
+    """Check algorithms on backends and devices, by default all algorithms on everything that is here.
+
+    ``devices`` are torch's names, with a number or without, such as ``"cpu"``. ``effort`` is ``"quick"``,
+    ``"standard"`` or ``"full"``. Random data depend on ``seed``, by default a new one, and on the algorithm's
+    name. ``targets`` are names that :class:`integrity_triton.aot.compiling.Target` parses; their devices need
+    not be here, because the kernels are compiled for them and do not run. ``progress`` is called with each
+    cell when it is done. Whatever is named and cannot run is a problem of the report, which is then not
+    ``ok``.
+
+    At most ``jobs`` processes share the cells, and this process is one of them. The others start with a new
+    interpreter, which imports the main module, so a program that asks for several processes must not do so
+    again when it is imported. They know the algorithms and backends that packages provide, and not those that
+    only this process has registered. A cell for which another process has no result has failed.
+
+    Raises ValueError for an unknown algorithm, backend, target or effort, and for ``jobs`` below 1.
+    """
+    if effort not in EFFORTS:
+        raise ValueError(f"unknown effort {effort!r} (known: {', '.join(EFFORTS)})")
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, not {jobs}")
+    known = {status.name: status for status in statuses()}
+    for name in backends:
+        if name not in known:
+            raise ValueError(f"unknown backend {name!r} (known: {', '.join(known)})")
+    named = {record.name: record for record in map(registry.get, algorithms)}
+    records = list(named.values()) or list(registry.all_algorithms())
+    request = Request(
+        backends=tuple(dict.fromkeys(backends)),
+        devices=tuple(dict.fromkeys(devices)),
+        algorithms=tuple(named),
+        effort=effort,
+        seed=secrets.randbits(32) if seed is None else seed,
+    )
+    compilers = [Compilation(name) for name in dict.fromkeys(targets)]
+    date, began = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+
+    def done(cells: list[Cell]) -> None:
+        for cell in cells:
+            if progress is not None:
+                progress(cell)
+
+    # A request that only names targets asks for compiling, and for no run.
+    asked = [s for s in known.values() if s.name in backends or not (backends or targets)]
+    items = [(_kernels_of(record, s), (record.name, s.name)) for s in asked for record in records]
+    running = sum(request.obstacle(s) is None for s in asked) * len(records)
+    shared = share(
+        items,
+        start=partial(worker, request, tuple(s.name for s in asked if s.available)),
+        jobs=max(1, min(jobs, running // _CELLS_A_PROCESS)),
+        done=done,
+        lost=_lost,
+    )
+    cells = [cell for found in shared for cell in found]  # in the order of the items
+    for compiling in compilers:
+        for record in records:
+            cells.append(compiling.cell(record))
+            done(cells[-1:])
+    return Report(
+        cells=tuple(cells),
+        problems=tuple(request.problems(cells)),
+        seed=request.seed,
+        date=date.isoformat(timespec="seconds"),
+        seconds=round(time.perf_counter() - began, 3),
+        options={
+            "effort": effort,
+            "backends": list(request.backends),
+            "devices": list(request.devices),
+            "algorithms": list(request.algorithms),
+            "targets": list(targets),
+            "jobs": jobs,
+        },
+        environment=describe(),
+    )
+
+
+def _kernels_of(record: Algorithm, status: BackendStatus) -> Hashable:
+    """A key that is the same for algorithms that run the same kernels on a backend."""
+    backend = get(status.name) if status.available else None
+    if isinstance(backend, TritonBackend) and backend.unsupported(record) is None:
+        return status.name, backend.driver(record).main_kernel()
+    return status.name, record.name
+
+
+def worker(request: Request, available: Sequence[str]) -> Callable[[tuple[str, str]], list[Cell]]:
+    """The function that makes the cells of an algorithm on a backend, in this process or in another.
+
+    ``available`` names the backends that this process has. Another process that lacks one of them has failed.
+    """
+    known = {status.name: status for status in statuses()}
+    records = {record.name: record for record in registry.all_algorithms()}
+
+    def cells(item: tuple[str, str]) -> list[Cell]:
+        algorithm, backend = item
+        if algorithm not in records or backend not in known:
+            return _lost(item, "another process does not know what this one has registered: use one job")
+        if backend in available and not known[backend].available:  # only one process can use some devices
+            return _lost(item, f"it is absent in another process: {known[backend].reason}")
+        return request.cells(records[algorithm], known[backend])
+
+    return cells
+
+
+def _lost(item: tuple[str, str], reason: object) -> list[Cell]:
+    return [lost_cell(*item, reason)]

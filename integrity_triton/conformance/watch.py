@@ -1,0 +1,66 @@
+"""Proof that the backend which was asked for did the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..backends.base import Backend
+from ..backends.triton_backend import TritonBackend
+
+
+class Watch:
+    """Counts the kernels that a backend launches for its callers, without those of self-tests, and notes
+    which other backends are used.
+
+    A backend that hands its work to another one returns correct digests and proves nothing.
+    """
+
+    def __init__(self, backend: Backend, others: Sequence[Backend]) -> None:
+        self._backend = backend
+        self._others = others
+        self.launches = 0
+        self.strangers: set[str] = set()
+        """The names of the other backends that were used."""
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Watch while the block runs, and restore the backends' methods after it."""
+        replaced: list[tuple[Backend, str, Any]] = []
+
+        def intercept(instance: Backend, method: str, note: Callable[[], None]) -> None:
+            called = getattr(instance, method)
+
+            def noted(*arguments: Any, **keywords: Any) -> Any:
+                note()
+                return called(*arguments, **keywords)
+
+            replaced.append((instance, method, instance.__dict__.get(method)))
+            setattr(instance, method, noted)
+
+        def launched() -> None:
+            self.launches += 1
+
+        if isinstance(self._backend, TritonBackend):
+            intercept(self._backend, "admit", launched)
+        for other in self._others:
+            for method in ("digest_batch", "stream"):
+                intercept(other, method, lambda name=other.name: self.strangers.add(name))  # type: ignore[misc]
+        try:
+            yield
+        finally:
+            for instance, method, before in replaced:
+                if before is None:
+                    delattr(instance, method)
+                else:
+                    setattr(instance, method, before)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Forget what is noted while the block runs, which uses another backend on purpose."""
+        launches, strangers = self.launches, set(self.strangers)
+        try:
+            yield
+        finally:
+            self.launches, self.strangers = launches, strangers
