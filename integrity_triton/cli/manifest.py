@@ -13,7 +13,7 @@ from .outcome import MISMATCH, OK
 from .terminal import Output, write_stdout
 
 if TYPE_CHECKING:
-    from ..models import Report
+    from ..models import ModelReport
 
 
 @click.group(no_args_is_help=False)
@@ -68,7 +68,7 @@ def verify(manifest_path: str, source: str, as_json: bool, backend: str | None) 
     return OK if report.ok else MISMATCH
 
 
-def print_report(output: Output, source: str, report: Report) -> None:
+def print_report(output: Output, source: str, report: ModelReport) -> None:
     first, *others = str(report).splitlines()
     output.line(f"{source}: {first}")
     for line in others:

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from .entry import TensorEntry
     from .errors import ManifestError
     from .manifest import Manifest
-    from .report import Report, TensorChange
+    from .report import ModelReport, TensorChange
 
-__all__ = ["Manifest", "ManifestError", "Report", "TensorChange", "TensorEntry", "oms"]
+__all__ = ["Manifest", "ManifestError", "ModelReport", "TensorChange", "TensorEntry", "oms"]
 
 _LAZY = {
     "Manifest": "manifest",
     "ManifestError": "errors",
-    "Report": "report",
+    "ModelReport": "report",
     "TensorChange": "report",
     "TensorEntry": "entry",
 }

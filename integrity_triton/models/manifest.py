@@ -25,7 +25,7 @@ from .entry import TensorEntry
 from .errors import ManifestError, shown
 from .folder import read_folder
 from .live import hash_state_dict
-from .report import Report, compare
+from .report import ModelReport, compare
 from .safetensors_file import SafetensorsFile
 from .stored import hash_files
 from .strict_json import check_members, check_sizes, parse_object
@@ -202,7 +202,9 @@ class Manifest:
         entries, ties = hash_state_dict(state_dict, record, backend, progress)
         return cls(record.name, entries), ties
 
-    def verify(self, source: Any, *, backend: str | None = None, progress: Progress | None = None) -> Report:
+    def verify(
+        self, source: Any, *, backend: str | None = None, progress: Progress | None = None
+    ) -> ModelReport:
         """Compare a model, given as for :meth:`build`, with this manifest.
 
         The report says what does not match. Only a source that :meth:`build` refuses raises an error.

@@ -36,7 +36,7 @@ class TensorChange:
 
 
 @dataclass(frozen=True)
-class Report:
+class ModelReport:
     """What ``Manifest.verify`` found. Each tuple is sorted by name."""
 
     tensors: int
@@ -101,7 +101,9 @@ def _count(tensors: int) -> str:
     return "1 tensor" if tensors == 1 else f"{tensors} tensors"
 
 
-def compare(expected: Iterable[TensorEntry], found: Iterable[TensorEntry], ties: Mapping[str, str]) -> Report:
+def compare(
+    expected: Iterable[TensorEntry], found: Iterable[TensorEntry], ties: Mapping[str, str]
+) -> ModelReport:
     """Compare the entries of a manifest with those of a model, both in order of names.
 
     ``ties`` maps each name of a live model to the first name of the same memory.
@@ -126,7 +128,7 @@ def compare(expected: Iterable[TensorEntry], found: Iterable[TensorEntry], ties:
                 unexpected.append(name)
             else:
                 tied.append((name, target))
-    return Report(len(listed), changed, missing, tuple(unexpected), tuple(tied))
+    return ModelReport(len(listed), changed, missing, tuple(unexpected), tuple(tied))
 
 
 def _differences(expected: TensorEntry, found: TensorEntry) -> tuple[Aspect, ...]:

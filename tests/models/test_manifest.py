@@ -357,7 +357,7 @@ def test_file_that_is_cut_while_it_is_read(tmp_path: Path, monkeypatch) -> None:
 def test_import_stays_light() -> None:
     code = (
         "import sys, integrity_triton as it\n"
-        "it.models.Manifest, it.models.Report, it.models.ManifestError\n"
+        "it.models.Manifest, it.models.ModelReport, it.models.ManifestError\n"
         "assert not {'torch', 'triton', 'safetensors', 'numpy'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
