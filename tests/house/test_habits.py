@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import integrity_triton as it
+from integrity_triton.models import folder, manifest, oms, safetensors_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -90,3 +91,11 @@ def test_people_start_the_lane_for_gpus_and_it_names_gpu_backends():
     (command,) = (run for run in commands(lane["jobs"]["conformance"]) if " conformance " in run)
     reports = [word for word in shlex.split(command, comments=True) if word.startswith("report/")]
     assert {Path(report).suffix for report in reports} == {".html", ".json", ".md", ".xml"}
+
+
+def test_the_security_policy_names_the_limits_of_what_is_read():
+    policy = " ".join(text("SECURITY.md").split())
+    assert manifest.MAX_SIZE == folder.MAX_INDEX_SIZE == 64 << 20
+    assert "64 MiB for a manifest and for the index of a model" in policy
+    assert f"{safetensors_file.MAX_HEADER_SIZE:,} bytes for the header of a safetensors file" in policy
+    assert f"{oms.MAX_SIGNATURE_SIZE >> 20} MiB for a signature" in policy
