@@ -1,4 +1,4 @@
-"""Options of the benchmarks, and how the medians compare with the library's."""
+"""Options of the benchmarks, and a summary that compares the medians with the CPU library's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--mib", type=int, default=256, help="MiB that throughput is measured over")
+    parser.addoption("--mib", type=int, default=256, help="MiB of data over which throughput is measured")
 
 
-@pytest.hookimpl(trylast=True)  # behind pytest-benchmark's own tables
+@pytest.hookimpl(trylast=True)  # after pytest-benchmark's own tables
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     session = getattr(terminalreporter.config, "_benchmarksession", None)
     benches = getattr(session, "benchmarks", [])

@@ -1,8 +1,9 @@
 """Measure what ``opencl/cpu_choice.json`` holds: ``python -m bench.cpu_choice [ALGORITHM]... [--write]``.
 
-For each algorithm that both the ``opencl`` backend and a CPU library have: bytes a second and thread in a
-large batch, and the seconds that a call or a message takes beside that, for the kernels and for the library.
-Prints then how the rule chooses over batches of many shapes, and how often the other would have won.
+For each algorithm that both the ``opencl`` backend and a CPU library have, this measures, for the kernels and
+for the library, the bytes per second and thread in a large batch, and the seconds that each call or message
+takes in addition. Then it prints how the rule chooses for batches of many shapes, and how often the other
+choice would have been faster.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from integrity_triton.messages.from_caller import batch_messages
 REPETITIONS = 3
 SHAPES = [(n, size) for n in (1, 4, 16, 64, 256, 1024, 8192) for size in (64, 1024, 16384, 262144)]
 MOST_BYTES = 1 << 26
-# Of an extendable output without a default.
+# The length in bytes of extendable output without a default length.
 LENGTH = 32
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """The median of several, after one call that builds what is not built yet."""
+    """The median of several calls, after one call that builds the kernels."""
     call()
     taken = []
     for _ in range(REPETITIONS):
@@ -52,9 +53,9 @@ def hash_batch(messages: torch.Tensor, record: Algorithm, backend: str) -> torch
 
 
 def passed_over(record: Algorithm) -> str | None:
-    """Why there is nothing to choose for an algorithm, or to measure."""
+    """Why there is nothing to choose, or to measure, for an algorithm; None if there is."""
     if isinstance(record.construction, TupleSponge):
-        return "a batch of rows is no batch of tuples"
+        return "a batch of rows is not a batch of tuples"
     if isinstance(record.construction, Hmac):
         return "its hash is measured"
     for name in ("opencl", "native"):
@@ -66,7 +67,7 @@ def passed_over(record: Algorithm) -> str | None:
 
 def figures(record: Algorithm, threads: int) -> dict[str, float]:
     data = torch.randint(0, 256, (threads << 25,), dtype=torch.uint8)
-    # Each at its best: kernels with many lanes, a library with long messages.
+    # Each is measured where it is fastest: kernels with many lanes, a library with long messages.
     large = {"opencl": data.view(-1, 8192), "native": data.view(-1, 1 << 20)}
     small = torch.zeros((1, 1), dtype=torch.uint8)
     many = torch.zeros((20000, 1), dtype=torch.uint8)

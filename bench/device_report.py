@@ -2,9 +2,9 @@
 
     python -m bench.device_report
 
-Runs the bit-exactness tests on the device, then times every algorithm's kernels beside the device's
-own copy and read bandwidth, and writes ``bench/results/<device>-<date>.json`` and ``.md``. Needs torch,
-triton, numpy, pytest and hypothesis alone. ``bench/README.md`` describes what is measured.
+It runs the bit-exactness tests on the device, times every algorithm's kernels beside the device's own copy
+and read bandwidth, and writes ``bench/results/<device>-<date>.json`` and ``.md``. It needs only torch,
+triton, numpy, pytest and hypothesis. ``bench/README.md`` describes what is measured.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.launching.launch import Launch
 
 ROOT = Path(__file__).resolve().parent.parent
-TEST_SHARE = 0.75  # of the budget, at the most
+TEST_SHARE = 0.75  # largest share of the time budget
 NOT_KNOWN = "not known"
-# Of a device, as far as torch has them; clocks are in kHz.
+# Properties of a device, of which torch may lack some; clocks are in kHz.
 PROPERTIES = (
     "total_memory",
     "multi_processor_count",
@@ -56,18 +56,20 @@ PROPERTIES = (
     "L2_cache_size",
 )
 REPETITIONS = 5
-# Bytes: of the digest of an extendable output without a default, and what an oracle in plain Python can take.
+# In bytes: the digest of extendable output without a default length, and the longest message that an oracle
+# in plain Python can hash in reasonable time.
 LENGTH = 32
 ORACLE_BYTES = 1 << 16
 
 
 class WrongDigest(Exception):
-    """A timed call gave another digest than a CPU library or oracle, or than the same call before."""
+    """A timed call gave a digest that differs from a CPU library's or oracle's, or from the same call
+    before."""
 
 
 @dataclass
 class Verdict:
-    """What the test run said."""
+    """The outcome of the test run."""
 
     passed: int = 0
     failed: int = 0
@@ -83,8 +85,8 @@ class Verdict:
 class Measurement:
     """One algorithm on one layout. Rates are decimal GB/s of message bytes.
 
-    ``rate`` is the device's alone: the call was queued behind other work, so that the host's share of
-    it was over when it began. ``call_rate`` is what a caller sees who waits for a call on an idle device.
+    ``rate`` excludes the host: the call was queued behind other work, so that the host had finished its part
+    before the device began. ``call_rate`` is the rate for a caller who waits for a call on an idle device.
     """
 
     algorithm: str
@@ -99,16 +101,16 @@ class Measurement:
     host_microseconds: float | None = None
     peak_scratch_bytes: int | None = None
     compiled: list[dict[str, Any]] = field(default_factory=list)
-    """Kernels that the first call compiled, with registers and spills a thread."""
+    """The kernels that the first call compiled, with registers and spills for each thread."""
     checked: str = ""
     not_run: str = ""
     failed: str = ""
-    """What the call raised, or that its digests were wrong; there is no rate then."""
+    """What the call raised, or that its digests were wrong. There is no rate then."""
 
 
 @dataclass
 class Report:
-    """All of it, as it is written to JSON."""
+    """The whole report, as it is written to JSON."""
 
     environment: dict[str, Any]
     tests: Verdict
@@ -138,12 +140,12 @@ class Report:
     def headline(self) -> str:
         tests = self.tests
         if self.wrong_digests:
-            return f"RED, so that no figure counts: {self.wrong_digests} timed calls gave wrong digests"
+            return f"RED, so no figure counts: {self.wrong_digests} timed calls gave wrong digests"
         if tests.green:
             absent = f", {tests.absent} absent" if tests.absent else ""
             return f"GREEN: {tests.passed} bit-exactness tests passed on this device{absent}"
         counts = f"{tests.passed} passed, {tests.failed} failed, {tests.absent} absent"
-        return f"RED, so that no figure counts: {counts}{'; ' if tests.note else ''}{tests.note}"
+        return f"RED, so no figure counts: {counts}{'; ' if tests.note else ''}{tests.note}"
 
 
 class Clock:
@@ -158,7 +160,8 @@ class Clock:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds on the device between events around a call, until it returned, and until all was done."""
+    """Seconds between device events around a call, until the call returned, and until the device had
+    finished."""
 
     device: float
     host: float
@@ -177,7 +180,7 @@ class Device:
             self.module.synchronize(self.device)
 
     def time(self, call: Callable[[], object], before: Callable[[], object] | None = None) -> Timing:
-        """Time ``call`` on an idle device, or behind the work that ``before`` queues."""
+        """Time ``call`` on an idle device, or after the work that ``before`` queues."""
         self.synchronize()
         if self.module is None:
             start = time.perf_counter()
@@ -196,11 +199,11 @@ class Device:
         return Timing(first.elapsed_time(last) / 1e3, host, time.perf_counter() - start)
 
     def free_memory(self) -> int | None:
-        """Bytes that can be allocated, or in all where torch tells only that."""
+        """Bytes that can be allocated, or all memory if torch does not report what is free."""
         if self.module is None:
             return None
         if hasattr(self.module, "mem_get_info"):
-            with contextlib.suppress(RuntimeError):  # some drivers do not tell
+            with contextlib.suppress(RuntimeError):  # some drivers do not report it
                 return int(self.module.mem_get_info(self.device)[0])
         return int(self.module.get_device_properties(self.device).total_memory)
 
@@ -222,7 +225,7 @@ class Device:
 
 
 def choose(name: str | None) -> BackendStatus:
-    """The backend asked for, or the first one of an accelerator that is available."""
+    """The backend that was asked for, or the first available one of an accelerator."""
     listed = {status.name: status for status in it.backends()}
     if name is not None:
         if name not in listed or not listed[name].available:
@@ -236,7 +239,9 @@ def choose(name: str | None) -> BackendStatus:
         if device_type != "cpu":
             return status
     reasons = "; ".join(f"{s.name}: {s.reason}" for s in listed.values() if not s.available)
-    raise SystemExit(f"device_report: no accelerator here ({reasons}); name a backend to try the machinery")
+    raise SystemExit(
+        f"device_report: there is no accelerator here ({reasons}); name a backend to try out this program"
+    )
 
 
 def environment(status: BackendStatus, device: Device) -> dict[str, Any]:
@@ -272,7 +277,7 @@ def device_name(status: BackendStatus, device: Device) -> str:
 
 
 def git(*arguments: str) -> str | None:
-    """What git prints, or None where it fails: no git, no repository, not its owner."""
+    """What git prints, or None if it fails: there is no git or no repository, or it has another owner."""
     try:
         result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -295,7 +300,7 @@ def driver_version(device: Device) -> str:
 
 
 def run_tests(backend: str, seconds: float) -> Verdict:
-    """The device tests of this repository on ``backend``, in a process of their own."""
+    """Run the device tests of this repository on ``backend``, in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tests.xml")
         command = [sys.executable, "-m", "pytest", "tests", "-q", "-p", "no:cacheprovider"]
@@ -312,7 +317,7 @@ def run_tests(backend: str, seconds: float) -> Verdict:
 
 
 def read_verdict(path: Path) -> Verdict:
-    """Counts from a JUnit file; whatever is not a complete, green run has a note or failures."""
+    """The counts in a JUnit file. A run that is not complete and green has failures or a note."""
     try:
         suites = list(ElementTree.parse(path).iter("testsuite"))
     except (OSError, ElementTree.ParseError) as error:
@@ -333,7 +338,8 @@ def read_verdict(path: Path) -> Verdict:
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which messages come. ``cut`` makes them out of a buffer of random bytes, untimed."""
+    """A way in which messages lie in memory. ``cut`` makes them from a buffer of random bytes and is not
+    timed."""
 
     name: str
     cut: Callable[[torch.Tensor], Any]
@@ -344,17 +350,18 @@ class Layout:
     most_bytes: int | None = None
 
     def cuts(self, buffers: Sequence[torch.Tensor]) -> list[Any]:
-        """Messages of this layout that share no bytes, so that no cache holds what is hashed next."""
+        """Messages of this layout that share no bytes, so that no cache holds the bytes that are hashed
+        next."""
         pieces: list[torch.Tensor] = []
         for buffer in buffers:
             step = min(self.most_bytes or buffer.numel(), buffer.numel())
-            # A short piece at the end would be another measurement.
+            # A short piece at the end would measure something else.
             pieces += [buffer[i : i + step] for i in range(0, buffer.numel() - step + 1, max(1, step))]
         return [self.cut(piece) for piece in pieces[:REPETITIONS]]
 
 
 def size_of(messages: Any) -> int:
-    """Bytes in messages as ``Layout.cut`` makes them."""
+    """The number of bytes in messages that ``Layout.cut`` made."""
     if isinstance(messages, torch.Tensor):
         return messages.numel()
     return sum(view.numel() for view in messages)
@@ -413,7 +420,7 @@ def layouts(quick: bool) -> list[Layout]:
 
 
 def bandwidth(device: Device, size: int) -> dict[str, float]:
-    """GB/s of a device-to-device copy, and of a pass that only reads: the most a hash could see."""
+    """GB/s of a device-to-device copy, and of a pass that only reads, which no hash can exceed."""
     source, target = device.random(size), torch.empty(size, dtype=torch.uint8, device=device.device)
     words = source[: size // 8 * 8].view(torch.int64)
     copy: list[float] = []
@@ -438,7 +445,7 @@ def occupy(data: torch.Tensor, seconds: float, read_rate: float) -> None:
 
 
 def parameters_of(record: Algorithm) -> dict[str, Any]:
-    """Arguments without which the algorithm does not run: a key of the least size, a length."""
+    """The arguments that the algorithm requires: a key of the smallest size, a length."""
     return {**record.trial_parameters(), **({} if record.digest_size else {"length": LENGTH})}
 
 
@@ -483,11 +490,11 @@ def measure(
 
     def verify(i: int) -> None:
         turn = i % len(cuts)
-        # An oracle in plain Python would take the time that there is: it sees the first message of all.
+        # An oracle in plain Python would use up the time, so it checks only the first message.
         expected, _ = reference(turn) if turn == 0 or "CPU library" in result.checked else (None, "")
         if expected is not None and digests[0].cpu().numpy().tobytes() != expected:
             raise WrongDigest(f"a timed call's digest is not {result.checked}")
-        # Those who check see one message; the others must at least give the same again.
+        # The check above covers one message; the others must at least give the same digests again.
         if turn == 0 and not torch.equal(digests, compared):
             raise WrongDigest("the same messages gave other digests")
 
@@ -504,7 +511,7 @@ def measure(
         if device.module is None:
             queued.append(lone[-1])
         else:
-            # Twice what the host needs, so that the device never waits for it.
+            # Twice the time that the host needs, so that the device never waits for the host.
             fill = functools.partial(occupy, buffers[0], 2 * lone[-1].host, read_rate)
             queued.append(device.time(functools.partial(hash_cut, i), fill))
             verify(i)
@@ -520,8 +527,8 @@ def measure(
 def expected_digest(
     record: Algorithm, message: torch.Tensor, parameters: Mapping[str, Any]
 ) -> tuple[bytes | None, str]:
-    """What a CPU library or, without one, the tests' oracle says; and what that makes of a digest that is
-    the same, or why nobody says anything."""
+    """The digest from a CPU library or, if there is none, from the tests' oracle; and a note that says what
+    the digest was compared with, or why it was not."""
     length = [parameters["length"]] if "length" in parameters else [record.digest_size] * record.xof
     given = {name: value for name, value in parameters.items() if name != "length"}
     data = message.cpu().numpy()
@@ -544,7 +551,7 @@ def expected_digest(
 
 @contextlib.contextmanager
 def compiling(name: str) -> Iterator[list[dict[str, Any]]]:
-    """A list that at the end holds what was compiled meanwhile: kernel, registers, spills."""
+    """A context whose list finally holds what was compiled meanwhile: kernel, registers, spills."""
     found: list[dict[str, Any]] = []
     backend = get_backend(name)
     if not isinstance(backend, TritonBackend):
@@ -572,7 +579,8 @@ def compiling(name: str) -> Iterator[list[dict[str, Any]]]:
 
 
 def built(reference: str) -> Iterable[Any]:
-    """All that Triton has compiled of a kernel in this process. Triton has no public way to ask."""
+    """Everything that Triton has compiled of a kernel in this process. Triton has no public interface for
+    this."""
     caches = getattr(load_reference(reference), "device_caches", {})
     return [kernel for cache in caches.values() for kernel in cache[0].values()]
 
@@ -628,13 +636,13 @@ def sweep(
                             raise WrongDigest("not the shipped configuration's digests")
                         seconds = [device.time(call).device for _ in range(3)]
                     entry["rate"] = size_of(messages) / statistics.median(seconds) / 1e9
-                except Exception as error:  # one configuration that does not build must not hide the others
+                except Exception as error:  # a configuration that does not build must not hide the others
                     entry["not_run"] = brief(error)
             yield entry
 
 
 def brief(error: Exception) -> str:
-    """An error in one line that a table can hold."""
+    """An error as one line, short enough for a table."""
     return f"{type(error).__name__}: {error}".replace("|", "/").split("\n")[0][:200]
 
 
@@ -643,7 +651,7 @@ def markdown(report: Report) -> str:
     facts = report.environment
     lines = [f"# {report.headline} ({facts['device']}, {facts['date'][:10]})", ""]
     if not report.finished:
-        lines += ["This run did not get to its end.", ""]
+        lines += ["This run did not finish.", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     if report.bandwidth:
         lines += ["", "Bandwidth, decimal GB/s: "]
@@ -700,7 +708,7 @@ def write(report: Report, folder: Path) -> Path:
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.device_report", description=__doc__.split("\n")[0])
-    parser.add_argument("--backend", help="default: the first accelerator's that is available")
+    parser.add_argument("--backend", help="default: that of the first available accelerator")
     parser.add_argument(
         "--device", help="a torch device of that backend, such as cuda:1; default: the current"
     )
@@ -714,7 +722,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; 0 if all tests passed and all was measured that time allowed, 1 otherwise."""
+    """Return 0 if all tests passed and everything was measured that time allowed, and 1 otherwise."""
     options = arguments(argv)
     clock = Clock(options.budget)
     status = choose(options.backend)
@@ -741,7 +749,8 @@ def main(argv: list[str] | None = None) -> int:
 def time_everything(
     report: Report, options: argparse.Namespace, device: Device, backend: str, clock: Clock
 ) -> None:
-    """Fill the report, writing it after each step: what the machine's time cuts off is lost alone."""
+    """Fill the report, and write it after each step, so that an interruption loses only the step it falls
+    into."""
     size = 1000 if options.quick else int(options.gib * (1 << 30))
     free = device.free_memory()
     if free is not None:
@@ -761,7 +770,7 @@ def time_everything(
             else:
                 try:
                     done = measure(record, layout, buffers, device, backend, report.bandwidth["read"])
-                except Exception as error:  # a failure is a result, and must not hide the others
+                except Exception as error:  # a failure is a result and must not hide the others
                     report.wrong_digests += isinstance(error, WrongDigest)
                     done.failed = brief(error)
             report.measurements.append(done)
@@ -775,7 +784,7 @@ def time_everything(
 
 
 def device_of(backend: str, name: str | None) -> torch.device:
-    """The device asked for, made current; else the backend's current one."""
+    """The device that was asked for, made current, or else the backend's current device."""
     instance = get_backend(backend)
     own = instance.device_for(None) if isinstance(instance, TritonBackend) else torch.device("cpu")
     if name is None:

@@ -1,4 +1,5 @@
-"""What a call costs beside the hashing, and the first call of a process: ``python -m pytest bench``."""
+"""What a call costs in addition to the hashing, and what a process's first call costs: ``python -m pytest
+bench``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Many short messages under a key, beside a loop over a library: ``python -m pytest bench/test_macs.py``."""
+"""Many short messages under a key, compared with a loop over a library: ``python -m pytest
+bench/test_macs.py``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""CPU throughput beside the libraries that people use today, in one run: ``python -m pytest bench``.
+"""CPU throughput compared with the libraries that people use today, in one run: ``python -m pytest bench``.
 
-Absolute times of shared machines mean little: the summary gives, for every algorithm, how many times as
-fast as its CPU library, in a thread pool on all cores, each of ours was, by medians.
+Absolute times on shared machines mean little. The summary therefore gives, for every algorithm, the ratio of
+each backend's median speed to that of its CPU library in a thread pool on all cores.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from integrity_triton.backends.native import usable_cpus
 from integrity_triton.backends.registry import get as get_backend
 
 MESSAGE = 64 << 10
-# Where an algorithm has no default.
+# The length in bytes for an algorithm without a default length.
 LENGTH = 32
 RECORDS = [
     record
     for record in algorithms.all_algorithms()
-    # A batch of rows is no batch of tuples, and one HMAC is as another beside its hash.
+    # A batch of rows is not a batch of tuples, and the cost of an HMAC is nearly that of its hash.
     if not isinstance(record.construction, TupleSponge | Hmac) or record.name == "hmac_sha256"
 ]
 TREES = [record for record in RECORDS if record.parallel]
@@ -53,7 +53,7 @@ def backend(request: pytest.FixtureRequest, record: Algorithm) -> str | None:
 
 @pytest.fixture
 def library(record: Algorithm) -> None:
-    """Skips where there is no CPU library."""
+    """Skips the benchmark if there is no CPU library."""
     reason = get_backend("native").unsupported(record)
     if reason is not None:
         pytest.skip(f"not applicable: {reason}")
@@ -70,7 +70,7 @@ def length_of(record: Algorithm) -> int | None:
 
 
 def library_digest(record: Algorithm, message: Any, **options: Any) -> bytes:
-    """By the CPU library, in the way that it is fastest in."""
+    """The time of the CPU library, used in its fastest way."""
     assert record.native is not None
     make, parameters = load_reference(record.native), record.trial_parameters()
     if not parameters:

@@ -54,7 +54,7 @@ __all__ = [
     "use_backend",
 ]
 
-# Importing the package of this name would later put it in the place of the function below: it comes first.
+# The package of this name is imported first; later, its import would replace the function below.
 import_module(f"{__name__}.backends")
 
 
@@ -99,7 +99,7 @@ if not TYPE_CHECKING:
                 record = algorithms.get(name)
             except ValueError:
                 raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-            if record.name != name:  # aliases are for new(), not for attributes
+            if record.name != name:  # new() takes aliases, attributes do not
                 raise AttributeError(f"module {__name__!r} has no attribute {name!r}; see {record.name}")
             value = import_module(f"{__name__}.hashing").constructor(record)
         globals()[name] = value

@@ -61,7 +61,7 @@ def test_every_algorithm_is_timed_and_checked(name, tmp_path, monkeypatch):
     if name == "interpreter":
         monkeypatch.setattr(algorithms, "all_algorithms", lambda: tuple(map(algorithms.get, FEW)))
     options = ["--backend", name, "--quick", "--no-tests", "--out", str(tmp_path), "--budget", "500"]
-    assert device_report.main(options) == 1  # no tests, so that no figure counts
+    assert device_report.main(options) == 1  # without tests no figure counts
     (path,) = tmp_path.glob("*.json")
     report = json.loads(path.read_text())
     assert report["headline"].startswith("RED")
@@ -80,7 +80,7 @@ def test_every_algorithm_is_timed_and_checked(name, tmp_path, monkeypatch):
     page = path.with_suffix(".md").read_text()
     assert "RED" in page.splitlines()[0]
     assert report["figures_count"] is False
-    assert "did not get to its end" not in page
+    assert "did not finish" not in page
     assert page.count("| equal to ") == len(checked)
 
 
@@ -119,7 +119,7 @@ def test_a_wrong_digest_makes_the_report_red(tmp_path, monkeypatch, calls):
     status, report, page = run_native(tmp_path, monkeypatch)
     assert status == 1
     assert report["figures_count"] is False
-    assert page.startswith("# RED, so that no figure counts: ")
+    assert page.startswith("# RED, so no figure counts: ")
     first = report["measurements"][0]
     assert first["failed"].startswith("WrongDigest")
     assert first["rate"] is None
@@ -177,7 +177,7 @@ def test_what_was_measured_before_the_machine_went_is_kept(tmp_path, monkeypatch
     report = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert len(report["measurements"]) == 2
     assert report["finished"] is False
-    assert "did not get to its end" in next(tmp_path.glob("*.md")).read_text()
+    assert "did not finish" in next(tmp_path.glob("*.md")).read_text()
 
 
 def test_rates_count_the_bytes_that_were_hashed():
