@@ -20,7 +20,7 @@ from integrity_triton._version import __version__
 from integrity_triton.algorithms import Algorithm
 from integrity_triton.backends.registry import get
 from integrity_triton.backends.triton_backend import TritonBackend
-from integrity_triton.messages.layout import Ragged, rows_of
+from integrity_triton.messages.layout import Ragged, Rows
 from integrity_triton.self_tests.admission import SelfTests
 
 _REPEATED = 3
@@ -46,7 +46,7 @@ def uses(record: Algorithm, backend: TritonBackend) -> None:
     length = record.digest_size or 32
     for size in (100, 100_000):
         ragged = Ragged([data[:size], data[: size // 2]], device)
-        for messages in (ragged, rows_of(data[: 3 * size].view(3, size))):
+        for messages in (ragged, Rows.of(data[: 3 * size].view(3, size))):
             backend.digest_batch(record, parameters, messages, length)
     stream = backend.stream(record, parameters, device)
     stream.update(data)

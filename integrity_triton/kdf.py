@@ -9,7 +9,7 @@ from .algorithms import Algorithm
 from .backends.registry import dispatch as run_batch
 from .backends.registry import dispatch_pbkdf2 as pbkdf2
 from .messages.from_caller import batch_messages, buffer_view, per_message
-from .messages.layout import Messages, Ragged, Rows, rows_of
+from .messages.layout import Messages, Ragged, Rows
 from .messages.per_message import PerMessage
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def hkdf_batch(
     for i in range(1, -(-length // size) + 1):
         counter = torch.full((messages.count, 1), i, dtype=torch.uint8, device=messages.device)
         text = torch.cat([block, context, counter], dim=1)
-        block = run_batch(record, {"key": keys}, rows_of(text), size, backend=backend)
+        block = run_batch(record, {"key": keys}, Rows.of(text), size, backend=backend)
         secrets += [text, block]
     out = torch.cat(secrets[2::2], dim=1)[:, :length].contiguous()
     for secret in secrets:
@@ -115,14 +115,12 @@ def _values(messages: Messages) -> PerMessage:
     way because it pads keys with zeros."""
     import torch
 
-    from .messages.layout import view_of
-
     if isinstance(messages, Rows) and messages.length and messages.data.dim() == 2:
         return PerMessage(messages.data.view(torch.uint8))
     views = (
         list(messages.views)
         if isinstance(messages, Ragged)
-        else [view_of(messages, i) for i in range(messages.count)]
+        else [messages.view(i) for i in range(messages.count)]
     )
     zero = torch.zeros(1, dtype=torch.uint8, device=messages.device)
     return PerMessage([view if view.numel() else zero for view in views])

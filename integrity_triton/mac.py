@@ -16,7 +16,7 @@ from .backends.registry import dispatch as run_batch
 from .errors import BackendUnavailable, IntegrityError
 from .hashing import new
 from .messages.from_caller import buffer_view, is_tensor, tensor_bytes
-from .messages.layout import Ragged, rows_of
+from .messages.layout import Ragged, Rows
 from .messages.moving import moved
 from .messages.per_message import PerMessage
 
@@ -273,7 +273,7 @@ def _chunk_tags(
     outputs = run_batch(
         algorithms.get("blake3"),
         {"key": key},
-        rows_of(moved(torch.from_numpy(inputs), device)),
+        Rows.of(moved(torch.from_numpy(inputs), device)),
         TAG_SIZE,
         backend=backend,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm
-from ..messages.layout import Messages, Ragged, rows_of
+from ..messages.layout import Messages, Ragged, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
 
@@ -83,7 +83,7 @@ class Backend(abc.ABC):
         if isinstance(salts, bytes):
             before = torch.frombuffer(bytearray(salts + b"\0"), dtype=torch.uint8)[:-1].expand(blocks, -1)
             texts = torch.cat([before, ends], dim=1).to(device).repeat(count, 1)
-            messages: Messages = rows_of(texts)
+            messages: Messages = Rows.of(texts)
         else:
             ends = ends.to(device)
             views = [torch.cat([salt, end]) for salt in salts.views(device) for end in ends]
@@ -100,7 +100,7 @@ class Backend(abc.ABC):
         for each, where every tag is that of its predecessor under the same key."""
         total = first.clone()
         for _ in range(rounds):
-            first = self.digest_batch(algorithm, {"key": keys}, rows_of(first), algorithm.digest_size)
+            first = self.digest_batch(algorithm, {"key": keys}, Rows.of(first), algorithm.digest_size)
             total ^= first
         return total
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..messages.layout import Addressed, Messages, Ragged, Rows, view_of
+from ..messages.layout import Addressed, Messages, Ragged, Rows, signed
 from ..messages.per_message import PerMessage
 from .iterated import IteratedDriver, Start
 
@@ -91,7 +91,7 @@ class _AesDriver(IteratedDriver):
         for size in sorted(set(key.sizes)):
             rows = [i for i, n in enumerate(key.sizes) if n == size]
             own = {name: PerMessage([values[i] for i in rows]) for name, values in views.items()}
-            these = Ragged([view_of(messages, i) for i in rows], device)
+            these = Ragged([messages.view(i) for i in rows], device)
             tags = super().enqueue({**parameters, **own}, these, length)
             out.index_copy_(0, self.host.upload(np.array(rows), device), tags)
         return out
@@ -165,14 +165,14 @@ class GmacDriver(_AesDriver):
             return direct
         count = max(len(ivs), subkeys.shape[0])
         places = Addressed(
-            np.uint64(rows.data_ptr()).astype(np.int64)
+            signed(rows.data_ptr())
             + rows.stride(0) * (np.arange(count) if len(ivs) > 1 else np.zeros(count, np.int64)),
             np.broadcast_to(sizes, count).astype(np.int64),
             device,
             rows,
         )
-        signed = subkeys.view(torch.int64)
-        constants = self.secret(torch.cat([signed, torch.zeros_like(signed)], dim=1)).view(torch.uint64)
+        words = subkeys.view(torch.int64)
+        constants = self.secret(torch.cat([words, torch.zeros_like(words)], dim=1)).view(torch.uint64)
         start = self.begin(constants if len(constants) > 1 else constants[0], padding=1)
         hashed = self.secret(self.output(self.iterate(places, start, final=True), 16, 0))
         if not plain.any():

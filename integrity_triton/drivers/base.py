@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..algorithms import Algorithm
 from ..launching.host import Host
-from ..messages.layout import Messages, Rows, rows_of
+from ..messages.layout import Messages, Rows
 from ..messages.per_message import PerMessage
-from ..messages.stream import Stream
+from ..messages.stream import Stream, piece_on
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +83,8 @@ class Driver(abc.ABC):
     def key_rows(self, key: bytes | PerMessage, size: int, device: torch.device) -> Rows:
         """A key, or the keys of all messages, as messages of ``size`` bytes, zeros behind shorter ones."""
         if isinstance(key, PerMessage):
-            return rows_of(self.secret(key.rows(device, size)))
-        return rows_of(self.secret(self.host.words(key.ljust(size, b"\0"), device, 8)).view(1, size))
+            return Rows.of(self.secret(key.rows(device, size)))
+        return Rows.of(self.secret(self.host.words(key.ljust(size, b"\0"), device, 8)).view(1, size))
 
     def pending(self, device: torch.device) -> PendingBytes:
         """An empty end of a message, for a stream."""
@@ -151,7 +151,7 @@ class BlockStream(Stream):
         """Take in whole blocks, at least one, which may be in the caller's memory."""
 
     def update(self, data: Any) -> None:
-        view = self._driver.host.bytes_view(data, self._device)
+        view = piece_on(data, self._device)
         held = self._pending.data.numel()
         whole = max(0, held + view.numel() - self._held_back) // self._block * self._block
         # The blocks that begin with pending bytes, which are copied together, and then those of ``view``.

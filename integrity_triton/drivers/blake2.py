@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import algorithms
 from ..algorithms import Algorithm, Blake2Parallel, Blake2X, load_constant
 from ..launching.host import Host
-from ..messages.layout import Addressed, Messages, Ragged, Rows, addressed
+from ..messages.layout import Addressed, Messages, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
 from .base import BlockStream, Driver
@@ -88,7 +88,7 @@ class Blake2Driver(IteratedDriver):
 
     def iterate_behind(self, messages: Messages, before: Start, blocks: Rows, start: Start) -> torch.Tensor:
         states = super().iterate_behind(messages, before, blocks, start)
-        empty = addressed(messages).lengths == 0
+        empty = messages.addressed().lengths == 0
         if not empty.any():
             return states
         # With no message after it, the block is the last.
@@ -202,11 +202,11 @@ class Blake2ParallelDriver(Driver):
     def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
         import numpy as np
 
-        places, device = addressed(messages), messages.device
+        places, device = messages.addressed(), messages.device
         before = start = self.leaf_start(parameters, device)
         key_blocks = self.key_blocks(parameters, device)
         if key_blocks is not None:
-            keys = addressed(Ragged([key_blocks], device))
+            keys = Rows.single(key_blocks).addressed()
             start = Start(self.secret(self.leaf_states(keys, before, final=False)), self.block_size)
         states = self.leaf_states(places, start, final=True)
         if key_blocks is not None:
@@ -240,14 +240,14 @@ class _Blake2ParallelStream(BlockStream):
         self._at = driver.leaf_start(parameters, device)
 
     def _absorb(self, view: torch.Tensor) -> None:
-        messages = addressed(Ragged([view], self._device))
+        messages = Rows.single(view).addressed()
         states = self._driver.leaf_states(messages, self._at, final=False)
         absorbed = view.numel() // self._driver.construction.leaves
         self._at = replace(self._at, state=states, prefix=self._at.prefix + absorbed)
 
     def digest(self, length: int, seek: int) -> bytes:
         driver = self._driver
-        pending = addressed(Ragged([self._pending.data], self._device))
+        pending = Rows.single(self._pending.data).addressed()
         leaves = driver.leaf_states(pending, self._at, final=True)
         return (
             driver.root.output(driver.root_states(self._parameters, leaves), length, seek)

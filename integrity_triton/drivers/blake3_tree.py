@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Blake3Tree, load_constant
-from ..messages.layout import Messages, Ragged
+from ..messages.layout import Messages, Rows
 from ..messages.stream import Stream
 from .base import BlockStream, Driver
+from .division import divide, table_of
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ class Blake3TreeDriver(Driver):
         if "derive_key_context" not in parameters:
             return iv, 0
         context = self.host.words(parameters["derive_key_context"].encode(), device, 8)
-        message = Ragged([context], device)
+        message = Rows.single(context)
         derived = self.digests(message, iv, constant("DERIVE_KEY_CONTEXT"), 32, seek=0)
         return derived.view(torch.uint32).reshape(8), constant("DERIVE_KEY_MATERIAL")
 
@@ -97,7 +98,7 @@ class Blake3TreeDriver(Driver):
     def subtree(self, view: torch.Tensor, key: torch.Tensor, flags: int, counter: int) -> torch.Tensor:
         """The chaining value, uint32 ``[8]``, of a part of a longer message that starts at chunk
         ``counter`` and is a subtree of its own."""
-        message = Ragged([view], view.device)
+        message = Rows.single(view)
         return self._tree(message, key, flags, key, _INNER, counter)[0]
 
     def _tree(
@@ -113,27 +114,20 @@ class Blake3TreeDriver(Driver):
         import numpy as np
         import torch
 
-        chunk = Blake3Tree.chunk_size
-
-        def table(addresses: Any, lengths: Any) -> tuple[Any, Any]:
-            chunks = np.maximum(-(-lengths // chunk), 1)
-            return np.stack([addresses, lengths, np.cumsum(chunks) - chunks]), lengths
-
-        device = messages.device
-        layout = self.host.layout(messages, table)
-        largest = layout.largest()
-        widest = max(1, -(-largest // chunk))
-        if layout.lengths is None:
-            nodes, per_row = messages.count * widest, widest
-        else:
-            nodes, per_row = int(np.maximum(-(-np.asarray(layout.lengths) // chunk), 1).sum()), 0
+        chunk, device = Blake3Tree.chunk_size, messages.device
+        places = messages.places()
+        chunks = divide(places, lambda n: np.maximum(-(-n // chunk), 1))
+        placement = self.host.placement(places, table_of(places, chunks.firsts))
+        longest = places.longest()
+        widest = max(1, -(-longest // chunk))
+        nodes, per_row = chunks.total, 0 if placement.has_table else chunks.per_row
         shared = {
-            "table_ptr": layout.table,
+            "table_ptr": placement.table,
             "key_ptr": key,
         }
-        constants = {"TABLE": layout.has_table, "OWN_KEY": key.dim() == 2, "ROOTS": roots}
+        constants = {"TABLE": placement.has_table, "OWN_KEY": key.dim() == 2, "ROOTS": roots}
         # Where every message ends in a root at the chunk level, nothing is stored here.
-        rows = nodes + messages.count if layout.has_table else nodes
+        rows = nodes + messages.count if placement.has_table else nodes
         stored = rows if widest > 1 or roots == _INNER else 1
         values = self.host.empty((stored, 8), torch.uint32, device)
         self.host.run(
@@ -144,18 +138,18 @@ class Blake3TreeDriver(Driver):
                 **shared,
                 "cv_ptr": values,
                 "out_ptr": out,
-                **layout.arguments,
+                **placement.arguments,
                 "nodes": nodes,
                 "per_row": per_row,
-                "most_blocks": max(1, -(-min(largest, chunk) // 64)),
+                "most_blocks": max(1, -(-min(longest, chunk) // 64)),
                 "counter": counter,
                 "flags": flags,
             },
-            {**constants, "ALIGN": layout.align},
+            {**constants, "ALIGN": placement.align},
         )
         total, level = nodes, 0
         while (widest >> level) + (widest % (1 << level) > 0) > 1:
-            if layout.has_table:
+            if placement.has_table:
                 parents = (total >> (level + 1)) + messages.count
             else:
                 parents = messages.count * -(-per_row // 2)
@@ -170,9 +164,9 @@ class Blake3TreeDriver(Driver):
                     "parent_ptr": above,
                     "out_ptr": out,
                     "count": messages.count,
-                    "stride": layout.arguments["stride"],
-                    "length": layout.arguments["length"],
-                    "total": layout.arguments["total"],
+                    "stride": placement.arguments["stride"],
+                    "length": placement.arguments["length"],
+                    "total": placement.arguments["total"],
                     "nodes": parents,
                     "per_row": per_row,
                     "level": level,
@@ -256,7 +250,7 @@ class _Blake3Stream(BlockStream):
             return b""
         driver, key, flags = self._driver, self._key, self._flags
         if not self._stack:
-            out = driver.digests(Ragged([self._pending.data], self._device), key, flags, length, seek=seek)
+            out = driver.digests(Rows.single(self._pending.data), key, flags, length, seek=seek)
         else:
             value = driver.subtree(self._pending.data, key, flags, self._chunks)
             for left in reversed(self._stack[1:]):

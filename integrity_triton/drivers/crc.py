@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, Crc, load_constant
 from ..algorithms.binary_field import BinaryField, reflected
-from ..launching.host import Host, signed
-from ..messages.layout import Messages, Ragged
-from ..messages.stream import Stream
+from ..launching.host import Host
+from ..messages.layout import Messages, Rows, signed
+from ..messages.stream import Stream, piece_on
 from .base import Driver
+from .division import divide, table_of
 
 if TYPE_CHECKING:
     import torch
@@ -71,62 +72,49 @@ class CrcDriver(Driver):
         import numpy as np
         import torch
 
-        device, width = messages.device, self.construction.width
+        places, device, width = messages.places(), messages.device, self.construction.width
         lanes = self.host.tuned(CRC_FOLD)["BLOCK_MSGS"]
         block = 4 * width * lanes
-        folded, unit, chunk = False, PIECE_BYTES, PIECE_BYTES
+        folded, unit, chunk = self._cut(places.volume(), places.count, block)
 
-        def counts(lengths: Any) -> tuple[Any, Any]:
-            """Of messages, how many pieces and how many of them are chunks."""
-            chunks = -(-(lengths // unit * unit) // chunk)
-            return np.maximum(chunks + (lengths % unit > 0), 1), chunks
+        def chunks_of(lengths: Any) -> Any:
+            return -(-(lengths // unit * unit) // chunk)
 
-        def table(addresses: Any, lengths: Any) -> tuple[Any, Any]:
-            nonlocal folded, unit, chunk
-            folded, unit, chunk = self._cut(int(lengths.sum()), len(lengths), block)
-            pieces, chunks = counts(lengths)
-            ends = np.cumsum(pieces) - pieces, np.cumsum(chunks) - chunks
-            return np.stack([addresses, lengths, *ends]), lengths
-
-        layout = self.host.layout(messages, table)
-        largest = layout.largest()
-        if layout.lengths is None:
-            folded, unit, chunk = self._cut(largest * messages.count, messages.count, block)
-            per_row, chunks_per_row = (int(n) for n in counts(np.int64(largest)))
-            pieces, chunks = messages.count * per_row, messages.count * chunks_per_row
-        else:
-            pieces, chunks = (int(n.sum()) for n in counts(np.asarray(layout.lengths)))
-            per_row = chunks_per_row = 1
+        chunks = divide(places, chunks_of)
+        pieces = divide(places, lambda n: np.maximum(chunks_of(n) + (n % unit > 0), 1))
+        placement = self.host.placement(places, table_of(places, pieces.firsts, chunks.firsts))
         out = self.host.empty((messages.count, self.algorithm.digest_size), torch.uint8, device).zero_()
         begin = start.view(torch.uint32)
         constants = {
             "REFLECTED": reflected(self.construction.polynomial, width),
             "WIDTH": width,
-            "TABLE": layout.has_table,
+            "TABLE": placement.has_table,
         }
-        rows = self.host.empty((chunks if folded else 1, block // 4 if folded else 1), torch.uint32, device)
-        if folded and chunks:
+        shape = (chunks.total, block // 4) if folded else (1, 1)
+        rows = self.host.empty(shape, torch.uint32, device)
+        if folded and chunks.total:
             self.host.run(
                 CRC_FOLD,
-                chunks * lanes,
+                chunks.total * lanes,
                 device,
                 {
-                    "table_ptr": layout.table,
+                    "table_ptr": placement.table,
                     "start_ptr": begin,
                     "rows_ptr": rows,
-                    **layout.arguments,
-                    "per_row": max(1, chunks_per_row),
+                    **placement.arguments,
+                    "per_row": max(1, chunks.per_row),
                     "chunk_bits": chunk.bit_length() - 1,
                 },
-                {**constants, "LANES": lanes, "ALIGN": layout.align},
+                {**constants, "LANES": lanes, "ALIGN": placement.align},
             )
-        longest = max(unit if chunks else 0, min(largest, unit - 1))
+        longest = places.longest()
+        most = max(unit if chunks.total else 0, min(longest, unit - 1))
         self.host.run(
             CRC_FINISH,
-            pieces,
+            pieces.total,
             device,
             {
-                "table_ptr": layout.table,
+                "table_ptr": placement.table,
                 "start_ptr": begin,
                 "powers_ptr": self.host.words(
                     powers(width, self.construction.polynomial, 4 * width + (2 if folded else 1) * unit),
@@ -134,18 +122,18 @@ class CrcDriver(Driver):
                     width,
                 ),
                 "out_ptr": out.view(torch.uint32),
-                "address": layout.arguments["address"],
+                "address": placement.arguments["address"],
                 "rows": signed(rows.data_ptr()),
-                **layout.arguments,
-                "pieces": pieces,
-                "per_row": per_row,
-                "chunks_per_row": chunks_per_row,
+                **placement.arguments,
+                "pieces": pieces.total,
+                "per_row": pieces.per_row,
+                "chunks_per_row": chunks.per_row,
                 "chunk_bits": chunk.bit_length() - 1,
                 "unit_bits": unit.bit_length() - 1,
-                "blocks": max(1, -(-longest // (4 * self._finish_words()))),
-                "digits": -(-(largest + 2 * unit).bit_length() // 4),
+                "blocks": max(1, -(-most // (4 * self._finish_words()))),
+                "digits": -(-(longest + 2 * unit).bit_length() // 4),
             },
-            {**constants, "FOLDED": folded, "ALIGN": layout.align},
+            {**constants, "FOLDED": folded, "ALIGN": placement.align},
         )
         return out
 
@@ -170,8 +158,8 @@ class _CrcStream(Stream):
         self._check = driver.empty_check(device)
 
     def update(self, data: Any) -> None:
-        view = self._driver.host.bytes_view(data, self._device)
-        self._check = self._driver.extend(self._check, Ragged([view], self._device))[0]
+        view = piece_on(data, self._device)
+        self._check = self._driver.extend(self._check, Rows.single(view))[0]
 
     def digest(self, length: int, seek: int) -> bytes:
         return self._check.cpu().numpy().tobytes()[seek : seek + length]

@@ -55,7 +55,8 @@ class HighwayHashDriver(IteratedDriver):
     ) -> torch.Tensor:
         import torch
 
-        layout = self.host.layout(messages, by_length)
+        places = messages.places()
+        placement = self.host.placement(places, by_length(places))
         out_words = self.algorithm.digest_size // 8
         words = out_words if final else _STATE_WORDS
         out = self.host.empty((messages.count, words), torch.uint64, messages.device)
@@ -64,18 +65,18 @@ class HighwayHashDriver(IteratedDriver):
             messages.count,
             messages.device,
             {
-                "table_ptr": layout.table,
+                "table_ptr": placement.table,
                 "state_ptr": start.state,
                 "out_ptr": out,
-                **layout.arguments,
+                **placement.arguments,
                 "rounds": self.rounds,
                 "out_words": out_words,
             },
             {
-                "TABLE": layout.has_table,
+                "TABLE": placement.has_table,
                 "OWN_STATE": start.state.dim() == 2,
                 "FINAL": final,
-                "ALIGN": layout.align,
+                "ALIGN": placement.align,
             },
         )
         return out

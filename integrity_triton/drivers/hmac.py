@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm
 from ..launching.host import Host
-from ..messages.layout import Messages, Ragged, Rows, rows_of, view_of
+from ..messages.layout import Messages, Ragged, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
 from .base import Driver
@@ -45,7 +45,7 @@ class HmacDriver(Driver):
         """The inner and the outer block, for all messages or for each."""
         block = self.hash.algorithm.block_size
         keys = self.key_rows(self.short_keys(key, device), block, device).data
-        return rows_of(self.secret(keys ^ _INNER)), rows_of(self.secret(keys ^ _OUTER))
+        return Rows.of(self.secret(keys ^ _INNER)), Rows.of(self.secret(keys ^ _OUTER))
 
     def short_keys(self, key: bytes | PerMessage, device: torch.device) -> bytes | PerMessage:
         """The keys, with the digests of those that are longer than a block in their place."""
@@ -65,7 +65,7 @@ class HmacDriver(Driver):
 
     def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
         inner, outer = self.pads(parameters["key"], messages.device)
-        tags = self.hash_behind(outer, rows_of(self.hash_behind(inner, messages)))
+        tags = self.hash_behind(outer, Rows.of(self.hash_behind(inner, messages)))
         return tags[:, :length].contiguous()
 
     def hash_behind(self, blocks: Rows, messages: Messages) -> torch.Tensor:
@@ -88,9 +88,9 @@ class HmacDriver(Driver):
                 (messages.count, size + messages.length), dtype=torch.uint8, device=messages.device
             )
             self.secret(out[:, :size]).copy_(whole)
-            out[:, size:] = torch.stack([view_of(messages, i) for i in range(messages.count)])
-            return rows_of(out)
-        views = [torch.cat([whole[i], view_of(messages, i)]) for i in range(messages.count)]
+            out[:, size:] = torch.stack([messages.view(i) for i in range(messages.count)])
+            return Rows.of(out)
+        views = [torch.cat([whole[i], messages.view(i)]) for i in range(messages.count)]
         for view in views:
             self.secret(view[:size])
         return Ragged(views, messages.device)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, IteratedHash
 from ..launching.host import Host
-from ..messages.layout import AnyMessages, Messages, Ragged, Rows
+from ..messages.layout import AnyMessages, Messages, Places, Rows
 from ..messages.stream import Stream
 from .base import BlockStream, Driver, Secrets
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -39,17 +40,22 @@ class Start:
         return self.constants.shape[1] if self.constants is not None and self.constants.dim() == 2 else 0
 
 
-def by_length(addresses: Any, lengths: Any) -> tuple[Any, Any]:
-    """A table for ``Host.layout``: addresses, lengths and places in the batch, longest first.
+def by_length(places: Places, results: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any] | None:
+    """A table for ``Host.placement`` in which the longest messages come first: addresses, lengths, and where
+    the result of each goes, by default its place in the batch. None for rows.
 
-    Lanes of one program wait for the longest among them: neighbours in length go together.
+    The lanes of a program wait for the longest message among theirs, so neighbours should be of similar
+    length.
     """
     import numpy as np
 
-    table = np.empty((3, len(lengths)), np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    table[0], table[1], table[2] = addresses[order], lengths[order], order
-    return table, table[1]
+    if isinstance(places, Rows):
+        return None
+    table = np.empty((3, places.count), np.int64)
+    order = np.argsort(-places.lengths, kind="stable")
+    table[0], table[1] = places.addresses[order], places.lengths[order]
+    table[2] = order if results is None else results[order]
+    return table
 
 
 class IteratedDriver(Driver):
@@ -125,7 +131,8 @@ class IteratedDriver(Driver):
         import torch
 
         construction, block = self.construction, self.block_size
-        layout = self.host.layout(messages, by_length)
+        places = messages.places()
+        placement = self.host.placement(places, by_length(places))
         # Whole states are stored, so that hashes that differ in truncation alone share a kernel.
         dtype = torch.uint64 if construction.word_bits == 64 else torch.uint32
         out = self.host.empty((messages.count, construction.state_words), dtype, messages.device)
@@ -134,13 +141,13 @@ class IteratedDriver(Driver):
             messages.count,
             messages.device,
             {
-                "table_ptr": layout.table,
+                "table_ptr": placement.table,
                 "state_ptr": start.state,
                 "constants_ptr": self.tables(messages.device)[1]
                 if start.constants is None
                 else start.constants,
                 "out_ptr": out,
-                **layout.arguments,
+                **placement.arguments,
                 "prefix": start.prefix,
                 "step": step or block,
                 "padding": start.padding,
@@ -155,12 +162,12 @@ class IteratedDriver(Driver):
                 "WORD_BITS": construction.word_bits,
                 "STATE_WORDS": construction.state_words,
                 "BIG_ENDIAN": construction.byteorder == "big",
-                "TABLE": layout.has_table,
+                "TABLE": placement.has_table,
                 "OWN_STATE": start.state.dim() == 2,
                 "OWN_CONSTANTS": start.own_constants(),
                 "FINAL": final,
                 # A block's place in its message, too, has to be aligned.
-                "ALIGN": min(layout.align, (step or block) & -(step or block)),
+                "ALIGN": min(placement.align, (step or block) & -(step or block)),
             },
         )
         return out
@@ -176,7 +183,7 @@ class IteratedStream(BlockStream):
 
     def _absorb(self, view: torch.Tensor) -> None:
         at = self._at
-        states = self._driver.iterate(Ragged([view], self._device), at, final=False)
+        states = self._driver.iterate(Rows.single(view), at, final=False)
         if self._driver.key_in_messages:
             self._secrets = Secrets()  # copies may still use the old state
             self._secrets.hold(states)
@@ -185,7 +192,7 @@ class IteratedStream(BlockStream):
     def final_states(self, length: int) -> torch.Tensor:
         """The state after padding, before ``length`` bytes of output: words ``[1, state_words]``."""
         last = self._driver.finish(self._at, length)
-        return self._driver.iterate(Ragged([self._pending.data], self._device), last, final=True)
+        return self._driver.iterate(Rows.single(self._pending.data), last, final=True)
 
     def digest(self, length: int, seek: int) -> bytes:
         if length == 0:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import load_constant
-from ..messages.layout import Addressed, AnyMessages, Messages, Ragged, Rows, addressed
+from ..messages.layout import AnyMessages, Messages, Places, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
 from .base import BlockStream, Driver, Secrets
+from .division import divide, table_of
+from .iterated import by_length
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,7 +198,7 @@ class Poly1305Driver(Driver):
         """The value, uint64 ``[5]``, of a message whose first part has the value ``start``, of whole
         blocks."""
         secrets = Secrets()
-        values = self.values(Ragged([message], message.device), key, secrets)
+        values = self.values(Rows.single(message), key, secrets)
         value = self.finish(values, key, start, None, 0, -(-message.numel() // _BLOCK)).view(-1)
         secrets.wipe()
         return value
@@ -250,25 +252,24 @@ class Poly1305Driver(Driver):
 
         count, device = messages.count, messages.device
         out = secrets.hold(self.host.empty((5, count), torch.int64, device).zero_()).view(torch.uint64)
-        if isinstance(messages, Rows):
-            (way,) = self.ways_of(np.array([min(messages.length, messages.total)]), key).tolist()
-            self._run(way, messages, None, key, out, secrets)
+        places = messages.places()
+        if isinstance(places, Rows):
+            (way,) = self.ways_of(np.array([places.longest()]), key).tolist()
+            self._run(way, places, None, key, out, secrets)
             return out
-        places = messages if isinstance(messages, Addressed) else addressed(messages)
         ways = self.ways_of(places.lengths, key)
-        for way in range(3):
+        for way in range(len(self.ways)):
             chosen = np.flatnonzero(ways == way)
             if len(chosen) == count:
-                self._run(way, messages, None, key, out, secrets)
+                self._run(way, places, None, key, out, secrets)
             elif len(chosen):
-                part = Addressed(places.addresses[chosen], places.lengths[chosen], device, messages)
-                self._run(way, part, chosen, key, out, secrets)
+                self._run(way, places.chosen(chosen), chosen, key, out, secrets)
         return out
 
     def _run(
         self,
         way: int,
-        messages: AnyMessages,
+        places: Places,
         rows: np.ndarray[Any, Any] | None,
         key: Key,
         out: torch.Tensor,
@@ -276,40 +277,33 @@ class Poly1305Driver(Driver):
     ) -> None:
         """Add the values of messages to ``out``, to those of ``rows`` if that is given."""
         if way == 0:
-            self._run_messages(messages, rows, key, out)
+            self._run_messages(places, rows, key, out)
         else:
-            self._run_parts(way == 2, messages, rows, key, out, secrets)
+            self._run_parts(way == 2, places, rows, key, out, secrets)
 
     def _run_messages(
-        self, messages: AnyMessages, rows: np.ndarray[Any, Any] | None, key: Key, out: torch.Tensor
+        self, places: Places, rows: np.ndarray[Any, Any] | None, key: Key, out: torch.Tensor
     ) -> None:
-        import numpy as np
-
-        def table(addresses: Any, lengths: Any) -> tuple[Any, Any]:
-            order = np.argsort(-lengths, kind="stable")
-            results = order if rows is None else rows[order]
-            return np.stack([addresses[order], lengths[order], results]), lengths[order]
-
-        layout = self.host.layout(messages, table)
+        placement = self.host.placement(places, by_length(places, rows))
         self.host.run(
             POLY1305_MESSAGES,
-            messages.count,
-            messages.device,
+            places.count,
+            places.device,
             {
-                "table_ptr": layout.table,
+                "table_ptr": placement.table,
                 "key_ptr": key.words,
                 "out_ptr": out,
-                **layout.arguments,
+                **placement.arguments,
                 "key_stride": key.stride,
                 "results": out.shape[1],
             },
-            {"TABLE": layout.has_table, "ALIGN": layout.align},
+            {"TABLE": placement.has_table, "ALIGN": placement.align},
         )
 
     def _run_parts(
         self,
         matrix: bool,
-        messages: AnyMessages,
+        places: Places,
         rows: np.ndarray[Any, Any] | None,
         key: Key,
         out: torch.Tensor,
@@ -318,41 +312,24 @@ class Poly1305Driver(Driver):
         import numpy as np
         import torch
 
-        device = messages.device
+        device = places.device
         row_bits = self.choice()["ROW_BITS"]
         shape = self.shape()
         step_bits = shape.row_bits + shape.item_bits
-        part_bits = row_bits - 4 if matrix else 0
+        part_bits = row_bits - 4 if matrix else self._part_bits(places.volume(), step_bits)
 
         def parts_of(lengths: Any) -> Any:
             return np.maximum(-(-lengths // (_BLOCK << part_bits)), 1)
 
-        def cut(total: int) -> None:
-            nonlocal part_bits
-            if not matrix:
-                wanted = (max(total // (_BLOCK * _PARTS), 1) - 1).bit_length()
-                part_bits = max(step_bits, min(max(wanted, _LEAST_PART_BITS), _MOST_PART_BITS))
-
-        def table(addresses: Any, lengths: Any) -> tuple[Any, Any]:
-            cut(int(lengths.sum()))
-            parts = parts_of(lengths)
-            results = np.arange(len(lengths)) if rows is None else rows
-            return np.stack([addresses, lengths, np.cumsum(parts) - parts, results]), lengths
-
-        layout = self.host.layout(messages, table)
-        largest = layout.largest()
-        if layout.lengths is None:
-            cut(largest * messages.count)
-            per_row = int(parts_of(np.int64(largest)))
-            parts = per_row * messages.count
-        else:
-            per_row = 1
-            parts = int(parts_of(np.asarray(layout.lengths)).sum())
-        most_bits = (int(parts_of(np.int64(largest))) - 1).bit_length()
+        division = divide(places, parts_of)
+        results = np.arange(len(division.firsts)) if rows is None else rows
+        placement = self.host.placement(places, table_of(places, division.firsts, results))
+        parts = division.total
+        most_bits = (int(parts_of(np.int64(places.longest()))) - 1).bit_length()
         bits = max(part_bits + most_bits, step_bits + 1, part_bits + 1)
         powers = key.powers(self, bits)
-        shared = {"parts": parts, "per_row": per_row}
-        constants = {"TABLE": layout.has_table, "ALIGN": layout.align}
+        shared = {"parts": parts, "per_row": division.per_row}
+        constants = {"TABLE": placement.has_table, "ALIGN": placement.align}
         if matrix:
             digits, offsets = key.matrix(self, row_bits)
             columns = digits.shape[0]
@@ -362,10 +339,10 @@ class Poly1305Driver(Driver):
                 parts,
                 device,
                 {
-                    "table_ptr": layout.table,
+                    "table_ptr": placement.table,
                     "digits_ptr": digits,
                     "sums_ptr": values,
-                    **layout.arguments,
+                    **placement.arguments,
                     **shared,
                 },
                 {"ROW_BITS": row_bits, **constants},
@@ -378,10 +355,10 @@ class Poly1305Driver(Driver):
                 parts << shape.lane_bits,
                 device,
                 {
-                    "table_ptr": layout.table,
+                    "table_ptr": placement.table,
                     "power_ptr": powers,
                     "values_ptr": values,
-                    **layout.arguments,
+                    **placement.arguments,
                     **shared,
                     "part_bits": part_bits,
                     "power_stride": key.power_stride(),
@@ -389,13 +366,13 @@ class Poly1305Driver(Driver):
                 },
                 {"LANE_BITS": shape.lane_bits, **constants},
             )
-        arguments = {k: v for k, v in layout.arguments.items() if k != "address"}
+        arguments = {k: v for k, v in placement.arguments.items() if k != "address"}
         self.host.run(
             POLY1305_SUM,
             parts,
             device,
             {
-                "table_ptr": layout.table,
+                "table_ptr": placement.table,
                 "power_ptr": powers,
                 "values_ptr": values,
                 "offsets_ptr": offsets,
@@ -407,8 +384,14 @@ class Poly1305Driver(Driver):
                 "most_bits": most_bits,
                 "results": out.shape[1],
             },
-            {"MATRIX": matrix, "TABLE": layout.has_table},
+            {"MATRIX": matrix, "TABLE": placement.has_table},
         )
+
+    @staticmethod
+    def _part_bits(total: int, least: int) -> int:
+        """log2 of the blocks of a part, at least ``least``, for messages of ``total`` bytes together."""
+        wanted = (max(total // (_BLOCK * _PARTS), 1) - 1).bit_length()
+        return max(least, min(max(wanted, _LEAST_PART_BITS), _MOST_PART_BITS))
 
 
 class Poly1305Stream(BlockStream):
@@ -431,7 +414,7 @@ class Poly1305Stream(BlockStream):
     def digest(self, length: int, seek: int) -> bytes:
         driver, rest = self._driver, self._pending.data
         secrets = Secrets()
-        values = driver.values(Ragged([rest], self._device), self._key, secrets)
+        values = driver.values(Rows.single(rest), self._key, secrets)
         blocks = 1 if rest.numel() else 0
         tag = driver.finish(values, self._key, self._value, self._pad, 0, blocks)
         secrets.wipe()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..messages.layout import Messages, rows_of
+from ..messages.layout import Messages, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
 from .aes import AES_ENCRYPT_BLOCKS, AES_EXPAND_KEYS, encrypt, expand_keys, rounds_of
@@ -40,7 +40,7 @@ class Poly1305AesDriver(Poly1305Driver):
 
         keys = self.keys(parameters["key"], device)
         first = self.secret(keys.view(torch.uint8)[:, :_AES_BYTES].contiguous())
-        round_keys = self.secret(expand_keys(self.host, rows_of(first)))
+        round_keys = self.secret(expand_keys(self.host, Rows.of(first)))
         nonce = parameters["nonce"]
         nonces = nonce.rows(device) if isinstance(nonce, PerMessage) else self.host.words(nonce, device, 8)
         nonces = nonces.view(-1, _AES_BYTES).expand(max(len(keys), len(nonces.view(-1)) // _AES_BYTES), -1)

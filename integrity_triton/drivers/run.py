@@ -11,7 +11,7 @@ from ..launching.host import Host
 from ..launching.launch import Launch
 from ..launching.launcher import Launcher, LaunchFunction
 from ..launching.request import Request
-from ..messages.layout import Messages, Rows, message, on_device
+from ..messages.layout import Messages, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
 from . import make_driver
@@ -63,7 +63,7 @@ class Run:
         home = messages.device
         if messages.count == 0 or length == 0:
             return torch.empty((messages.count, length), dtype=torch.uint8, device=home)
-        local = on_device(messages, self.launcher.device_for(home))
+        local = messages.to(self.launcher.device_for(home))
         own = any(isinstance(v, PerMessage) for v in parameters.values())
         in_rows = isinstance(local, Rows) or local.count == 1
         driver = self.driver(Request(self.algorithm, "rows" if in_rows else "table", own, local))
@@ -102,5 +102,5 @@ def _one_by_one(
     digests = []
     for i in range(messages.count):
         own = {k: v[i] if isinstance(v, PerMessage) else v for k, v in parameters.items()}
-        digests.append(driver.enqueue(own, message(messages, i), length))
+        digests.append(driver.enqueue(own, messages.only(i), length))
     return torch.cat(digests)

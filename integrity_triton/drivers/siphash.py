@@ -59,7 +59,8 @@ class SipHashDriver(IteratedDriver):
     ) -> torch.Tensor:
         import torch
 
-        layout = self.host.layout(messages, by_length)
+        places = messages.places()
+        placement = self.host.placement(places, by_length(places))
         words = start.flags if final else _STATE_WORDS
         out = self.host.empty((messages.count, words), torch.uint64, messages.device)
         c, d = self.rounds
@@ -68,20 +69,20 @@ class SipHashDriver(IteratedDriver):
             messages.count,
             messages.device,
             {
-                "table_ptr": layout.table,
+                "table_ptr": placement.table,
                 "state_ptr": start.state,
                 "out_ptr": out,
-                **layout.arguments,
+                **placement.arguments,
                 "prefix": start.prefix,
                 "out_words": words,
             },
             {
                 "C": c,
                 "D": d,
-                "TABLE": layout.has_table,
+                "TABLE": placement.has_table,
                 "OWN_STATE": start.state.dim() == 2,
                 "FINAL": final,
-                "ALIGN": layout.align,
+                "ALIGN": placement.align,
             },
         )
         return out

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm, Sponge
 from ..algorithms.encoding import bytepad, encode_string, left_encode, right_encode
 from ..launching.host import Host
-from ..messages.layout import Messages, Ragged, rows_of
+from ..messages.layout import Messages, Ragged, Rows
 from ..messages.per_message import PerMessage
 from .iterated import IteratedDriver, Start
 
@@ -46,7 +46,7 @@ class SpongeDriver(IteratedDriver):
         if not construction.customizable or not (name or customization):
             return begin
         prefix = bytepad(encode_string(name) + encode_string(customization), construction.rate)
-        message = Ragged([self.host.words(prefix, device, 8)], device)
+        message = Rows.single(self.host.words(prefix, device, 8))
         states = self.iterate(message, begin, final=False)
         return self._followed(replace(begin, state=states[0], prefix=len(prefix)), bytes([_CSHAKE_SUFFIX]))
 
@@ -106,7 +106,7 @@ class KmacDriver(SpongeDriver):
 
         rate = self.construction.rate
         if isinstance(key, bytes):
-            return rows_of(
+            return Rows.of(
                 self.secret(self.host.words(bytepad(encode_string(key), rate), device, 8)).view(1, -1)
             )
         keys: list[torch.Tensor] = [key.rows(device)] if key.size() else [k[None] for k in key.views(device)]
@@ -120,4 +120,4 @@ class KmacDriver(SpongeDriver):
             padded[:, : len(before)] = self.host.words(before, device, 8)
             padded[:, len(before) : used] = rows
             blocks.append(padded)
-        return rows_of(blocks[0]) if key.size() else Ragged([block[0] for block in blocks], device)
+        return Rows.of(blocks[0]) if key.size() else Ragged([block[0] for block in blocks], device)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm, KangarooTree, SpongeTree
 from ..algorithms.encoding import left_encode, right_encode
 from ..launching.host import Host
-from ..messages.layout import Addressed, AnyMessages, Messages, Ragged, Rows, addressed
+from ..messages.layout import Addressed, AnyMessages, Messages, Rows, signed
 from ..messages.stream import Stream
 from .base import BlockStream, Driver
 from .sponge import SpongeDriver
@@ -107,7 +107,7 @@ class SpongeTreeDriver(Driver):
             else:
                 views.append(part.reshape(-1))
         flat = torch.cat(views)
-        addresses = np.array(starts, np.int64) + np.array(flat.data_ptr(), np.uint64).view(np.int64)
+        addresses = np.array(starts, np.int64) + signed(flat.data_ptr())
         return Addressed(addresses, np.array(lengths, np.int64), device, flat)
 
 
@@ -123,18 +123,6 @@ def _chunks(
     return addresses[message] + offsets, np.minimum(lengths[message] - offsets, size)
 
 
-def _view(messages: Messages, i: int) -> torch.Tensor:
-    """Message ``i`` as a flat uint8 tensor."""
-    import torch
-
-    if isinstance(messages, Ragged):
-        return messages.views[i]
-    if messages.data.dim() == 2:  # rows of a strided tensor, each dense in itself
-        return messages.data[i].view(torch.uint8)
-    start = i * messages.stride
-    return messages.data[start : start + messages.row_length(i)]
-
-
 class ParallelHashDriver(SpongeTreeDriver):
     """SP 800-185, section 6."""
 
@@ -142,7 +130,7 @@ class ParallelHashDriver(SpongeTreeDriver):
         import numpy as np
 
         device, size = messages.device, self.chunk_size(parameters)
-        places = addressed(messages)
+        places = messages.addressed()
         addresses, lengths = places.addresses, places.lengths
         counts = -(-lengths // size)
         chunks = Addressed(*_chunks(addresses, lengths, size), device, messages)
@@ -236,7 +224,7 @@ class KangarooDriver(SpongeTreeDriver):
         import numpy as np
 
         device, size = messages.device, self.construction.chunk_size
-        places = addressed(messages)
+        places = messages.addressed()
         addresses, lengths = places.addresses, places.lengths
         short = lengths + len(self.ending(parameters)) <= size
         if short.all():
@@ -248,7 +236,7 @@ class KangarooDriver(SpongeTreeDriver):
             Addressed(*_chunks(addresses[long] + size, inner * size, size), device, messages)
         )
         parts = [
-            self._part(_view(messages, i), values[end - n : end])
+            self._part(messages.view(i), values[end - n : end])
             for i, n, end in zip(long.tolist(), inner.tolist(), np.cumsum(inner).tolist(), strict=True)
         ]
         digests = self.tree(parts, parameters, device, length)
@@ -280,11 +268,10 @@ class KangarooDriver(SpongeTreeDriver):
         if len(ending) < _MOST_BEHIND:
             start = self.single.behind(start, ending)
             if chosen is not None:
-                places = addressed(messages)
-                located = Addressed(places.addresses[chosen], places.lengths[chosen], device, messages)
+                located = messages.addressed().chosen(chosen)
         else:
             indices = range(messages.count) if chosen is None else chosen.tolist()
-            located = self.joined([(_view(messages, i), ending) for i in indices], device)
+            located = self.joined([(messages.view(i), ending) for i in indices], device)
         return self.single.output(self.single.iterate(located, start, final=True), length, 0)
 
     def tree(
@@ -337,7 +324,7 @@ class _ParallelHashStream(_TreeStream):
             return b""
         values, rest = self._values, self._pending.data
         if rest.numel():
-            values = (*values, self._driver.chaining_values(Ragged([rest], self._device)))
+            values = (*values, self._driver.chaining_values(Rows.single(rest)))
         node = self._driver.node(self._block, values)
         return _to_bytes(self._driver.roots([node], self._parameters, self._device, length))
 
@@ -358,7 +345,7 @@ class _KangarooStream(_TreeStream):
         rest = self._pending.data
         ending = self._driver.ending(self._parameters)
         if self._first is None and rest.numel() + len(ending) <= self._block:
-            digests = self._driver.one_chunk(Ragged([rest], self._device), None, self._parameters, length)
+            digests = self._driver.one_chunk(Rows.single(rest), None, self._parameters, length)
         else:
             part = _Part(self._first, self._values, rest)
             digests = self._driver.tree([part], self._parameters, self._device, length)

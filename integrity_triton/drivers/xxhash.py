@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, XxHash, load_constant
 from ..launching.host import Host
-from ..messages.layout import Messages, Ragged
+from ..messages.layout import Messages, Rows
 from ..messages.stream import Stream
 from .base import BlockStream, Driver
 from .iterated import by_length
@@ -84,7 +84,7 @@ class XxHashDriver(Driver):
 
     def absorb(self, message: torch.Tensor, state: torch.Tensor, seed: int) -> torch.Tensor:
         """The accumulators after whole blocks of a message that goes on."""
-        one = Ragged([message], message.device)
+        one = Rows.single(message)
         return self._run(one, state, 0, seed, state.numel(), final=False)[0]
 
     def _run(
@@ -93,9 +93,10 @@ class XxHashDriver(Driver):
         import torch
 
         device = messages.device
-        layout = self.host.layout(messages, by_length)
+        places = messages.places()
+        placement = self.host.placement(places, by_length(places))
         out = self.host.empty((messages.count, words), torch.uint64, device)
-        arguments = {"table_ptr": layout.table, "state_ptr": state}
+        arguments = {"table_ptr": placement.table, "state_ptr": state}
         constants: dict[str, Any] = {}
         if self._xxh3:
             arguments["secret_ptr"] = self.host.words(xxh3_secrets(seed), device, 64)
@@ -107,11 +108,11 @@ class XxHashDriver(Driver):
             {
                 **arguments,
                 "out_ptr": out,
-                **layout.arguments,
+                **placement.arguments,
                 "prefix": prefix,
                 "seed": seed - (1 << 64) if seed >> 63 else seed,
             },
-            {**constants, "FINAL": final, "TABLE": layout.has_table, "ALIGN": layout.align},
+            {**constants, "FINAL": final, "TABLE": placement.has_table, "ALIGN": placement.align},
         )
         return out
 
@@ -130,6 +131,6 @@ class _XxHashStream(BlockStream):
         self._absorbed += view.numel()
 
     def digest(self, length: int, seek: int) -> bytes:
-        message = Ragged([self._pending.data], self._device)
+        message = Rows.single(self._pending.data)
         digests = self._driver.digests(message, self._state, self._absorbed, self._seed)
         return digests.cpu().numpy().tobytes()[seek : seek + length]

@@ -1,18 +1,17 @@
-"""The host half of the kernels in ``kernels/``: lays messages out, allocates, and launches what drivers
-name, with arguments by name.
+"""What drivers see of a backend: memory on its devices, and launches with their arguments by name.
 
-Nothing here waits for the device, but for a stream's ``digest``, which returns bytes.
+Nothing here waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import load_constant
-from ..messages.layout import Addressed, AnyMessages, Ragged, Rows, addressed
+from ..messages.layout import Places, Rows, signed
 from ..messages.moving import moved
 from .launch import Launch
 from .launcher import Launcher, LaunchFunction
@@ -23,25 +22,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where messages are, as the drivers take it."""
+class Placement:
+    """Where messages are, as kernels are told of it."""
 
     arguments: dict[str, int]
+    """``address``, ``count``, ``stride``, ``length`` and ``total`` of rows; all but ``count`` are zero where
+    there is a table."""
     table: torch.Tensor
-    """int64 ``[3, count]``; one unused element where ``has_table`` is false."""
+    """int64 ``[k, count]``, see :meth:`Host.placement`; one unused element where ``has_table`` is false."""
     has_table: bool
     align: int
-    lengths: Sequence[int] | None  # of a table's messages, in the table's order
-
-    def largest(self) -> int:
-        if self.lengths is not None:
-            return int(max(self.lengths, default=0))
-        return max(0, min(self.arguments["length"], self.arguments["total"]))
+    """A power of two up to 16 that divides the address of every message."""
 
 
 @cache
-def _table(references: tuple[str, ...], bits: int) -> tuple[np.ndarray[Any, Any], tuple[slice, ...]]:
-    """Constants of device files behind each other, each from a multiple of 16 bytes on, and where."""
+def _joined(references: tuple[str, ...], bits: int) -> tuple[np.ndarray[Any, Any], tuple[slice, ...]]:
+    """Constants of device files in one array, in which each starts at a multiple of 16 bytes, and the slices
+    where they are."""
     import numpy as np
 
     parts, slices, end = [], [], 0
@@ -55,23 +52,20 @@ def _table(references: tuple[str, ...], bits: int) -> tuple[np.ndarray[Any, Any]
     return np.concatenate(parts), tuple(slices)
 
 
-def alignment(bits: int) -> int:
+def _alignment(bits: int) -> int:
     """The largest power of two up to 16 that divides every address in ``bits``, the bitwise or of them."""
     return (bits | 16) & -(bits | 16)
 
 
-def signed(address: int) -> int:
-    """An address as kernels take it, in an int64: some drivers hand out addresses of 2**63 and more."""
-    return address - (1 << 64) if address >> 63 else address
-
-
 class Host:
-    """What a driver sees of a backend: memory on its devices, and the launching of kernels."""
+    """A backend as a driver sees it."""
 
     def __init__(self, launcher: Launcher, launch: LaunchFunction) -> None:
-        """``launch`` runs or records what the driver launches."""
+        """``launch`` runs, or only records, what the driver launches."""
         self._launcher = launcher
         self._launch = launch
+
+    # Launching
 
     def tuned(self, kernel: str) -> dict[str, int]:
         """The backend's configuration for a kernel."""
@@ -85,6 +79,7 @@ class Host:
         arguments: Mapping[str, Any],
         constants: Mapping[str, Any],
     ) -> None:
+        """Launch a kernel with so many lanes; see :class:`~integrity_triton.launching.launch.Launch`."""
         for name, value in arguments.items():
             # NumPy's integers pass for int in many places, but not in every compiler's launcher.
             if type(value) is not int and not hasattr(value, "data_ptr"):
@@ -92,7 +87,7 @@ class Host:
         launch = Launch(kernel, lanes, arguments, constants, device)
         options = self._launcher.options(launch)
         if "ALIGN" in constants:
-            # Of the alignments that hold, what the kernel makes use of: a vector's, or a word's.
+            # Kernels load vectors, words or bytes. A finer alignment would only compile another binary.
             align, vector = constants["ALIGN"], 4 * options["VECTOR"]
             used = vector if align >= vector else 4 if align >= 4 else 1
             launch = replace(launch, constants={**constants, "ALIGN": used})
@@ -101,10 +96,11 @@ class Host:
     # Data
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Uninitialised memory for outputs and scratch."""
         return self._launcher.empty(shape, dtype, device)
 
     def upload(self, array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
-        """A small host array on the device, without waiting for the device."""
+        """A small host array on the device."""
         import torch
 
         return moved(torch.from_numpy(array), device)
@@ -120,49 +116,35 @@ class Host:
     def constants(
         self, references: tuple[str, ...], bits: int, device: torch.device
     ) -> tuple[torch.Tensor, ...]:
-        """Constants of device files as words of ``bits``, in one upload; nothing may write to them."""
+        """Constants of device files as words of ``bits``, in one upload. Nothing may write to them."""
         import torch
 
-        array, slices = _table(references, bits)
-        # Kept on a device, they could be read on another stream than the one that they are copied on.
+        array, slices = _joined(references, bits)
+        # A copy kept on a device could be read on another stream than the one on which it was made.
         words = torch.from_numpy(array) if device.type == "cpu" else self.upload(array, device)
         return tuple(words[part] for part in slices)
 
-    def bytes_view(self, data: Any, device: torch.device) -> torch.Tensor:
-        """A stream's input as a flat uint8 tensor on ``device``."""
+    def placement(self, places: Places, table: np.ndarray[Any, Any] | None) -> Placement:
+        """Tell kernels where messages are. Rows need no ``table``. For messages at addresses it is int64
+        ``[k, count]``: their addresses and lengths in the order in which lanes take them, and then whatever
+        the driver's kernel wants to know of each."""
         import numpy as np
         import torch
 
-        if isinstance(data, torch.Tensor):
-            return data.to(device)
-        return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy()).to(device)
-
-    def layout(self, messages: AnyMessages, make_table: Callable[[Any, Any], Any]) -> Layout:
-        """``make_table(addresses, lengths)`` builds the int64 table of a ragged batch, and returns
-        it with the lengths in its order."""
-        import numpy as np
-        import torch
-
-        if isinstance(messages, Ragged) and messages.count == 1:
-            view = messages.views[0]
-            messages = Rows(view, view.data_ptr(), 1, 0, view.numel(), view.numel())
-        if isinstance(messages, Rows):
+        if isinstance(places, Rows):
             arguments = {
-                "address": signed(messages.address),
-                "count": messages.count,
-                "stride": messages.stride,
-                "length": messages.length,
-                "total": messages.total,
+                "address": signed(places.address),
+                "count": places.count,
+                "stride": places.stride,
+                "length": places.length,
+                "total": places.total,
             }
-            no_table = torch.empty(1, dtype=torch.int64, device=messages.device)
-            align = alignment(messages.address | messages.stride)
-            return Layout(arguments, no_table, False, align, None)
-        places = messages if isinstance(messages, Addressed) else addressed(messages)
-        table, ordered = make_table(places.addresses, places.lengths)
-        return Layout(
-            {"address": 0, "count": messages.count, "stride": 0, "length": 0, "total": 0},
-            self.upload(table, messages.device),
+            no_table = torch.empty(1, dtype=torch.int64, device=places.device)
+            return Placement(arguments, no_table, False, _alignment(places.address | places.stride))
+        assert table is not None
+        return Placement(
+            {"address": 0, "count": places.count, "stride": 0, "length": 0, "total": 0},
+            self.upload(table, places.device),
             True,
-            alignment(int(np.bitwise_or.reduce(places.addresses))),
-            ordered,
+            _alignment(int(np.bitwise_or.reduce(places.addresses))),
         )

@@ -1,4 +1,4 @@
-"""Where messages are in memory: in rows of one tensor, in a view each, or at addresses."""
+"""Where messages are in memory: in rows of one tensor, in a tensor each, or at addresses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ if TYPE_CHECKING:
     import torch
 
 
+def signed(address: int) -> int:
+    """An address as an int64, which is how kernels take it: some device drivers give out addresses of 2**63
+    and more."""
+    return address - (1 << 64) if address >> 63 else address
+
+
 @dataclass(frozen=True)
 class Rows:
     """Messages at equal distances in one tensor: row i starts ``i * stride`` bytes into ``data``.
 
-    Every row is ``length`` bytes long but for the last, which may be shorter: ``total`` bytes end
-    the data as seen from its first byte.
+    Every row is ``length`` bytes long except the last, which may be shorter: the data end ``total`` bytes
+    after their first byte.
     """
 
     data: torch.Tensor
@@ -27,12 +33,67 @@ class Rows:
     length: int
     total: int
 
+    @classmethod
+    def of(cls, data: torch.Tensor) -> Rows:
+        """The rows of a dense uint8 tensor, ``[n, size]``."""
+        count, size = data.shape
+        return cls(data, data.data_ptr(), count, size, size, count * size)
+
+    @classmethod
+    def single(cls, data: torch.Tensor) -> Rows:
+        """One message: a flat contiguous uint8 tensor."""
+        size = data.numel()
+        return cls(data, data.data_ptr(), 1, 0, size, size)
+
     @property
     def device(self) -> torch.device:
         return self.data.device
 
     def row_length(self, i: int) -> int:
         return max(0, min(self.length, self.total - i * self.stride))
+
+    def longest(self) -> int:
+        """The length of the longest row in bytes."""
+        return self.row_length(0)
+
+    def volume(self) -> int:
+        """Bytes in all rows together, as though the last were as long as the others."""
+        return self.count * self.longest()
+
+    def view(self, i: int) -> torch.Tensor:
+        """Message ``i`` as a flat uint8 tensor over the same memory."""
+        import torch
+
+        if self.data.dim() == 2:
+            return self.data[i].view(torch.uint8)
+        start = i * self.stride
+        return self.data[start : start + self.row_length(i)]
+
+    def only(self, i: int) -> Rows:
+        """A batch of nothing but message ``i``."""
+        size, start = self.row_length(i), i * self.stride
+        data = self.data[i:] if self.data.dim() == 2 else self.data[start:]
+        return Rows(data, self.address + start, 1, self.stride, size, size)
+
+    def to(self, device: torch.device) -> Rows:
+        """The same messages on ``device``: a copy unless they are there already."""
+        if device == self.device:
+            return self
+        data = self.data.to(device)
+        stride = data.stride(0) * data.element_size() if data.dim() == 2 else self.stride
+        return replace(self, data=data, address=data.data_ptr(), stride=stride)
+
+    def places(self) -> Rows:
+        return self
+
+    def addressed(self) -> Addressed:
+        """The same messages, each by its address and length."""
+        import numpy as np
+
+        offsets = self.stride * np.arange(self.count, dtype=np.int64)
+        lengths = np.clip(self.total - offsets, 0, self.length)
+        addresses = np.uint64(self.address) + offsets.view(np.uint64)
+        return Addressed(addresses.view(np.int64), lengths, self.device, self.data)
 
 
 @dataclass(frozen=True)
@@ -46,77 +107,66 @@ class Ragged:
     def count(self) -> int:
         return len(self.views)
 
+    def view(self, i: int) -> torch.Tensor:
+        """Message ``i`` as a flat uint8 tensor over the same memory."""
+        return self.views[i]
 
-Messages = Rows | Ragged
+    def only(self, i: int) -> Ragged:
+        """A batch of nothing but message ``i``."""
+        return Ragged([self.views[i]], self.device)
+
+    def to(self, device: torch.device) -> Ragged:
+        """The same messages on ``device``: a copy unless they are there already."""
+        return self if device == self.device else Ragged([view.to(device) for view in self.views], device)
+
+    def places(self) -> Places:
+        """The same messages as kernels are told of them: a single one is a row, several have addresses."""
+        return Rows.single(self.views[0]) if self.count == 1 else self.addressed()
+
+    def addressed(self) -> Addressed:
+        """The same messages, each by its address and length."""
+        import numpy as np
+
+        addresses = np.fromiter((view.data_ptr() for view in self.views), np.uint64, self.count)
+        lengths = np.fromiter((view.numel() for view in self.views), np.int64, self.count)
+        return Addressed(addresses.view(np.int64), lengths, self.device, self.views)
 
 
 @dataclass(frozen=True)
 class Addressed:
-    """Messages that drivers make out of callers' messages, by address: parts of them, in place."""
+    """Messages each by its address and length. Drivers make them of parts of the caller's messages, which
+    stay where they are."""
 
     addresses: np.ndarray[Any, Any]
-    """int64, those of 2**63 and more as negative numbers."""
+    """int64; addresses of 2**63 and more are negative (see :func:`signed`)."""
     lengths: np.ndarray[Any, Any]
     """int64, in bytes."""
     device: torch.device
     memory: Any
-    """Whatever owns the memory."""
+    """Whatever owns the memory; it is kept alive as long as this object."""
 
     @property
     def count(self) -> int:
         return len(self.addresses)
 
+    def longest(self) -> int:
+        """The length of the longest message in bytes."""
+        return int(max(self.lengths, default=0))
 
-AnyMessages = Messages | Addressed
+    def volume(self) -> int:
+        """Bytes in all messages together."""
+        return int(self.lengths.sum())
 
+    def chosen(self, indices: np.ndarray[Any, Any]) -> Addressed:
+        """The messages at ``indices``, in that order."""
+        return replace(self, addresses=self.addresses[indices], lengths=self.lengths[indices])
 
-def addressed(messages: Messages) -> Addressed:
-    """Where the messages are, and how long."""
-    import numpy as np
-
-    if isinstance(messages, Rows):
-        offsets = messages.stride * np.arange(messages.count, dtype=np.int64)
-        lengths = np.clip(messages.total - offsets, 0, messages.length)
-        addresses = np.uint64(messages.address) + offsets.view(np.uint64)
-        return Addressed(addresses.view(np.int64), lengths, messages.device, messages.data)
-    addresses = np.fromiter((view.data_ptr() for view in messages.views), np.uint64, messages.count)
-    lengths = np.fromiter((view.numel() for view in messages.views), np.int64, messages.count)
-    return Addressed(addresses.view(np.int64), lengths, messages.device, messages.views)
+    def places(self) -> Addressed:
+        return self
 
 
-def rows_of(data: torch.Tensor) -> Rows:
-    """The rows of a dense 2-D uint8 tensor as messages."""
-    count, size = data.shape
-    return Rows(data, data.data_ptr(), count, size, size, count * size)
-
-
-def message(messages: Messages, i: int) -> Messages:
-    """Message ``i`` alone."""
-    if isinstance(messages, Ragged):
-        return Ragged([messages.views[i]], messages.device)
-    size, start = messages.row_length(i), i * messages.stride
-    data = messages.data[i:] if messages.data.dim() == 2 else messages.data[start:]
-    return Rows(data, messages.address + start, 1, messages.stride, size, size)
-
-
-def on_device(messages: Messages, device: torch.device) -> Messages:
-    """The messages on ``device``: the same ones where they are there already, else a copy."""
-    if device == messages.device:
-        return messages
-    if isinstance(messages, Rows):
-        data = messages.data.to(device)
-        stride = data.stride(0) * data.element_size() if data.dim() == 2 else messages.stride
-        return replace(messages, data=data, address=data.data_ptr(), stride=stride)
-    return Ragged([view.to(device) for view in messages.views], device)
-
-
-def view_of(messages: Messages, i: int) -> torch.Tensor:
-    """Message ``i`` as a flat uint8 tensor over the same memory."""
-    import torch
-
-    if isinstance(messages, Ragged):
-        return messages.views[i]
-    if messages.data.dim() == 2:
-        return messages.data[i].view(torch.uint8)
-    start = i * messages.stride
-    return messages.data[start : start + messages.row_length(i)]
+Messages = Rows | Ragged
+"""What a caller's batch becomes."""
+Places = Rows | Addressed
+"""What kernels can be told of: rows in their arguments, addresses in a table."""
+AnyMessages = Rows | Ragged | Addressed

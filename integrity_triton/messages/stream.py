@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Stream(abc.ABC):
@@ -18,4 +21,15 @@ class Stream(abc.ABC):
         """``length`` bytes of output from byte ``seek`` on."""
 
     @abc.abstractmethod
-    def copy(self) -> Stream: ...
+    def copy(self) -> Stream:
+        """An independent stream with the same state."""
+
+
+def piece_on(data: Any, device: torch.device) -> torch.Tensor:
+    """What :meth:`Stream.update` was given as a flat uint8 tensor on ``device``."""
+    import numpy as np
+    import torch
+
+    if isinstance(data, torch.Tensor):
+        return data.to(device)
+    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy()).to(device)

@@ -17,7 +17,7 @@ from integrity_triton.algorithms import load_reference
 from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.drivers.aes import encrypt, expand_keys, rounds_of
-from integrity_triton.messages.layout import rows_of
+from integrity_triton.messages.layout import Rows
 from support import guard, on_device, oracle, pattern, rows_as_bytes
 from vector_files import records
 
@@ -64,7 +64,7 @@ def test_the_cipher(key_size, backend, host):
     keys, blocks = (
         on_device(b"".join(a[i] for a in answers), backend).view(len(answers), -1) for i in (0, 1)
     )
-    round_keys = expand_keys(host, rows_of(keys))
+    round_keys = expand_keys(host, Rows.of(keys))
     found = encrypt(host, round_keys, blocks, rounds_of(key_size))
     assert rows_as_bytes(found) == [cipher for _, _, cipher in answers]
     one_key = encrypt(host, round_keys[-1:], blocks[-1:].repeat(3, 1), rounds_of(key_size))

@@ -14,7 +14,6 @@ from integrity_triton.drivers.base import BlockStream, PendingBytes
 class _Recording(BlockStream):
     def __init__(self, block: int, held_back: int) -> None:
         driver = SimpleNamespace(
-            host=SimpleNamespace(bytes_view=lambda data, device: torch.tensor(list(data), dtype=torch.uint8)),
             pending=lambda device: PendingBytes(device, secret=True),
         )
         super().__init__(driver, torch.device("cpu"), block, held_back)

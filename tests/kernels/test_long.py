@@ -16,7 +16,7 @@ from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.drivers.blake2 import Blake2ParallelDriver
 from integrity_triton.drivers.blake3_tree import Blake3TreeDriver
-from integrity_triton.drivers.iterated import IteratedDriver
+from integrity_triton.drivers.iterated import IteratedDriver, by_length
 from integrity_triton.messages.layout import Ragged
 from integrity_triton.self_tests.admission import VARIABLE
 from oracles import aes_plain, blake2_plain, blake3_plain, md5_plain, sha2_plain
@@ -208,7 +208,9 @@ def test_addresses_of_the_upper_half(misalignment, monkeypatch):
     view = torch.empty(100, dtype=torch.uint8)
     host = kernels.driver(algorithms.get("sha256")).host
     for messages in (Ragged([view], view.device), Ragged([view, view], view.device)):
-        layout = host.layout(messages, lambda a, n: (a, n))
-        found = layout.table[0].item() if layout.has_table else layout.arguments["address"]
+        places = messages.places()
+        placement = host.placement(places, by_length(places))
+        table, arguments = placement.table, placement.arguments
+        found = table[0, 0].item() if placement.has_table else arguments["address"]
         assert found == address - (1 << 64)
-        assert layout.align == (1 if misalignment else 16)
+        assert placement.align == (1 if misalignment else 16)

@@ -28,7 +28,7 @@ from integrity_triton.backends.opencl import OpenClBackend, prebuilt
 from integrity_triton.drivers.run import Run
 from integrity_triton.launching.launch import Launch
 from integrity_triton.launching.request import Request
-from integrity_triton.messages.layout import Messages, Ragged, Rows, rows_of
+from integrity_triton.messages.layout import Messages, Ragged, Rows
 from integrity_triton.messages.per_message import PerMessage
 from integrity_triton.self_tests import admission as self_test
 from integrity_triton.self_tests.trials import Trial, trials
@@ -362,7 +362,7 @@ def test_a_trial_that_compares_nothing_proves_nothing(monkeypatch):
     registered("other")
 
     def run(host, device):
-        host.execute({}, rows_of(MESSAGE.view(1, 200)), 16)
+        host.execute({}, Rows.of(MESSAGE.view(1, 200)), 16)
         yield from ()
 
     monkeypatch.setattr(self_test, "trials", lambda *_: [Trial("nothing", "rows", 0, False, False, run)])
@@ -387,7 +387,7 @@ def test_a_miscompiled_binary_gives_no_digest(broken_kernels, monkeypatch, tmp_p
     names = []
     sound = prebuilt.load
     monkeypatch.setattr(prebuilt, "load", lambda name: names.append(name) or sound(name))
-    right = opencl.digest_batch(record, {}, rows_of(MESSAGE.view(2, 100)), 32)
+    right = opencl.digest_batch(record, {}, Rows.of(MESSAGE.view(2, 100)), 32)
     assert bytes(right[0].tolist()) == it.sha256(bytes(range(100)), backend="native").digest()
     (name,) = set(names)
     wanted = compiling.specializations([record])[name]
@@ -410,7 +410,7 @@ def test_a_miscompiled_binary_gives_no_digest(broken_kernels, monkeypatch, tmp_p
     miscompiled = OpenClBackend()
     assert miscompiled.probe().available
     with pytest.raises(it.SelfTestError, match="opencl on cpu fails its self-test"):
-        miscompiled.digest_batch(record, {}, rows_of(MESSAGE.view(2, 100)), 32)
+        miscompiled.digest_batch(record, {}, Rows.of(MESSAGE.view(2, 100)), 32)
 
 
 # Once, and before
