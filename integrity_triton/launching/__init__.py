@@ -1,1 +1,1 @@
-"""Kernel launches: what a launch is, its configuration, and how data get to the device for it."""
+"""Kernel launches: what a launch is, its configuration, and how its data get to the device."""

@@ -1,4 +1,4 @@
-"""What a driver has launched, and the configuration with which."""
+"""A kernel launch, and the tuned configuration of a kernel."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch. ``arguments`` are in the kernel's order: tensors and 64-bit integers."""
+    """One kernel launch."""
 
     kernel: str
+    """``"module:name"``."""
     lanes: int
     arguments: Mapping[str, Any]
+    """Tensors and 64-bit integers, in the kernel's order."""
     constants: Mapping[str, Any]
-    """Compile-time arguments; device functions by reference, ``"module:name"``."""
+    """Compile-time arguments. Device functions are given by reference, ``"module:name"``."""
     device: torch.device
 
 
@@ -34,8 +36,8 @@ def _tuning() -> dict[str, dict[str, dict[str, int]]]:
 
 
 def tuned(backend: str, kernel: str, block: str | None = None) -> dict[str, int]:
-    """A backend's configuration for a kernel, and for the block function that it is compiled with if
-    it takes one; both named as in a :class:`Launch`."""
+    """A backend's configuration for a kernel, and for the block function with which it is compiled, if it
+    takes one. Both are named as in a :class:`Launch`."""
     data = _tuning()[backend]
     found = dict(data["default"])
     for reference in (kernel, block):

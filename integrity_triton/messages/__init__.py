@@ -1,1 +1,1 @@
-"""Where the bytes of messages are, and how the objects that a caller passes become messages."""
+"""Where the bytes of messages are, and how the objects that callers pass become messages."""

@@ -1,4 +1,4 @@
-"""From what a caller passes to flat bytes: the one place that says what a message may be."""
+"""What callers pass, as flat bytes. This is the one place that decides what a message may be."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from .per_message import PerMessage
 if TYPE_CHECKING:
     import torch
 
-_SMALL = 4096  # bytes, so few that copying them costs less than wrapping them
+_SMALL = 4096  # Up to so many bytes, copying a message costs less than wrapping it in a tensor.
 
-BytesLike = Any  # anything with the buffer protocol; collections.abc.Buffer is Python 3.12
+BytesLike = Any  # Anything with the buffer protocol: collections.abc.Buffer came with Python 3.12.
 
 
 def is_tensor(x: Any) -> TypeGuard[torch.Tensor]:
-    """Whether ``x`` is a torch tensor, without importing torch: no tensor exists before it is."""
+    """Whether ``x`` is a torch tensor. Does not import torch: before it is imported there are no tensors."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
 
 
 def buffer_view(x: BytesLike) -> memoryview:
-    """A flat memoryview of the bytes of a bytes-like object: of items wider than a byte, as they lie in
-    memory, which is what hashlib takes.
+    """A flat memoryview of the bytes of a bytes-like object. Items that are wider than a byte are taken as
+    they lie in memory, as hashlib does.
 
     Raises TypeError for text, for objects without the buffer protocol and for buffers of Python objects,
-    BufferError for a buffer that is not C-contiguous.
+    and BufferError for a buffer that is not C-contiguous.
     """
     if isinstance(x, str):
         raise TypeError("text must be encoded before hashing: pass bytes, for example text.encode()")
@@ -42,19 +42,19 @@ def buffer_view(x: BytesLike) -> memoryview:
         raise BufferError("data must be a C-contiguous buffer; copy the strided view first")
     if "O" in view.format:
         raise TypeError("data must be a buffer of bytes or numbers, not of Python objects")
-    return view.cast("B") if view.nbytes else memoryview(b"")  # a shape with a zero cannot be cast
+    return view.cast("B") if view.nbytes else memoryview(b"")  # cast() refuses a shape with a zero
 
 
 def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
     """A tensor's bytes as a flat contiguous uint8 tensor on its device.
 
-    The bytes are the elements in C order, little-endian: what safetensors stores. A contiguous
-    tensor is viewed, not copied. Raises TypeError for sparse, nested, quantised and wrapper
+    The bytes are the elements in C order, little-endian, which is what safetensors stores. A contiguous
+    tensor is viewed and not copied. Raises TypeError for sparse, nested, quantised and wrapper
     tensors, which have no such bytes, and ValueError for a meta tensor.
     """
     import torch
 
-    if (  # what most batches are made of, at a fifth of the time
+    if (  # Most batches consist of such tensors; this check takes a fifth of the time of those below.
         type(x) is torch.Tensor
         and x.dtype is torch.uint8
         and x.layout is torch.strided
@@ -89,13 +89,16 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
 
 
 def message_bytes(x: Any) -> memoryview | torch.Tensor:
+    """The bytes of one message: see :func:`tensor_bytes` and :func:`buffer_view`."""
     return tensor_bytes(x) if is_tensor(x) else buffer_view(x)
 
 
 def per_message(x: Any, count: int, label: str) -> Any:
-    """A parameter's value: where ``x`` is a list, a tuple or a 2-D tensor, one for each of the messages.
+    """The value of a parameter. A list, a tuple or a 2-D tensor holds one value for each of ``count``
+    messages and becomes a :class:`PerMessage`; anything else is returned as it is.
 
-    Raises ValueError for another number of them, TypeError for what is neither bytes-like nor a tensor.
+    Raises ValueError if the number of values is not ``count``, and TypeError for a value that is neither
+    bytes-like nor a tensor. ``label`` names the parameter in the message.
     """
     import torch
 
@@ -128,9 +131,10 @@ def _host_copy(x: BytesLike) -> torch.Tensor:
 
 
 def tuple_parts(x: Any, algorithm: str) -> list[memoryview | torch.Tensor]:
-    """What is hashed of a tuple of byte strings: each behind its length (SP 800-185, section 2.3.2).
+    """The parts of the encoding of a tuple of byte strings: each string follows its length (SP 800-185,
+    section 2.3.2). ``algorithm`` is named in errors.
 
-    Raises TypeError for what is no tuple or list of messages.
+    Raises TypeError if ``x`` is not a tuple or a list of messages.
     """
     if not isinstance(x, tuple | list):
         raise TypeError(f"a message of {algorithm} is a tuple of byte strings, not {type(x).__name__}")
@@ -143,9 +147,10 @@ def tuple_parts(x: Any, algorithm: str) -> list[memoryview | torch.Tensor]:
 
 
 def tuple_messages(messages: Any, algorithm: str) -> Ragged:
-    """A batch for a hash of tuples. Each message is put together in memory of its own, on its device.
+    """A batch for a hash of tuples. Each encoded tuple is a new tensor on the device of the batch.
 
-    Raises TypeError for a batch that is not of tuples, ValueError for tensors on different devices.
+    Raises TypeError for a batch that does not consist of tuples, and ValueError for tensors on different
+    devices.
     """
     import torch
 
@@ -182,26 +187,29 @@ def _buffer_tensor(x: BytesLike) -> torch.Tensor:
         return torch.empty(0, dtype=torch.uint8)
     array = np.frombuffer(view, dtype=np.uint8)
     if view.readonly:
-        # Copying little costs less than presenting it as writable.
+        # A small copy costs less than presenting the memory as writable.
         array = array.copy() if view.nbytes <= _SMALL else np.asarray(_DeclaredWritable(array))
     return torch.from_numpy(array)
 
 
 class _DeclaredWritable:
-    """A read-only array presented as writable, since torch has no read-only tensors and warns.
+    """A read-only array presented as writable: torch has no read-only tensors, and warns of such arrays.
 
     Nothing in this package writes to a message.
     """
 
     def __init__(self, array: Any) -> None:
-        self.array = array  # owns the memory for as long as the array made from this object lives
+        self.array = array  # keeps the memory alive as long as the array that is made from this object
         interface = dict(array.__array_interface__)
         interface["data"] = (interface["data"][0], False)
         self.__array_interface__ = interface
 
 
 def chunk_messages(x: Any, chunk_size: int) -> Rows:
-    """The bytes of ``x`` cut into messages of ``chunk_size`` bytes; the last may be shorter."""
+    """The bytes of ``x`` cut into messages of ``chunk_size`` bytes; the last may be shorter.
+
+    Raises TypeError for a chunk size that is no integer, and ValueError for one below 1.
+    """
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int):
         raise TypeError(f"chunk_size must be int, not {type(chunk_size).__name__}")
     if chunk_size < 1:
@@ -212,10 +220,10 @@ def chunk_messages(x: Any, chunk_size: int) -> Rows:
 
 
 def batch_messages(messages: Any) -> Messages:
-    """Describe a batch: a 2-D tensor whose rows are messages, or a sequence of messages.
+    """A batch as :data:`Messages`: a 2-D tensor whose rows are messages, or a sequence of messages.
 
-    Raises ValueError for tensors on different devices or a tensor that is not 2-D, TypeError for
-    what is not a message.
+    Raises ValueError for tensors on different devices and for a tensor that is not 2-D, and TypeError for
+    an element that is not a message.
     """
     import torch
 
@@ -244,8 +252,8 @@ def batch_messages(messages: Any) -> Messages:
 
 
 def _packed(messages: Sequence[Any]) -> Sequence[torch.Tensor] | None:
-    """Short ``bytes``, copied to one tensor, at a fifth of the time that a view of each would take; None
-    for any other batch."""
+    """Short ``bytes`` copied into one tensor, which takes a fifth of the time of a tensor for each; None for
+    any other batch."""
     if set(map(type, messages)) != {bytes}:
         return None
     sizes = [len(m) for m in messages]
@@ -267,7 +275,7 @@ def _row_messages(x: torch.Tensor) -> Messages:
     rows_are_dense = columns <= 1 or x.stride(1) == 1
     plain = not (x.is_sparse or x.is_quantized or x.is_conj() or x.is_neg()) and x.device.type != "meta"
     if plain and rows_are_dense and not x.is_contiguous() and x.stride(0) > 0:
-        tensor_bytes(x[:1])  # the checks, on no more than one row
+        tensor_bytes(x[:1])  # for its checks; one row is enough
         row = columns * x.element_size()
         stride = x.stride(0) * x.element_size()
         x = x.detach()

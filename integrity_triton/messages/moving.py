@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``tensor`` on ``device``, without waiting for the device. From pageable memory a copy may wait for it;
-    the caching host allocator keeps the staging memory until the copy has been made."""
+    """``tensor`` on ``device``, without waiting for the device. A copy from pageable memory could wait, so it
+    is made from pinned memory, which torch's caching host allocator keeps until the copy is done."""
     if tensor.device == device or tensor.device.type != "cpu" or device.type == "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""A parameter of which every message of a batch has its own: keys, nonces."""
+"""A parameter with one value for each message of a batch, such as a key or a nonce."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 class PerMessage(EachMessage):
     """The values of one parameter for the messages of a batch, as flat uint8 tensors.
 
-    Says nothing of them in its ``repr``: they may be keys.
+    Its ``repr`` does not show them, since they may be keys.
     """
 
     __slots__ = ("_rows", "_views", "shared", "sizes")
 
     def __init__(self, values: torch.Tensor | Sequence[torch.Tensor], *, shared: int = 0) -> None:
-        """``values`` is uint8 ``[n, size]``, or n flat uint8 tensors, of which the first ``shared`` bytes are
-        the same in all."""
+        """``values`` is uint8 ``[n, size]``, or n flat uint8 tensors. The first ``shared`` bytes are the same
+        in all values."""
         self.shared = shared
         self._rows: torch.Tensor | None = None
         if isinstance(values, Sequence):
@@ -44,7 +44,7 @@ class PerMessage(EachMessage):
         return f"<one value for each of {len(self)} messages>"
 
     def size(self) -> int | None:
-        """Bytes in each value; None if they differ."""
+        """The length of every value in bytes; None if lengths differ."""
         return self.sizes[0] if len(set(self.sizes)) == 1 else None
 
     def repeated(self, times: int) -> PerMessage:
@@ -59,10 +59,10 @@ class PerMessage(EachMessage):
         return [moved(value, device) for value in values]
 
     def rows(self, device: torch.device, size: int | None = None) -> torch.Tensor:
-        """All values on ``device`` in memory of their own: uint8 ``[n, size]``, zeros behind those that are
-        shorter; by default the size that they have in common. Nothing waits for the device.
+        """A copy of all values on ``device``: uint8 ``[n, size]``, in which zeros follow the shorter ones. By
+        default ``size`` is the length of every value. Nothing waits for the device.
 
-        Raises ValueError if a value is longer, or there is no common size.
+        Raises ValueError if a value is longer than ``size``, and if lengths differ where no size is given.
         """
         import torch
 
