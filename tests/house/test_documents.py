@@ -9,6 +9,7 @@ from pathlib import Path
 import vector_files
 from docs import algorithm_table
 from integrity_triton import algorithms
+from integrity_triton.backends import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,8 +25,9 @@ def spelled_out(pattern: str) -> set[str]:
     return {"".join(choice) for choice in itertools.product(*parts)}
 
 
-def test_readme_names_every_algorithm_under_its_grade():
-    rows = [line.split("|") for line in (ROOT / "README.md").read_text("utf-8").splitlines() if "|" in line]
+def test_the_families_name_every_algorithm_under_its_grade():
+    page = algorithm_table.PAGE.read_text("utf-8")
+    rows = [line.split("|") for line in page.splitlines() if "|" in line]
     grades = {
         name: row[-2]
         for row in rows
@@ -37,6 +39,19 @@ def test_readme_names_every_algorithm_under_its_grade():
     for record in algorithms.all_algorithms():
         if not isinstance(record.construction, algorithms.Hmac):
             assert record.security.value in grades.get(record.name, ""), record.name
+
+
+def test_readme_counts_the_algorithms():
+    page = (ROOT / "README.md").read_text("utf-8")
+    assert re.findall(r"(\d+) algorithms", page) == [str(len(algorithms.all_algorithms()))]
+
+
+def test_readme_lists_every_backend_and_claims_no_gpu():
+    page = (ROOT / "README.md").read_text("utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert rows.keys() == set(registry._BUILTIN)
+    for name in ("cuda", "hip", "xpu"):
+        assert "not run on a GPU yet" in rows[name]
 
 
 def test_the_page_of_vectors_names_every_source():
