@@ -64,7 +64,7 @@ def test_the_page_of_vectors_names_every_source():
         assert f"`{path.name}`" in page, path.name
 
 
-def test_the_architecture_page_names_every_construction():
-    page = (ROOT / "docs" / "internals" / "architecture.md").read_text("utf-8")
+def test_a_page_names_every_construction():
+    page = (ROOT / "docs" / "internals" / "constructions.md").read_text("utf-8")
     for record in algorithms.all_algorithms():
         assert f"`{type(record.construction).__name__}`" in page, record.name
