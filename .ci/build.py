@@ -31,11 +31,11 @@ def git(*arguments: str) -> bytes:
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
 
 
-def install_tools(folder: Path) -> Path:
+def install_tools(folder: Path) -> str:
     """The interpreter of a new virtual environment that has the pinned tools."""
     venv.create(folder, with_pip=True)
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    pins = Path(__file__).with_name("requirements-build.txt")
+    python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
+    pins = str(Path(__file__).with_name("requirements-build.txt"))
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", pins]
     subprocess.run(command, check=True)
     return python
@@ -61,7 +61,7 @@ def normalized(archive: bytes, time: int) -> bytes:
     return gzip.compress(plain.getvalue(), mtime=time)
 
 
-def build(python: Path, folder: Path) -> dict[str, bytes]:
+def build(python: str, folder: Path) -> dict[str, bytes]:
     """The two files by their names, built in ``folder``, the source distribution first."""
     out = folder / "out"
     time = int(git("log", "-1", "--format=%ct"))
@@ -71,7 +71,7 @@ def build(python: Path, folder: Path) -> dict[str, bytes]:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             tar.extractall(folder / kind, filter="data")
         (source,) = (folder / kind).iterdir()
-        command = [python, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", out, source]
+        command = [python, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(out), str(source)]
         try:
             subprocess.run(command, check=True, env=environment, capture_output=True)
         except subprocess.CalledProcessError as error:
