@@ -25,7 +25,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 
 from integrity_triton import algorithms
-from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge, load_reference
+from integrity_triton.algorithms import Algorithm, load_reference
 from integrity_triton.aot.compiling import taking
 from integrity_triton.backends.jit import JitBackend
 from integrity_triton.drivers import driver_class
@@ -121,10 +121,10 @@ def launches(
     memory = memory[-memory.data_ptr() % 16 :]
     for record in algorithms.all_algorithms() if records is None else records:
         # Hashes of tuples run the sponge's kernels, over messages that they make themselves; HMAC its hash's.
-        if recorder.unsupported(record) or isinstance(record.construction, TupleSponge):
+        if recorder.unsupported(record) or record.takes_tuples:
             continue
         known = set(recorder.asked)
-        if isinstance(record.construction, Hmac):
+        if record.construction.hmac_of is not None:
             keys = PerMessage(torch.zeros((2, 16), dtype=torch.uint8))
             first = torch.zeros((2, record.digest_size), dtype=torch.uint8)
             with contextlib.suppress(TypeError):

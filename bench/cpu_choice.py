@@ -21,7 +21,7 @@ import torch
 
 import integrity_triton as it
 from integrity_triton import algorithms
-from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge
+from integrity_triton.algorithms import Algorithm
 from integrity_triton.backends.opencl import cpu_choice
 from integrity_triton.backends.registry import get as get_backend
 from integrity_triton.backends.registry import statuses
@@ -54,9 +54,9 @@ def hash_batch(messages: torch.Tensor, record: Algorithm, backend: str) -> torch
 
 def passed_over(record: Algorithm) -> str | None:
     """Why there is nothing to choose, or to measure, for an algorithm; None if there is."""
-    if isinstance(record.construction, TupleSponge):
+    if record.takes_tuples:
         return "a batch of rows is not a batch of tuples"
-    if isinstance(record.construction, Hmac):
+    if record.construction.hmac_of is not None:
         return "its hash is measured"
     for name in ("opencl", "native"):
         reason = get_backend(name).unsupported(record)

@@ -33,7 +33,7 @@ import torch
 
 import integrity_triton as it
 from integrity_triton import algorithms
-from integrity_triton.algorithms import Algorithm, TupleSponge, load_reference
+from integrity_triton.algorithms import Algorithm, load_reference
 from integrity_triton.backends.registry import BackendStatus
 from integrity_triton.backends.registry import get as get_backend
 from integrity_triton.backends.triton_backend import TritonBackend
@@ -451,7 +451,7 @@ def parameters_of(record: Algorithm) -> dict[str, Any]:
 
 def not_timed(record: Algorithm, backend: str) -> str | None:
     """Why an algorithm has no figures on ``backend``, or None."""
-    if isinstance(record.construction, TupleSponge):
+    if record.takes_tuples:
         return "its messages are tuples, and its kernels the sponge's"
     return get_backend(backend).unsupported(record)
 

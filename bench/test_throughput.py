@@ -15,7 +15,7 @@ import torch
 
 import integrity_triton as it
 from integrity_triton import algorithms
-from integrity_triton.algorithms import Algorithm, Hmac, TupleSponge, load_reference
+from integrity_triton.algorithms import Algorithm, load_reference
 from integrity_triton.backends.native import usable_cpus
 from integrity_triton.backends.registry import get as get_backend
 
@@ -26,7 +26,7 @@ RECORDS = [
     record
     for record in algorithms.all_algorithms()
     # A batch of rows is not a batch of tuples, and the cost of an HMAC is nearly that of its hash.
-    if not isinstance(record.construction, TupleSponge | Hmac) or record.name == "hmac_sha256"
+    if not record.takes_tuples and (record.construction.hmac_of is None or record.name == "hmac_sha256")
 ]
 TREES = [record for record in RECORDS if record.parallel]
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from integrity_triton import algorithms
-from integrity_triton.algorithms import Algorithm, Hmac, known_answers, load_reference
+from integrity_triton.algorithms import Algorithm, known_answers, load_reference
 from integrity_triton.algorithms.known_answers import Question
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,8 +59,8 @@ def version(record: Algorithm) -> str:
 
 def _imported(record: Algorithm) -> set[str]:
     """Top-level modules of an oracle; those of ``tests/oracles/`` stand for what they import."""
-    if isinstance(record.construction, Hmac):
-        return _imported(algorithms.get(record.construction.hash))
+    if record.construction.hmac_of is not None:
+        return _imported(algorithms.get(record.construction.hmac_of))
     module = record.oracle.partition(":")[0]
     if not module.startswith("oracles."):
         return {module.partition(".")[0]}

@@ -18,7 +18,6 @@ from integrity_triton.algorithms import (
     Blake3Tree,
     Crc,
     HighwayHash,
-    Hmac,
     IteratedHash,
     KangarooTree,
     Parameter,
@@ -144,8 +143,8 @@ class new:
 def kernel_family(record: Algorithm) -> Any:
     """The same for algorithms that run the same kernels and differ in constants and truncation."""
     construction = record.construction
-    if isinstance(construction, Hmac):
-        return "hmac", kernel_family(algorithms.get(construction.hash))
+    if construction.hmac_of is not None:
+        return "hmac", kernel_family(algorithms.get(construction.hmac_of))
     if isinstance(construction, IteratedHash):
         return construction.block, construction.pad
     if isinstance(construction, SpongeTree):
@@ -158,8 +157,8 @@ def kernel_family(record: Algorithm) -> Any:
 def driver_family(record: Algorithm) -> Any:
     """The same for algorithms whose messages the same driver kernel reads in the same way."""
     construction = record.construction
-    if isinstance(construction, Hmac):
-        return "hmac", type(algorithms.get(construction.hash).construction)
+    if construction.hmac_of is not None:
+        return "hmac", type(algorithms.get(construction.hmac_of).construction)
     if isinstance(construction, IteratedHash):
         return construction.word_bits, construction.byteorder, construction.largest_block
     if isinstance(construction, XxHash):
@@ -211,8 +210,8 @@ def around(*sizes: int) -> set[int]:
 
 def edge_lengths(record: Algorithm, backend: str) -> list[int]:
     """Lengths at which an implementation's cases change, from the record's sizes."""
-    if isinstance(record.construction, Hmac):
-        return edge_lengths(algorithms.get(record.construction.hash), backend)
+    if record.construction.hmac_of is not None:
+        return edge_lengths(algorithms.get(record.construction.hmac_of), backend)
     block = record.block_size
     lengths = {0, 1, 2, 3, 4, 5, 7, 8} | around(block, 2 * block)
     construction = record.construction

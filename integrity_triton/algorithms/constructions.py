@@ -7,8 +7,12 @@ up and natively running an algorithm never imports Triton.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from .record import Algorithm
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 
@@ -18,8 +22,62 @@ def check_reference(record: str, field_name: str, value: str) -> None:
         raise ValueError(f"{record}: {field_name} must look like 'package.module:name', not {value!r}")
 
 
+def around(*sizes: int) -> set[int]:
+    """Each size, and the lengths one below and one above it."""
+    return {max(0, size + offset) for size in sizes for offset in (-1, 0, 1)}
+
+
+class Construction:
+    """What others ask of a construction. A new one overrides the answers that are not the usual ones."""
+
+    takes_tuples: ClassVar[bool] = False
+    """Whether a message is a tuple of byte strings."""
+    in_pieces: ClassVar[bool] = False
+    """Whether several lanes share a message, each with a piece of it, in few launches."""
+
+    @property
+    def hmac_of(self) -> str | None:
+        """The name of the hash that an HMAC is over, and None for any other construction."""
+        return None
+
+    @property
+    def leaf_size(self) -> int | None:
+        """Bytes in a leaf of a binary tree that has a lane for each leaf and a launch for each level."""
+        return None
+
+    @property
+    def kind(self) -> str | None:
+        """What sort of function it is, in words, where the record does not say so."""
+        return None
+
+    def check(self, record: Algorithm) -> None:
+        """Raises ValueError if the construction cannot have the sizes of ``record``."""
+
+    def edges(self, record: Algorithm) -> set[int]:
+        """Lengths of messages in bytes at which an implementation takes another case."""
+        block = record.block_size
+        lengths = {0, 1, 2, 3, 4, 5, 7, 8, 1000} | around(block, 2 * block)
+        if block <= 32:
+            # A kernel may take several short blocks at a time.
+            lengths |= set(range(2 * block + 2)) | around(32, 64, 96)
+        return lengths | self.own_edges(record)
+
+    def own_edges(self, record: Algorithm) -> set[int]:
+        """Those of the ``edges`` that do not follow from the size of a block."""
+        return around(8192) | {5 * 8192 + 3} if record.parallel else set()
+
+    def key_sizes(self, record: Algorithm, usual: set[int]) -> set[int]:
+        """Bytes of the keys that known answers are asked for, if any length in a range may be a key's.
+        ``usual`` are the shortest and the ordinary ones."""
+        return usual
+
+    def special_messages(self, key: bytes) -> Iterator[bytes]:
+        """Messages that drive the arithmetic under ``key`` to values that hardly any other reaches."""
+        yield from ()
+
+
 @dataclass(frozen=True, kw_only=True)
-class IteratedHash:
+class IteratedHash(Construction):
     """A chaining state and a block function, applied block by block (Merkle-Damgard and kin).
 
     The device module supplies ``block``, a ``@triton.jit`` function
@@ -55,6 +113,18 @@ class IteratedHash:
         if self.word_bits not in (32, 64):
             raise ValueError(f"IteratedHash: words are of 32 or 64 bits, not {self.word_bits}")
 
+    def check(self, record: Algorithm) -> None:
+        label = f"algorithm {record.name!r}"
+        if record.block_size % 4:
+            raise ValueError(f"{label}: block_size must be a multiple of 4 bytes")
+        if record.digest_size > self.state_words * self.word_bits // 8:
+            raise ValueError(f"{label}: digest_size is larger than the state")
+
+    def own_edges(self, record: Algorithm) -> set[int]:
+        block = record.block_size
+        ends = around(block - self.minimum_padding, 2 * block - self.minimum_padding)
+        return super().own_edges(record) | ends | {5000}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sponge(IteratedHash):
@@ -86,9 +156,15 @@ class Sponge(IteratedHash):
 class TupleSponge(Sponge):
     """A sponge over a sequence of byte strings (TupleHash): a message is a tuple, not a string."""
 
+    takes_tuples: ClassVar[bool] = True
+
+    @property
+    def kind(self) -> str:
+        return "hash of a tuple"
+
 
 @dataclass(frozen=True, kw_only=True)
-class SpongeTree:
+class SpongeTree(Construction):
     """Two levels of sponges: chunks give chaining values, which one root takes in."""
 
     leaf: Sponge
@@ -96,7 +172,11 @@ class SpongeTree:
     chaining_size: int
     """Bytes of a chunk's chaining value."""
     chunk_size: int
-    """Bytes; what an algorithm has by default whose parameter ``block_size`` sets it."""
+    """Bytes. A parameter ``block_size`` of the algorithm, if it has one, takes the place of this number."""
+
+    def own_edges(self, record: Algorithm) -> set[int]:
+        chunk = self.chunk_size
+        return around(chunk, 2 * chunk, 3 * chunk) | {chunk - 2, 5 * chunk + 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +217,7 @@ class Blake2(IteratedHash):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blake2Parallel:
+class Blake2Parallel(Construction):
     """BLAKE2bp or BLAKE2sp: a message's blocks are dealt out to leaves in turn, and a root hashes the
     leaves' digests."""
 
@@ -147,9 +227,13 @@ class Blake2Parallel:
     """The block function of the leaves."""
     leaves: int
 
+    @property
+    def kind(self) -> str:
+        return f"tree of {self.leaves} leaves"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Blake2X:
+class Blake2X(Construction):
     """Extendable output of a BLAKE2 root hash; a parameter ``digest_size`` binds its length in advance."""
 
     node: str
@@ -159,17 +243,29 @@ class Blake2X:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blake3Tree:
+class Blake3Tree(Construction):
     """BLAKE3's chunk tree; its kernels are in ``kernels/blake3_tree.py``."""
 
     chunk_size: int = 1024
+    """Bytes."""
+
+    @property
+    def leaf_size(self) -> int:
+        return self.chunk_size
+
+    def own_edges(self, record: Algorithm) -> set[int]:
+        chunk, block = self.chunk_size, record.block_size
+        counts = (1, 2, 3, 4, 5, 7, 8, 16, 17, 64)
+        lengths = around(*(chunk * n for n in counts))
+        return lengths | {chunk - block - 1, chunk + block + 1, 5 * chunk + 3, 100 * chunk + 7}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crc:
+class Crc(Construction):
     """A cyclic redundancy check: bits reflected, register and result inverted, as all that storage uses;
     its kernels are in ``kernels/crc.py``."""
 
+    in_pieces: ClassVar[bool] = True
     width: Literal[32, 64]
     polynomial: int
     """Without its highest term; the coefficient of x**k is bit k."""
@@ -180,16 +276,23 @@ class Crc:
         if not self.polynomial & 1:
             raise ValueError("Crc: the polynomial has a constant term")
 
+    def own_edges(self, record: Algorithm) -> set[int]:
+        return super().own_edges(record) | around(32, 128, 256, 4096, 8192) | {100_003}
+
 
 @dataclass(frozen=True, kw_only=True)
-class XxHash:
+class XxHash(Construction):
     """XXH64 or XXH3; the kernels are in ``kernels/xxhash.py``. The digest's size says which XXH3."""
 
-    kind: Literal["xxh64", "xxh3"]
+    function: Literal["xxh64", "xxh3"]
+
+    def own_edges(self, record: Algorithm) -> set[int]:
+        sizes = (16, 32, 96, 128, 144, 160, 176, 240, 1024, 1088)
+        return super().own_edges(record) | around(*sizes) | {5000}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SipHash:
+class SipHash(Construction):
     """SipHash-c-d; its kernel is in ``kernels/siphash.py``."""
 
     rounds: tuple[int, int]
@@ -197,7 +300,7 @@ class SipHash:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HighwayHash:
+class HighwayHash(Construction):
     """HighwayHash; its kernel is in ``kernels/highwayhash.py``. The digest's size says which."""
 
     rounds: int
@@ -210,34 +313,56 @@ class Kmac(Sponge):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hmac:
+class Hmac(Construction):
     """HMAC over a hash."""
 
     hash: str
     """The name of the algorithm."""
 
+    @property
+    def hmac_of(self) -> str:
+        return self.hash
+
+    def edges(self, record: Algorithm) -> set[int]:
+        """Few: the known answers of the hash are at all of its edges."""
+        block = record.block_size
+        lengths = {0, 1, 4, record.digest_size, block - 1, block, 2 * block + 5}
+        return lengths | {5 * 8192 + 3} if record.parallel else lengths
+
+    def key_sizes(self, record: Algorithm, usual: set[int]) -> set[int]:
+        return {1, record.block_size, record.block_size + 1}
+
 
 @dataclass(frozen=True, kw_only=True)
-class Poly1305:
+class Poly1305(Construction):
     """A polynomial over the blocks of a message, and a one-time pad; its kernels are in
     ``kernels/poly1305.py``."""
+
+    in_pieces: ClassVar[bool] = True
+
+    def point(self, key: bytes) -> bytes:
+        """The part of a key that, clamped, is the number r at which the polynomial is evaluated."""
+        return key[:16]
+
+    def special_messages(self, key: bytes) -> Iterator[bytes]:
+        """Messages of two blocks whose polynomials are 0 to 5 and -1: a wrong last step leaves these values
+        unreduced, or reduces them too far (RFC 8439, section 2.5)."""
+        prime = (1 << 130) - 5
+        r = int.from_bytes(self.point(key), "little") & 0x0FFFFFFC_0FFFFFFC_0FFFFFFC_0FFFFFFF
+        for value in (0, 1, 2, 3, 4, 5, -1):
+            for first in range(0, 1 << 128, 1 << 120):
+                block = pow(r, -1, prime) * value - ((1 << 128) + first) * r
+                # A whole block counts for 2**128 more.
+                last = block % prime - (1 << 128)
+                if 0 <= last < 1 << 128:
+                    yield first.to_bytes(16, "little") + last.to_bytes(16, "little")
+                    break
 
 
 @dataclass(frozen=True, kw_only=True)
 class Poly1305Aes(Poly1305):
     """Poly1305 whose pad is AES of a nonce."""
 
-
-Construction = (
-    Hmac
-    | IteratedHash
-    | Poly1305
-    | Blake2Parallel
-    | Blake2X
-    | Blake3Tree
-    | Crc
-    | HighwayHash
-    | SipHash
-    | SpongeTree
-    | XxHash
-)
+    def point(self, key: bytes) -> bytes:
+        # The cipher's key comes before it (section 2 of the paper).
+        return key[-16:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from .constructions import Blake2Parallel, TupleSponge
 from .parameter import Parameter
 from .record import Algorithm, Security
 
@@ -29,10 +28,8 @@ def kind(record: Algorithm) -> str:
         found = ["checksum"]
     elif record.keyed == "required":
         found = ["MAC"]
-    elif isinstance(record.construction, TupleSponge):
-        found = ["hash of a tuple"]
-    elif isinstance(record.construction, Blake2Parallel):
-        found = [f"tree of {record.construction.leaves} leaves"]
+    elif record.construction.kind is not None:
+        found = [record.construction.kind]
     elif record.parallel:
         found = ["tree"]
     else:

@@ -12,19 +12,7 @@ from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from . import (
-    Algorithm,
-    Blake3Tree,
-    Crc,
-    Hmac,
-    IteratedHash,
-    Parameter,
-    Poly1305,
-    Poly1305Aes,
-    SpongeTree,
-    XxHash,
-    get,
-)
+from . import Algorithm, Parameter, get
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -199,9 +187,10 @@ def modes(record: Algorithm) -> list[dict[str, Any]]:
         elif parameter.sizes is not None:
             values = parameter.sizes
         elif parameter.type is bytes:
-            values = sorted({parameter.min_size or 1, _size(parameter)})
-            if isinstance(record.construction, Hmac):
-                values = (1, record.block_size, record.block_size + 1)
+            usual = {parameter.min_size or 1, _size(parameter)}
+            if parameter.name == "key":
+                usual = record.construction.key_sizes(record, usual)
+            values = sorted(usual)
         elif parameter.type is str:
             values = ("integrity_triton 2026-11-25 known answers",)
         elif parameter.type is bool:
@@ -217,38 +206,9 @@ def modes(record: Algorithm) -> list[dict[str, Any]]:
     return found
 
 
-def _around(*sizes: int) -> set[int]:
-    return {max(0, size + offset) for size in sizes for offset in (-1, 0, 1)}
-
-
 def edges(record: Algorithm) -> list[int]:
     """Lengths at which an implementation's cases change, from the record's sizes."""
-    block, construction = record.block_size, record.construction
-    if isinstance(construction, Hmac):
-        # Its hash has answers of its own at every edge.
-        lengths = {0, 1, 4, record.digest_size, block - 1, block, 2 * block + 5}
-        return sorted(lengths | {5 * 8192 + 3} if record.parallel else lengths)
-    lengths = {0, 1, 2, 3, 4, 5, 7, 8, 1000} | _around(block, 2 * block)
-    if block <= 32:
-        # A kernel may take several short blocks at a time.
-        lengths |= set(range(2 * block + 2)) | _around(32, 64, 96)
-    if isinstance(construction, IteratedHash):
-        padding = construction.minimum_padding
-        lengths |= _around(block - padding, 2 * block - padding) | {5000}
-    if isinstance(construction, Blake3Tree):
-        chunk = construction.chunk_size
-        lengths |= _around(*(chunk * n for n in (1, 2, 3, 4, 5, 7, 8, 16, 17, 64)))
-        lengths |= {chunk - block - 1, chunk + block + 1, 5 * chunk + 3, 100 * chunk + 7}
-    elif isinstance(construction, SpongeTree):
-        chunk = construction.chunk_size
-        lengths |= _around(chunk, 2 * chunk, 3 * chunk) | {chunk - 2, 5 * chunk + 3}
-    elif record.parallel:
-        lengths |= _around(8192) | {5 * 8192 + 3}
-    if isinstance(construction, XxHash):
-        lengths |= _around(16, 32, 96, 128, 144, 160, 176, 240, 1024, 1088) | {5000}
-    if isinstance(construction, Crc):
-        lengths |= _around(32, 128, 256, 4096, 8192) | {100_003}
-    return sorted(lengths)
+    return sorted(record.construction.edges(record))
 
 
 def questions(record: Algorithm) -> list[Question]:
@@ -274,12 +234,14 @@ def _questions(record: Algorithm) -> Iterator[Question]:
         messages = [*other, *([0] if "key" in mode and not record.takes_tuples else [])]
         for message in messages:
             yield Question(message, {**given, **mode}, own_length)
-    if isinstance(record.construction, Poly1305):
-        for message in _near_the_modulus(record):
-            yield Question(message, given)
-    if isinstance(record.construction, Blake3Tree):
-        long = 5 * record.construction.chunk_size + 3
-        for parameters in ({}, {"key": 32}):
+    if record.keyed == "required":
+        key = Question(0, given).values(record)["key"]
+        for special in record.construction.special_messages(key):
+            yield Question(special.hex(), given)
+    if record.construction.leaf_size is not None:
+        long = 5 * record.construction.leaf_size + 3
+        keyed = [{**given, **mode} for mode in modes(record) if "key" in mode]
+        for parameters in (given, *keyed):
             for bytes_of_output in (None, 131):
                 yield Question(block + 3, parameters, bytes_of_output)
                 yield Question(long, parameters, bytes_of_output)
@@ -289,24 +251,6 @@ def _questions(record: Algorithm) -> Iterator[Question]:
                 yield Question(other[0], given, size, seek)
                 if size == 131:
                     yield Question((5,) if record.takes_tuples else 0, given, size, seek)
-
-
-def _near_the_modulus(record: Algorithm) -> Iterator[str]:
-    """Messages of two blocks whose polynomials under the usual key are 0 to 5 and -1, in hexadecimal: numbers
-    that a last step which is wrong leaves unreduced, or reduces too far (RFC 8439, section 2.5)."""
-    prime = (1 << 130) - 5
-    key = Question(0, basis(record)).values(record)["key"]
-    # Poly1305-AES has the cipher's key before it (section 2 of its paper).
-    clamped = key[-16:] if isinstance(record.construction, Poly1305Aes) else key[:16]
-    r = int.from_bytes(clamped, "little") & 0x0FFFFFFC_0FFFFFFC_0FFFFFFC_0FFFFFFF
-    for value in (0, 1, 2, 3, 4, 5, -1):
-        for first in range(0, 1 << 128, 1 << 120):
-            block = pow(r, -1, prime) * value - ((1 << 128) + first) * r
-            # A whole block counts for 2**128 more.
-            last = block % prime - (1 << 128)
-            if 0 <= last < 1 << 128:
-                yield (first.to_bytes(16, "little") + last.to_bytes(16, "little")).hex()
-                break
 
 
 # Files
@@ -344,7 +288,7 @@ def make(
 
 def tags_of_tags(record: Algorithm, ask: Callable[[Algorithm, Question], bytes]) -> Iterator[Answer]:
     """What PBKDF2 goes through with an HMAC (RFC 8018, section 5.2): a tag's tag, that one's, and so on."""
-    if isinstance(record.construction, Hmac):
+    if record.construction.hmac_of is not None:
         question = Question(record.digest_size, basis(record))
         tag = ask(record, question)
         for _ in range(TAGS_OF_TAGS - 1):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from .constructions import Construction, IteratedHash, TupleSponge, check_reference
+from .constructions import Construction, check_reference
 from .parameter import Parameter
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -75,11 +75,7 @@ class Algorithm:
             raise ValueError(f"{label}: digest_size and block_size must be positive")
         if self.seekable and not self.xof:
             raise ValueError(f"{label}: only extendable output can be seekable")
-        if isinstance(self.construction, IteratedHash):
-            if self.block_size % 4:
-                raise ValueError(f"{label}: block_size must be a multiple of 4 bytes")
-            if self.digest_size > self.construction.state_words * self.construction.word_bits // 8:
-                raise ValueError(f"{label}: digest_size is larger than the state")
+        self.construction.check(self)
         if self.native is not None:
             check_reference(label, "native", self.native)
         check_reference(label, "oracle", self.oracle)
@@ -96,7 +92,7 @@ class Algorithm:
     @property
     def takes_tuples(self) -> bool:
         """Whether a message is a tuple of byte strings."""
-        return isinstance(self.construction, TupleSponge)
+        return self.construction.takes_tuples
 
     @property
     def required(self) -> tuple[str, ...]:

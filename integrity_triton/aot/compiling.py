@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
-from ..algorithms import Algorithm, Hmac
+from ..algorithms import Algorithm
 from ..backends.base import Probe
 from ..backends.opencl.prebuilt import Specialization
 from ..backends.triton_backend import TritonBackend
@@ -150,7 +150,7 @@ def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> Non
                 recorder.digest_batch(record, own or record.trial_parameters(), messages, length)
         for uneven in _keys_of_two_lengths(record):
             recorder.digest_batch(record, uneven, ragged, size)
-        if isinstance(record.construction, Hmac):
+        if record.construction.hmac_of is not None:
             keys = PerMessage([torch.zeros(16, dtype=torch.uint8)] * 2)
             recorder.mac_chain(record, keys, torch.zeros((2, size), dtype=torch.uint8), 1)
         stream = recorder.stream(record, record.trial_parameters())

@@ -45,9 +45,9 @@ def algorithms(names: tuple[str, ...], as_json: bool, backend: str | None) -> in
 
 
 def _rows(found: Sequence[Algorithm]) -> Iterator[tuple[str, str]]:
-    from ..algorithms import Hmac, Security, description
+    from ..algorithms import Security, description
 
-    derived = [record for record in found if isinstance(record.construction, Hmac)]
+    derived = [record for record in found if record.construction.hmac_of is not None]
     found = [record for record in found if record not in derived]
     width = max((len(record.name) for record in found), default=0)
     columns = "  security  digest  block  "

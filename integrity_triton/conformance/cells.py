@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
-from ..algorithms import Algorithm, Hmac
+from ..algorithms import Algorithm
 from ..algorithms.known_answers import load
 from ..backends.base import Backend
 from ..backends.registry import BackendStatus, get, statuses
@@ -159,9 +159,8 @@ def _failed(cell: Cell, failure: Failure) -> Cell:
 
 def _has_definition(record: Algorithm) -> bool:
     """Whether the algorithm is an HMAC over a hash with known answers: its definition then checks it."""
-    if not isinstance(record.construction, Hmac):
-        return False
-    return load(algorithms.get(record.construction.hash)) is not None
+    hash_name = record.construction.hmac_of
+    return hash_name is not None and load(algorithms.get(hash_name)) is not None
 
 
 def _places(backend: Backend, status: BackendStatus) -> list[Place]:

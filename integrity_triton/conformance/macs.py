@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import algorithms
-from ..algorithms import Algorithm, Hmac
+from ..algorithms import Algorithm
 from ..algorithms.known_answers import Answer, basis
 from ..errors import IntegrityError
 from .subject import Case, Subject, spread
@@ -62,10 +62,10 @@ def forgeries(subject: Subject) -> Iterator[Case]:
 
 def definition(subject: Subject) -> Iterator[Case]:
     """HMAC, computed from the hash on the same backend as RFC 2104 defines it."""
-    construction = subject.record.construction
-    if not isinstance(construction, Hmac):
+    hash_name = subject.record.construction.hmac_of
+    if hash_name is None:
         return
-    hash_record = algorithms.get(construction.hash)
+    hash_record = algorithms.get(hash_name)
     block, few = subject.record.block_size, subject.effort.few_cases
     hashing = replace(subject, record=hash_record)
     for size in (block,) if few else (1, block - 1, block, block + 1, 2 * block + 3):

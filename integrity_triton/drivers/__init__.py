@@ -70,9 +70,9 @@ _DRIVERS: dict[type, type[Driver]] = {
 
 def make_driver(host: Host, algorithm: Algorithm) -> Driver:
     """A driver of ``algorithm`` on ``host``. Raises TypeError if there is none."""
-    construction = algorithm.construction
-    if isinstance(construction, Hmac):  # the only construction that is made of any other algorithm
-        return HmacDriver(host, algorithm, make_driver(host, get(construction.hash)))
+    hash_name = algorithm.construction.hmac_of
+    if hash_name is not None:  # HMAC is the only construction that is made of any other algorithm
+        return HmacDriver(host, algorithm, make_driver(host, get(hash_name)))
     return driver_class(algorithm)(host, algorithm)
 
 

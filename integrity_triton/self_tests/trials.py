@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..algorithms import Algorithm, Hmac, get
+from ..algorithms import Algorithm, get
 from ..algorithms.encoding import encode_string
 from ..algorithms.known_answers import (
     TAGS_OF_TAGS,
@@ -100,8 +100,8 @@ def trials(record: Algorithm, launcher: Launcher, device: torch.device) -> Itera
     known = load(record)
     if known is not None:
         answers: Sequence[Answer] = known.answers
-    elif isinstance(record.construction, Hmac):
-        answers = _by_definition(record, record.construction, launcher, device)
+    elif record.construction.hmac_of is not None:
+        answers = _by_definition(record, get(record.construction.hmac_of), launcher, device)
     else:
         return
     for way in (None, *driver_class(record).ways):
@@ -110,10 +110,9 @@ def trials(record: Algorithm, launcher: Launcher, device: torch.device) -> Itera
 
 
 def _by_definition(
-    record: Algorithm, construction: Hmac, launcher: Launcher, device: torch.device
+    record: Algorithm, hash_: Algorithm, launcher: Launcher, device: torch.device
 ) -> list[Answer]:
     """RFC 2104, section 2, in batches."""
-    hash_ = get(construction.hash)
     host, block, size = Run(launcher, hash_), record.block_size, hash_.digest_size
 
     def hashed(messages: Sequence[bytes]) -> list[bytes]:
@@ -178,7 +177,7 @@ def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
                     yield Trial("modes, alone", "rows", start, False, far, partial(_alone, group, start))
                     yield Trial("modes", "stream", start, False, far, partial(_streams, group, start))
     yield from keys([a for a in known if is_long(record, a.size)], "long messages, keys of their own", True)
-    if isinstance(record.construction, Hmac):
+    if record.construction.hmac_of is not None:
         yield Trial("tags of tags", "chain", 0, True, False, partial(_chain, known))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from ...algorithms import Algorithm, Hmac, load_reference
+from ...algorithms import Algorithm, load_reference
 from ...algorithms import get as get_algorithm
 from ...messages.layout import Messages, Rows
 from ...messages.per_message import PerMessage
@@ -184,8 +184,9 @@ class NativeBackend(Backend):
 
 def _openssl_name(algorithm: Algorithm) -> str | None:
     """OpenSSL's name of the hash that an HMAC uses; None if OpenSSL does not have it."""
-    assert isinstance(algorithm.construction, Hmac)
-    module, _, name = (get_algorithm(algorithm.construction.hash).native or "").partition(":")
+    hash_name = algorithm.construction.hmac_of
+    assert hash_name is not None
+    module, _, name = (get_algorithm(hash_name).native or "").partition(":")
     return name if module in ("hashlib", "integrity_triton.algorithms.openssl") else None
 
 

@@ -33,13 +33,13 @@ class _Hmac:
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    from ...algorithms import Hmac, get, load_reference
+    from ...algorithms import get, load_reference
 
     if not name.startswith("hmac_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    construction = get(name).construction
-    assert isinstance(construction, Hmac)
-    hash_ = get(construction.hash)
+    hash_name = get(name).construction.hmac_of
+    assert hash_name is not None
+    hash_ = get(hash_name)
     if hash_.native is None:
         raise AttributeError(f"no CPU library has {hash_.name}")
     make = load_reference(hash_.native)

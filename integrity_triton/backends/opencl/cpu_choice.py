@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ...algorithms import Algorithm, Blake3Tree, Crc, Hmac, Poly1305, get
+from ...algorithms import Algorithm, get
 from ...drivers.crc import PIECE_BYTES
 from ...messages.layout import Messages, Rows
 from ..native import usable_cpus
@@ -35,8 +35,8 @@ def _threads() -> int:
 
 def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> tuple[float, float] | None:
     """Seconds that the kernels and the native library would take; None without figures."""
-    if isinstance(algorithm.construction, Hmac):  # but for two blocks its hash
-        algorithm = get(algorithm.construction.hash)
+    if algorithm.construction.hmac_of is not None:  # all but two blocks of the work are its hash's
+        algorithm = get(algorithm.construction.hmac_of)
     figures = _figures()["algorithms"].get(algorithm.name)
     if figures is None:
         return None
@@ -44,13 +44,12 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
     lanes = backend.tuned(*backend.driver(algorithm).main_kernel())["BLOCK_MSGS"]
     count, total, longest, computed = _work(messages, lanes)
     calls = 1
-    if isinstance(algorithm.construction, Blake3Tree):
-        # One lane a chunk, whatever the messages' lengths, and one launch a level of the tree.
-        chunk = algorithm.construction.chunk_size
-        calls += max(0, longest - 1).bit_length() - min(chunk - 1, max(0, longest - 1)).bit_length()
-        computed, longest = max(total, count * min(chunk, longest)), min(longest, chunk)
+    leaf = algorithm.construction.leaf_size
+    if leaf is not None:
+        calls += max(0, longest - 1).bit_length() - min(leaf - 1, max(0, longest - 1)).bit_length()
+        computed, longest = max(total, count * min(leaf, longest)), min(longest, leaf)
         alone = total / threads
-    elif isinstance(algorithm.construction, Crc | Poly1305):  # many lanes a message, and few launches
+    elif algorithm.construction.in_pieces:
         alone, computed, longest = longest, total, min(longest, PIECE_BYTES)
     else:
         alone = longest
