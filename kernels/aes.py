@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .bits import bswap32_apart, rotr32, store_words
+from .jit import kernel
 
 _LOW_BITS = tl.constexpr(0x01010101)
 _LOW_NIBBLES = tl.constexpr(0x0F0F0F0F)
@@ -205,7 +206,7 @@ def _sub_word(word):
     return out
 
 
-@triton.jit(do_not_specialize=["count", "key_words", "stride"])
+@kernel
 def aes_expand_keys(
     keys_ptr,
     out_ptr,
@@ -248,7 +249,7 @@ def aes_expand_keys(
         w = w[1:] + (old ^ new,)
 
 
-@triton.jit(do_not_specialize=["count", "key_stride", "rounds"])
+@kernel
 def aes_encrypt_blocks(
     keys_ptr,
     blocks_ptr,
@@ -286,7 +287,7 @@ def _doubled(words, size):
     return out
 
 
-@triton.jit(do_not_specialize=["count", "stride", "rounds"])
+@kernel
 def cmac_subkeys(
     keys_ptr,
     count: tl.int64,

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from .bits import columns, load_state, native_words, select, store_words, swap_words
+from .jit import kernel
 
 
 @triton.jit
@@ -219,20 +220,7 @@ def end_block(words, left, total, last, padding, PAD: tl.constexpr, BLOCK_WORDS:
     return out
 
 
-@triton.jit(
-    do_not_specialize=[
-        "address",
-        "count",
-        "stride",
-        "length",
-        "total",
-        "prefix",
-        "step",
-        "padding",
-        "minimum_padding",
-        "flags",
-    ]
-)
+@kernel
 def hash_messages(
     table_ptr,
     state_ptr,

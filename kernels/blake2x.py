@@ -1,12 +1,12 @@
 """BLAKE2X's output: J.-P. Aumasson, S. Neves, Z. Wilcox-O'Hearn, C. Winnerlein, "BLAKE2X", 2016."""
 
-import triton
 import triton.language as tl
 
 from .bits import load_words, store_words
+from .jit import kernel
 
 
-@triton.jit(do_not_specialize=["count", "per_message", "first_block", "final_block", "change", "flags"])
+@kernel
 def blake2x_output(
     roots_ptr,
     state_ptr,

@@ -16,6 +16,7 @@ import triton.language as tl
 from .batch import end_block, find_message, load_block
 from .bits import load_state, load_words, select, store_words
 from .blake3 import CHUNK_END, CHUNK_START, PARENT, ROOT, blake3_compress
+from .jit import kernel
 from .padding import pad_zeros
 
 CHUNK_BYTES = tl.constexpr(1024)
@@ -44,20 +45,7 @@ def _store_node(nodes_ptr, message, cv, m, block_len, flags, mask, VECTOR: tl.co
     store_words(nodes_ptr + message * NODE_WORDS, node, mask, WORDS, VECTOR)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "address",
-        "count",
-        "stride",
-        "length",
-        "total",
-        "nodes",
-        "per_row",
-        "most_blocks",
-        "counter",
-        "flags",
-    ]
-)
+@kernel
 def blake3_chunks(
     table_ptr,
     key_ptr,
@@ -154,7 +142,7 @@ def blake3_chunks(
     store_words(cv_ptr + row * 8, cv, valid & (single == 0), 8, VECTOR)
 
 
-@triton.jit(do_not_specialize=["count", "length", "stride", "total", "nodes", "per_row", "level", "flags"])
+@kernel
 def blake3_parents(
     table_ptr,
     key_ptr,
@@ -224,7 +212,7 @@ def blake3_parents(
     store_words(parent_ptr + node * 8, cv, has_left & (root == 0), 8, VECTOR)
 
 
-@triton.jit(do_not_specialize=["count", "per_message", "first_block"])
+@kernel
 def blake3_output(
     nodes_ptr,
     out_ptr,

@@ -18,6 +18,7 @@ import triton.language as tl
 
 from .batch import end_block, load_block, locate_message, message_of_piece
 from .bits import bswap32
+from .jit import kernel
 from .padding import pad_zeros
 
 # Words that a lane loads at once. More compile slowly: the compiler's time goes with loads times operations.
@@ -89,7 +90,7 @@ def _start_words(start_ptr, WIDTH: tl.constexpr):
     return low, high
 
 
-@triton.jit(do_not_specialize=["address", "count", "stride", "length", "total", "per_row", "chunk_bits"])
+@kernel
 def crc_fold(
     table_ptr,
     start_ptr,
@@ -160,23 +161,7 @@ def crc_fold(
             tl.store(pointer + m * LANES, out[m])
 
 
-@triton.jit(
-    do_not_specialize=[
-        "address",
-        "rows",
-        "count",
-        "stride",
-        "length",
-        "total",
-        "pieces",
-        "per_row",
-        "chunks_per_row",
-        "chunk_bits",
-        "unit_bits",
-        "blocks",
-        "digits",
-    ]
-)
+@kernel
 def crc_finish(
     table_ptr,
     start_ptr,

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from .batch import end_block, load_block, messages_of_lanes
 from .bits import load_state, native_words, rotl64, select, store_words, wrap_add, wrap_mul
+from .jit import kernel
 from .padding import pad_zeros
 
 # What mul0 and mul1 begin with, and the key is mixed with for v0 and v1.
@@ -113,7 +114,7 @@ def _reduce(a3, a2, a1, a0):
     return a0 ^ (a2 << 1) ^ (a2 << 2), high
 
 
-@triton.jit(do_not_specialize=["address", "count", "stride", "length", "total", "rounds", "out_words"])
+@kernel
 def highwayhash_messages(
     table_ptr,
     state_ptr,

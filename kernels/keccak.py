@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .bits import load_words, rotl64
+from .jit import kernel
 
 # FIPS 202, algorithm 5 and section 3.2.5: the words that iota adds, round by round.
 KECCAK_RC = tl.constexpr(
@@ -89,7 +90,7 @@ def keccak_block(state, words, absorbed, last, flags, constants_ptr):
     return keccak_p(mixed, flags, constants_ptr)
 
 
-@triton.jit(do_not_specialize=["count", "blocks", "rate", "first_round"])
+@kernel
 def keccak_squeeze(
     state_ptr,
     constants_ptr,

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from .batch import end_block
 from .bits import bswap32_apart, join64, load_words, native_words, store_words
+from .jit import kernel
 from .padding import pad_zeros
 
 
@@ -23,7 +24,7 @@ def _other_order(words, size, WORDS: tl.constexpr, WORD_BITS: tl.constexpr, BIG_
     return out
 
 
-@triton.jit(do_not_specialize=["count", "rounds", "prefix", "size", "padding", "flags"])
+@kernel
 def hmac_chain(
     states_ptr,
     first_ptr,

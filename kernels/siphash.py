@@ -5,6 +5,7 @@ import triton.language as tl
 
 from .batch import end_block, load_block, messages_of_lanes
 from .bits import load_state, native_words, rotl64, select, store_words, wrap_add
+from .jit import kernel
 
 # Section 2.1: what the two words of the key are xored with, twice, to make the state.
 SIPHASH_IV = tl.constexpr((0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573))
@@ -62,7 +63,7 @@ def siphash_pad(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     return word
 
 
-@triton.jit(do_not_specialize=["address", "count", "stride", "length", "total", "prefix", "out_words"])
+@kernel
 def siphash_messages(
     table_ptr,
     state_ptr,

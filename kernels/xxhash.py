@@ -9,6 +9,7 @@ import triton.language as tl
 
 from .batch import end_block, load_block, messages_of_lanes
 from .bits import bswap32, bswap64, join64, load_state, rotl32, rotl64, select, wrap_add, wrap_mul, wrap_sub
+from .jit import kernel
 from .padding import pad_zeros
 
 XXH_PRIME32_1 = tl.constexpr(0x9E3779B1)
@@ -111,9 +112,7 @@ def _xxh64_end(state, raw, tail, total, seed):
     return _xxh64_avalanche(h)
 
 
-@triton.jit(
-    do_not_specialize=["address", "count", "stride", "length", "total", "prefix", "seed"],
-)
+@kernel
 def xxh64_messages(
     table_ptr,
     state_ptr,
@@ -439,9 +438,7 @@ def _merge(acc, start, secret_ptr, OFFSET):
     return _avalanche(h)
 
 
-@triton.jit(
-    do_not_specialize=["address", "count", "stride", "length", "total", "prefix", "seed"],
-)
+@kernel
 def xxh3_messages(
     table_ptr,
     state_ptr,

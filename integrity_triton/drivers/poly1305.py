@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-_KERNEL_FILE = "integrity_triton.kernels.poly1305"
-POLY1305 = f"{_KERNEL_FILE}:poly1305"
+_KERNELS = "integrity_triton.kernels"
+POLY1305 = f"{_KERNELS}.poly1305:poly1305"
 """Under this name the tuning data say which way is taken."""
-POLY1305_POWERS = f"{_KERNEL_FILE}:poly1305_powers"
-POLY1305_MATRIX = f"{_KERNEL_FILE}:poly1305_matrix"
-POLY1305_OFFSETS = f"{_KERNEL_FILE}:poly1305_offsets"
-POLY1305_MESSAGES = f"{_KERNEL_FILE}:poly1305_messages"
-POLY1305_PARTS = f"{_KERNEL_FILE}:poly1305_parts"
-POLY1305_ROWS = f"{_KERNEL_FILE}:poly1305_rows"
-POLY1305_SUM = f"{_KERNEL_FILE}:poly1305_sum"
-POLY1305_FINISH = f"{_KERNEL_FILE}:poly1305_finish"
+POLY1305_POWERS = f"{_KERNELS}.poly1305:poly1305_powers"
+POLY1305_MATRIX = f"{_KERNELS}.poly1305_matrix:poly1305_matrix"
+POLY1305_OFFSETS = f"{_KERNELS}.poly1305_matrix:poly1305_offsets"
+POLY1305_MESSAGES = f"{_KERNELS}.poly1305:poly1305_messages"
+POLY1305_PARTS = f"{_KERNELS}.poly1305_parts:poly1305_parts"
+POLY1305_ROWS = f"{_KERNELS}.poly1305_matrix:poly1305_rows"
+POLY1305_SUM = f"{_KERNELS}.poly1305:poly1305_sum"
+POLY1305_FINISH = f"{_KERNELS}.poly1305:poly1305_finish"
 
 _BLOCK = 16
 _PARTS = 4096  # as many as a large batch is worth
@@ -104,7 +104,7 @@ class Key:
 
         if self._matrix is None:
             device, row = self.words.device, 1 << row_bits
-            columns = int(load_constant(f"{_KERNEL_FILE}:COLUMNS"))
+            columns = int(load_constant(f"{_KERNELS}.poly1305_matrix:COLUMNS"))
             powers = self.powers(driver, row_bits - 3)
             digits = driver.secret(driver.host.empty((columns, row), torch.int8, device)).zero_()
             driver.host.run(

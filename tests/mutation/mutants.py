@@ -36,7 +36,7 @@ _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.IsNot: ast.Is,
 }
 # Functions by what is put in the place of a call.
-_SWAPPED = {"tl.where": (1, 2), "select": (1, 2), "_where": (1, 2), "join64": (0, 1)}
+_SWAPPED = {"tl.where": (1, 2), "select": (1, 2), "select_limbs": (1, 2), "join64": (0, 1)}
 _REPLACED = {
     "tl.minimum": "tl.maximum",
     "tl.maximum": "tl.minimum",
@@ -152,7 +152,7 @@ def _changes(tree: ast.Module) -> Iterator[_Change]:
             if isinstance(top.value, ast.Call) and ast.unparse(top.value.func) == "tl.constexpr":
                 yield from _changes_of_table(name, top.value)
         elif isinstance(top, ast.FunctionDef) and any(
-            "triton.jit" in ast.unparse(d) for d in top.decorator_list
+            ast.unparse(d).partition("(")[0] in ("triton.jit", "kernel") for d in top.decorator_list
         ):
             head = (top.lineno, top.body[0].lineno - 1)
             for place, default in enumerate(top.args.defaults):

@@ -27,6 +27,7 @@ BACKEND = "interpreter"
 SEED = 1
 EFFORT = "quick"
 
+_POLY1305 = ("poly1305", "poly1305_limbs", "poly1305_parts", "poly1305_matrix")
 # For each device file the algorithms that reach all of it, of which all checks are made, further ones that
 # have tables of their own, and tests, by what their ids match.
 ALGORITHMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -40,11 +41,12 @@ ALGORITHMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "crc": (("crc32", "crc64_nvme"), ("crc32c",)),
     "ghash": (("gmac_aes",), ()),
     "highwayhash": (("highwayhash_64", "highwayhash_128", "highwayhash_256"), ()),
+    "jit": ((), ()),
     "keccak": (("sha3_256", "shake_128"), ("turboshake_128",)),
     "md5": (("md5",), ()),
     "padding": (("md5",), ("sha256", "sha512", "sha3_256", "cmac_aes", "gmac_aes", "kmac_128")),
     "pbkdf2": ((), ()),
-    "poly1305": (("poly1305",), ()),
+    **dict.fromkeys(_POLY1305, (("poly1305",), ())),
     "ripemd160": (("ripemd160",), ()),
     "sha1": (("sha1",), ()),
     "sha2": (("sha256", "sha512"), ("sha224", "sha384", "sha512_224", "sha512_256")),
@@ -83,8 +85,11 @@ TESTS: dict[str, str] = {
     r"|test_read_bounds\.py::.*given.*(sha|kt)|test_vector_width\.py::.*sha3|test_sponge_tree\.py::test_output_longer",
     "padding": r"test_long\.py::test_lengths|test_tuplehash\.py::test_a_batch",
     "pbkdf2": r"test_kdf\.py::test_(pbkdf2|many_passwords)",
-    "poly1305": r"test_poly1305\.py::test_(?!matrix|the_)|test_(vector_width|read_bounds)\.py::.*poly"
-    r"|test_long\.py::test_offsets_past.*poly",
+    **dict.fromkeys(
+        _POLY1305,
+        r"test_poly1305\.py::test_(?!matrix|the_)|test_(vector_width|read_bounds)\.py::.*poly"
+        r"|test_long\.py::test_offsets_past.*poly",
+    ),
     "sha2": r"test_unrolled\.py::.*sha",
     "siphash": r"test_read_bounds\.py::.*siphash|"
     rf"test_bit_exact\.py::test_({_BATCHES}|modes_in).*-siphash|test_long\.py::test_(several|offsets_past).*siph",

@@ -225,8 +225,8 @@ FAULTS = {
     "a rotation in a schedule": ("sha2", "rotr64(x, 61)", "rotr64(x, 60)", "sha512"),
     "a constant": ("blake3", "0x6A09E667", "0x6A09E666", "blake3"),
     "a permutation": ("blake3", "2, 6, 3, 10", "2, 6, 10, 3", "blake3"),
-    "a dropped carry": ("poly1305", "    d2 += d1 >> 26\n", "", "poly1305"),
-    "a dropped carry of a sum": ("poly1305", "    g3 = h3 + (g2 >> 26)\n", "    g3 = h3\n", "poly1305"),
+    "a dropped carry": ("poly1305_limbs", "    d2 += d1 >> 26\n", "", "poly1305"),
+    "a dropped carry of a sum": ("poly1305_limbs", "    g3 = h3 + (g2 >> 26)\n", "    g3 = h3\n", "poly1305"),
     "a tail mask": (
         "batch",
         "tl.maximum(remaining, 0), 3) * 8",
