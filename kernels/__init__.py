@@ -1,8 +1,8 @@
-"""Device code: Triton functions and kernels, one file a primitive family.
+"""Device code: Triton functions and kernels, with one file for each family of primitives.
 
-Importable from a user's own kernel::
+The functions can be imported and called from another kernel::
 
     from integrity_triton.kernels.sha2 import SHA256_IV, sha256_compress
 
-The modules import nothing but Triton and their siblings.
+The modules import only Triton and each other.
 """

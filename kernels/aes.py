@@ -1,8 +1,9 @@
-"""AES encryption (FIPS 197) in constant time, and CMAC (NIST SP 800-38B) upon it.
+"""AES encryption (FIPS 197) in constant time, and CMAC (NIST SP 800-38B), which is built on it.
 
-Bitsliced: a block is 8 planes, uint32 tiles, one for each bit of its bytes. Bit 8 r + c of a plane is of the
-byte in row r and column c of the state (section 3.4), r and c below 4; the bits between mean nothing. Nothing
-is looked up in a table: every address and every branch depends on lengths and positions alone.
+The implementation is bitsliced. A block is a tuple of 8 planes, uint32 tiles; plane j holds bit j of every
+byte. Bit 8 r + c of a plane belongs to the byte in row r and column c of the state (section 3.4), where r and
+c are below 4; the other bits have no meaning. There are no lookup tables: addresses and branches depend only
+on lengths and positions, never on data.
 """
 
 import triton
@@ -17,7 +18,7 @@ _LOW_NIBBLES = tl.constexpr(0x0F0F0F0F)
 
 @triton.jit
 def aes_planes(words):
-    """The planes of a block of 4 little-endian uint32 words, which are the columns of the state."""
+    """The planes of a block, which is given as 4 little-endian uint32 words, the columns of the state."""
     out = ()
     for j in tl.static_range(8):
         plane = (words[0] >> j) & _LOW_BITS
@@ -43,9 +44,12 @@ def aes_words(planes):
 
 @triton.jit
 def _sub_bytes(p):
-    """SubBytes (section 5.1.1) of 8 planes, as the circuit of J. Boyar and R. Peralta, "A depth-16 circuit
-    for the AES S-box", 2011 (IACR ePrint 2011/332), in its variant of the fewest gates: inversion in the
-    field of 256 elements by way of its subfields, between two linear maps."""
+    """SubBytes (section 5.1.1) of 8 planes.
+
+    This is the circuit with the fewest gates from J. Boyar and R. Peralta, "A depth-16 circuit for the AES
+    S-box", 2011 (IACR ePrint 2011/332). It inverts in the field of 256 elements through its subfields,
+    between two linear maps.
+    """
     x7, x6, x5, x4, x3, x2, x1, x0 = p
     # The linear map into the tower of fields.
     y14 = x3 ^ x5
@@ -116,7 +120,7 @@ def _sub_bytes(p):
     z15 = t42 & y9
     z16 = t45 & y14
     z17 = t41 & y8
-    # The linear map back, with the affine one of the S-box.
+    # The inverse linear map, combined with the affine map of the S-box.
     t46 = z15 ^ z16
     t48 = z5 ^ z13
     t53 = z0 ^ z3
@@ -141,10 +145,10 @@ def _sub_bytes(p):
 
 @triton.jit
 def _shift_rows(p):
-    """ShiftRows (section 5.1.2): row r is rotated by r columns."""
+    """ShiftRows (section 5.1.2) rotates row r by r columns."""
     out = ()
     for j in tl.static_range(8):
-        # Each row twice in its byte; then rows 1 and 3 by one column, and rows 2 and 3 by two.
+        # Each row is repeated within its byte. Then rows 1 and 3 move by one column, and rows 2 and 3 by two.
         x = (p[j] & _LOW_NIBBLES) | ((p[j] << 4) & (_LOW_NIBBLES << 4))
         x = (x & 0x00FF00FF) | ((x >> 1) & 0xFF00FF00)
         out = out + ((x & 0x0000FFFF) | ((x >> 2) & 0xFFFF0000),)
@@ -153,7 +157,8 @@ def _shift_rows(p):
 
 @triton.jit
 def _mix_columns(p):
-    """MixColumns (section 5.1.3): with a, b, c, d in a column, a becomes 2 (a + b) + b + (c + d)."""
+    """MixColumns (section 5.1.3). In a column with the bytes a, b, c, d, the byte a becomes
+    2 (a + b) + b + (c + d)."""
     below = ()
     sums = ()
     for j in tl.static_range(8):
@@ -163,7 +168,7 @@ def _mix_columns(p):
     out = ()
     for j in tl.static_range(8):
         x = below[j] ^ rotr32(sums[j], 16)
-        # Twice a byte is its bits one place up, and 0x1B if one falls out (section 4.2.1).
+        # Doubling shifts a byte left by one bit, and adds 0x1B if a bit is shifted out (section 4.2.1).
         if j > 0:
             x = x ^ sums[j - 1]
         if (0x1B >> j) & 1 == 1:
@@ -182,10 +187,10 @@ def _add_round_key(p, keys_ptr):
 
 @triton.jit
 def aes_encrypt(words, keys_ptr, rounds):
-    """The cipher (section 5.1) of a block of 4 little-endian uint32 words.
+    """The cipher (section 5.1), applied to a block of 4 little-endian uint32 words. Returns 4 such words.
 
-    keys_ptr: 8 planes of each of the ``rounds + 1`` round keys, uint32, as ``aes_expand_keys`` stores them; a
-    pointer for all lanes, or one a lane. rounds: an integer scalar: 10, 12 or 14.
+    keys_ptr: the ``rounds + 1`` round keys, each as 8 planes of uint32, as ``aes_expand_keys`` stores them;
+    one pointer for all lanes, or one for each lane. rounds: an integer scalar, 10, 12 or 14.
     """
     p = _add_round_key(aes_planes(words), keys_ptr)
     for i in range(1, rounds):
@@ -216,16 +221,16 @@ def aes_expand_keys(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """KeyExpansion (section 5.2) of ``count`` keys, one a lane.
+    """KeyExpansion (section 5.2) of ``count`` keys, one key per lane.
 
-    ``keys_ptr`` is uint32 ``[count, key_words]``, keys of 4, 6 or 8 little-endian words. Row i of
-    ``out_ptr``, ``stride`` words from the one before, receives 8 planes of each of the ``key_words + 7``
-    round keys.
+    ``keys_ptr`` is uint32 ``[count, key_words]``: keys of 4, 6 or 8 little-endian words. Row i of ``out_ptr``
+    starts ``i * stride`` words from its start and receives the ``key_words + 7`` round keys, each as 8
+    planes.
     """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count
     out = out_ptr + lane * stride
-    # The last eight words, of which the key is the last ones to begin with.
+    # The last eight words of the schedule. At first the key is the last of them.
     w = ()
     for i in tl.static_range(8):
         place = lane * 0 + key_words + (i - 8)
@@ -260,10 +265,11 @@ def aes_encrypt_blocks(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """Encrypt ``count`` blocks, one a lane, of which each has its own round keys or all have the same.
+    """Encrypt ``count`` blocks, one block per lane.
 
-    ``blocks_ptr`` and ``out_ptr`` are uint32 ``[count, 4]``, little-endian. ``keys_ptr`` is round keys as
-    ``aes_expand_keys`` stores them, for the next block ``key_stride`` words on, or 0.
+    ``blocks_ptr`` and ``out_ptr`` are uint32 ``[count, 4]``, little-endian. ``keys_ptr`` points to round keys
+    as ``aes_expand_keys`` stores them. The round keys of block i start ``i * key_stride`` words from there,
+    so that 0 gives all blocks the same key.
     """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count
@@ -276,7 +282,8 @@ def aes_encrypt_blocks(
 
 @triton.jit
 def _doubled(words, size):
-    """A block times x in the field of 2**128 elements (SP 800-38B, section 5.3: shift, and add R_128)."""
+    """A block multiplied by x in the field of 2**128 elements (SP 800-38B, section 5.3): it is shifted left
+    by one bit, and R_128 is added if a bit is shifted out."""
     big = ()
     for i in tl.static_range(4):
         big = big + (bswap32_apart(words[i], size),)
@@ -296,10 +303,10 @@ def cmac_subkeys(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """CMAC's subkeys K1 and K2 (SP 800-38B, section 6.1) of ``count`` keys, one a lane.
+    """CMAC's subkeys K1 and K2 (SP 800-38B, section 6.1) of ``count`` keys, one key per lane.
 
-    Row i of ``keys_ptr``, uint32, ``stride`` words from the one before, has the planes of the round keys;
-    behind them K1 and K2 are stored, 4 little-endian words each.
+    Row i of ``keys_ptr``, uint32, starts ``i * stride`` words from its start and holds the planes of the
+    round keys. K1 and K2 are stored after them, as 4 little-endian words each.
     """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count
@@ -313,8 +320,8 @@ def cmac_subkeys(
 
 @triton.jit
 def cmac_block(state, words, absorbed, last, flags, constants_ptr):
-    """CMAC's step (SP 800-38B, section 6.2) for the batch driver: ``constants_ptr`` is what ``cmac_subkeys``
-    leaves, ``flags`` the number of rounds."""
+    """The block function of CMAC (SP 800-38B, section 6.2) for ``hash_messages``. ``constants_ptr`` points to
+    a row that ``cmac_subkeys`` has completed; ``flags`` is the number of rounds."""
     whole = (absorbed > 0) & (absorbed % 16 == 0)
     x = ()
     for i in tl.static_range(4):

@@ -1,4 +1,4 @@
-"""The batch driver: feeds messages of any length and alignment to a block function."""
+"""The batch kernel, which feeds messages of any length and alignment to a block function, and its parts."""
 
 import triton
 import triton.language as tl
@@ -19,18 +19,19 @@ def load_block(
     SHORT: tl.constexpr = False,
     STEP: tl.constexpr = 1,
 ):
-    """One block of each lane's message as ``BLOCK_WORDS`` raw little-endian uint32 tiles.
+    """One block of each lane's message as a tuple of ``BLOCK_WORDS`` uint32 tiles, raw little-endian words.
 
-    address: int64 ``[lanes]``, where each message starts. first_word: int64 scalar, the block's
-    offset in the message, in words. left: int32 ``[lanes]``, message bytes from the block's start
-    on, at most the block's size; negative if the message ended before. valid: bool ``[lanes]``,
-    lanes that exist. ALIGN: a power of two that divides every address. VECTOR: words loaded by one
-    instruction. STEP: words from each word of the block to the next; other than 1 with VECTOR of 1 alone.
+    address: int64 ``[lanes]``, the address where each message starts. first_word: int64 scalar, the offset of
+    the block in the message, in words. left: int32 ``[lanes]``, the number of message bytes from the start of
+    the block on, at most the size of the block; negative if the message ended before. valid: bool
+    ``[lanes]``, whether the lane has a message. ALIGN: a power of two that divides every address. VECTOR: the
+    number of words that one instruction loads. STEP: the distance between words of the block, in words; it
+    may differ from 1 only if VECTOR is 1.
 
-    Reads only aligned vectors (of VECTOR words if ALIGN allows that, else single words) that hold
-    at least one byte of the message; bytes of such a vector beyond the message are returned as read. With
-    SHORT, vectors after ``left`` are zeros: the message may go on though the block has ended. With VECTOR
-    of 2, ``first_word`` is even.
+    Only aligned vectors that hold at least one byte of the message are read. A vector has VECTOR words if
+    ALIGN allows it, else it is a single word. Bytes of such a vector that lie beyond the message are returned
+    as they were read. With SHORT, vectors after ``left`` are zeros, because the message may continue after
+    the end of the block. With VECTOR of 2, ``first_word`` is even.
     """
     if (VECTOR == 2 and ALIGN < 8) and (STEP == 1 and BLOCK_WORDS % 2 == 0):
         out = _load_unaligned_pairs(address, first_word, left, valid, BLOCK_WORDS, SHORT)
@@ -51,20 +52,20 @@ def _load_vectors(
     SHORT: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """``load_block`` by words, or where ALIGN allows it by vectors, whose addresses all lanes know."""
+    """``load_block`` with loads of single words, or of vectors where ALIGN allows them."""
     out = ()
     PAIRS: tl.constexpr = VECTOR == 2 and ALIGN >= 8
-    # Pairs are worth it as 64-bit words alone.
+    # Pairs of words are faster only if they are loaded as 64-bit words.
     WIDTH: tl.constexpr = 1 if VECTOR == 2 and not PAIRS else VECTOR
-    # Where messages start within a word, the words around them are read, one more than the block has, or if
-    # its words are apart, two for each.
+    # If messages may start within a word, the aligned words that contain them are read. These are one more
+    # than the block has; or two for each word of the block, if its words are not consecutive.
     WORDS: tl.constexpr = BLOCK_WORDS if ALIGN >= 4 else BLOCK_WORDS + 1 if STEP == 1 else 2 * BLOCK_WORDS
     skew = (address & 3).to(tl.int32)
     start = address if ALIGN >= 4 else address - skew
     for g in tl.static_range((WORDS + WIDTH - 1) // WIDTH):
-        # Positions in this block, in words.
+        # Positions in this block are counted in words.
         if VECTOR <= 2:
-            # Apart from each other, words share none with their neighbours.
+            # Words that are not consecutive share no aligned word with each other.
             if ALIGN < 4 and STEP != 1:
                 i = tl.full((), g // 2 * STEP + g % 2, tl.int32)
             else:
@@ -74,17 +75,17 @@ def _load_vectors(
             i = (g * VECTOR + tl.arange(0, VECTOR))[None, :]
             base, end, off, mask = start[:, None], left[:, None], skew[:, None], valid[:, None]
         if PAIRS:
-            # Where lanes' loads are gathered one element at a time, half as many elements are to gather.
+            # On devices that gather the loads of lanes one element at a time, this halves the elements.
             pointer = base.to(tl.pointer_type(tl.uint64)) + (first_word // 2 + g)
             pair = tl.load(pointer, mask=mask & (end > 8 * g), other=0)
             out = out + ((pair & 0xFFFFFFFF).to(tl.uint32), (pair >> 32).to(tl.uint32))
         else:
-            # The compiler vectorises what it sees as a pointer of known alignment plus consecutive
-            # elements; an address computed as an integer would hide that.
+            # The compiler vectorizes loads if it sees a pointer of known alignment and consecutive elements.
+            # An address that is computed as an integer would hide this.
             pointer = base.to(tl.pointer_type(tl.uint32))
             if ALIGN >= 16:
                 pointer = tl.multiple_of(pointer, 16 if VECTOR <= 2 else (16, 16))
-            # One mask for a whole vector: a mask that changes inside it would split the load.
+            # The mask is the same for a whole vector, because a mask that varies would split the load.
             if ALIGN >= 4 * VECTOR:
                 mask = mask & (end > 4 * g * VECTOR)
             elif ALIGN >= 4:
@@ -99,7 +100,7 @@ def _load_vectors(
         PER: tl.constexpr = 1 if STEP == 1 else 2
         words = ()
         for k in tl.static_range(BLOCK_WORDS):
-            # Shifted left in two steps, because with no skew a shift by 32 would be undefined.
+            # The left shift has two steps, because one shift by 32 would be undefined if the skew is 0.
             word = (out[k * PER] >> shift) | ((out[k * PER + 1] << 1) << (31 - shift))
             if SHORT:
                 word = tl.where(left > 4 * k, word, 0)
@@ -110,17 +111,17 @@ def _load_vectors(
 
 @triton.jit
 def _load_unaligned_pairs(address, first_word, left, valid, BLOCK_WORDS: tl.constexpr, SHORT: tl.constexpr):
-    """``load_block`` by 64-bit words, within which messages may start: half as many loads and shifts."""
+    """``load_block`` of messages that may start within a 64-bit word, with half as many loads and shifts."""
     skew = (address & 7).to(tl.int32)
     pointer = (address - skew).to(tl.pointer_type(tl.uint64)) + first_word // 2
     shift = (skew * 8).to(tl.uint64)
-    # Of a lane without a byte here, no word has its end beyond the start.
+    # A lane that has no byte in this block reads no word.
     end = tl.where(valid & (left > 0), left + skew, 0)
     words = ()
     low = tl.load(pointer, mask=end > 0, other=0)
     for k in tl.static_range(BLOCK_WORDS // 2):
         high = tl.load(pointer + (k + 1), mask=end > 8 * (k + 1), other=0)
-        # Shifted left in two steps, because with no skew a shift by 64 would be undefined.
+        # The left shift has two steps, because one shift by 64 would be undefined if the skew is 0.
         pair = (low >> shift) | ((high << 1) << (63 - shift))
         if SHORT:
             pair = tl.where(left > 8 * k, pair, 0)
@@ -133,8 +134,12 @@ def _load_unaligned_pairs(address, first_word, left, valid, BLOCK_WORDS: tl.cons
 def messages_of_lanes(
     table_ptr, address, count, stride, length, total, TABLE: tl.constexpr, BLOCK_MSGS: tl.constexpr
 ):
-    """Of a program's lanes: whether they exist, address, length and result row of their messages; and the
-    greatest and the least of those lengths. Arguments are those of ``hash_messages``."""
+    """The messages of this program's lanes, one message per lane. The arguments are those of
+    ``hash_messages``.
+
+    Returns tiles ``[BLOCK_MSGS]``: whether the lane has a message (bool), and the message's address, length
+    in bytes and result row (int64). Then int64 scalars: the greatest and the least of the lengths.
+    """
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
     lane = first + tl.arange(0, BLOCK_MSGS)
     valid = lane < count
@@ -156,9 +161,12 @@ def messages_of_lanes(
 
 @triton.jit
 def find_message(prefix_ptr, place, low, high, level=None):
-    """The last message in ``[low, high]`` (int64 scalars) that starts at or before each ``place``, an int64
-    scalar or tile. Message i starts at ``prefix_ptr[i]``, which ascends; or with ``level``, an integer
-    scalar, at ``(prefix_ptr[i] >> level) + i``."""
+    """The last message in ``[low, high]`` that starts at or before each ``place``, found by binary search.
+
+    place: an int64 scalar or tile. low, high: int64 scalars. Message i starts at ``prefix_ptr[i]``, int64
+    values in ascending order. With ``level``, an integer scalar, it starts at
+    ``(prefix_ptr[i] >> level) + i``.
+    """
     found = place * 0 + low
     bound = place * 0 + high
     width = high - low
@@ -175,11 +183,11 @@ def find_message(prefix_ptr, place, low, high, level=None):
 
 @triton.jit
 def message_of_piece(table_ptr, piece, count, per_row, FIRSTS: tl.constexpr, TABLE: tl.constexpr):
-    """Of pieces that ``count`` messages are cut into, an int64 scalar or tile of their numbers among all: the
-    message, and the piece's number in it.
+    """The number of the message that each piece belongs to, and the number of the piece within that message.
 
-    With TABLE, row FIRSTS of ``table_ptr``, int64 ``[.., count]``, is each message's first piece. Otherwise
-    each message has ``per_row`` pieces.
+    ``count`` messages are cut into pieces, and ``piece``, an int64 scalar or tile, numbers them across all
+    messages. With TABLE, row FIRSTS of ``table_ptr``, int64 ``[rows, count]``, has the number of each
+    message's first piece. Otherwise each message has ``per_row`` pieces.
     """
     if TABLE:
         firsts_ptr = table_ptr + FIRSTS * count
@@ -193,8 +201,8 @@ def message_of_piece(table_ptr, piece, count, per_row, FIRSTS: tl.constexpr, TAB
 
 @triton.jit
 def locate_message(table_ptr, message, address, count, stride, length, total, TABLE: tl.constexpr):
-    """Address and length of messages of these numbers, all of which exist. The other arguments are those of
-    ``hash_messages``."""
+    """The address and the length in bytes of the messages numbered ``message``, int64, all of which exist.
+    The other arguments are those of ``hash_messages``."""
     if TABLE:
         begin = tl.load(table_ptr + message)
         size = tl.load(table_ptr + count + message)
@@ -206,9 +214,9 @@ def locate_message(table_ptr, message, address, count, stride, length, total, TA
 
 @triton.jit
 def end_block(words, left, total, last, padding, PAD: tl.constexpr, BLOCK_WORDS: tl.constexpr):
-    """Clear what ``load_block`` read beyond each message's end, and pad.
+    """Clear the bytes that ``load_block`` read beyond the end of each message, and pad.
 
-    left: as for ``load_block``. total, last, padding and PAD: as in ``padding.py``.
+    left: as for ``load_block``. total, last, padding, PAD: see ``padding.py``.
     """
     out = ()
     for i in tl.static_range(BLOCK_WORDS):
@@ -251,33 +259,34 @@ def hash_messages(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """Hash ``count`` messages, one a lane, with a hash of words of WORD_BITS, 32 or 64.
+    """Hash ``count`` messages, one message per lane. Words of the hash have WORD_BITS bits, 32 or 64.
 
-    With TABLE, ``table_ptr`` is int64 ``[3, count]``: each message's address, its length in bytes
-    and the row of its result, sorted by descending length so that the lanes of a program run
-    together. Otherwise message i starts at ``address + i * stride`` and is ``length`` bytes long,
-    or as many as are left of ``total``. A message's blocks lie ``step`` bytes apart: a block's size where
-    it is contiguous, more where several are interleaved. Blocks are of BLOCK_BYTES, or with VARIABLE_BLOCK
-    of ``step`` bytes, at most BLOCK_BYTES; the block function sees the rest as zeros.
+    With TABLE, ``table_ptr`` is int64 ``[3, count]``: the address, the length in bytes and the result row of
+    each message. The messages are sorted by descending length, so that the lanes of a program end at about
+    the same time. Without TABLE, message i starts at ``address + i * stride`` and its result row is i. It has
+    ``length`` bytes, or the rest of ``total`` bytes if that is less. The blocks of a message start ``step``
+    bytes apart: the size of a block if the message is contiguous, more if several are interleaved. A block
+    has BLOCK_BYTES bytes; with VARIABLE_BLOCK it has ``step``, at most BLOCK_BYTES, and the block function
+    sees zeros after them.
 
-    ``state_ptr``, words ``[STATE_WORDS]``, is the initial state of every message; with OWN_STATE
-    it is ``[count, STATE_WORDS]``, one a result row. ``prefix`` bytes were absorbed into it already.
+    ``state_ptr`` is the initial state of every message, words ``[STATE_WORDS]``, into which ``prefix`` bytes
+    have been absorbed. With OWN_STATE it is ``[count, STATE_WORDS]``, one state for each result row.
 
-    STATE_WORDS words a row are stored at ``out_ptr``. With FINAL each message is padded, and they are
-    its final state in the algorithm's byte order, which starts with the digest. Otherwise the whole
-    blocks alone are absorbed, and they are the state in native order.
+    ``out_ptr`` receives ``[count, STATE_WORDS]`` words. With FINAL, each message is padded, and its row is
+    the final state in the algorithm's byte order, which starts with the digest. Otherwise only whole blocks
+    are absorbed, and the row is the state in native order.
 
-    BLOCK is the block function ``(state, words, absorbed, last, flags, constants_ptr) -> state``:
-    ``words`` in native order, ``absorbed`` the int64 ``[lanes]`` count of message bytes up to and with
-    this block, ``last`` whether it is the message's last, ``flags`` whatever the algorithm defines, and
-    ``constants_ptr`` the words of its table of constants. With OWN_CONSTANTS that table is
-    ``[count, OWN_CONSTANTS]``, one row a result row, and the block function gets a pointer a lane. PAD is a
-    padding function of ``padding.py``, ``padding`` its parameter, and ``minimum_padding`` the fewest bytes
-    it adds; a message without any is one block of zeros.
+    BLOCK is the block function ``(state, words, absorbed, last, flags, constants_ptr) -> state``. ``words``
+    are in native order; ``absorbed``, int64 ``[lanes]``, counts the message bytes up to the end of this
+    block; ``last`` tells whether it is the last block of the message; the algorithm defines ``flags``; and
+    ``constants_ptr`` points to the words of its table of constants. With OWN_CONSTANTS the table is
+    ``[count, OWN_CONSTANTS]``, one row for each result row, and the block function gets a pointer for each
+    lane. PAD is a padding function of ``padding.py``, ``padding`` its parameter, and ``minimum_padding`` the
+    least number of bytes that it adds. If that is 0, an empty message is hashed as one block of zeros.
     """
     RAW_WORDS: tl.constexpr = BLOCK_BYTES // 4
     block = step if VARIABLE_BLOCK else BLOCK_BYTES
-    # As a product with VECTOR where loads are to be vectors, since the compiler must see the alignment.
+    # Where loads are vectors, this is a product with VECTOR, because the compiler must see the alignment.
     step_words = step // (4 * VECTOR) * VECTOR if ALIGN >= 4 * VECTOR else step // 4
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
@@ -292,11 +301,12 @@ def hash_messages(
 
     state = load_state(state_ptr, row, valid, OWN_STATE, STATE_WORDS, BLOCK_MSGS, VECTOR)
     if OWN_CONSTANTS > 0:
-        # Lanes without a message read another's, since block functions load without a mask.
+        # Lanes without a message read the constants of row 0, because block functions load without a mask.
         constants_ptr = constants_ptr + tl.where(valid, row, 0) * OWN_CONSTANTS
     for n in range(most_blocks):
         number = tl.full((), 0, tl.int64) + n
-        # Far below 0 in a block that holds nothing but padding, to tell it from one that starts with it.
+        # This is 0 where the padding starts with this block, and negative where it started before. No padding
+        # function needs to look back further than 8 bytes.
         left = tl.minimum(tl.maximum(size - number * block, -8), block).to(tl.int32)
         last = (n + 1 >= blocks) & FINAL
         raw = load_block(message, number * step_words, left, valid, RAW_WORDS, ALIGN, VECTOR, VARIABLE_BLOCK)

@@ -1,38 +1,39 @@
-"""Bit operations that Triton has no function for, and the splitting of tiles into words.
+"""Bit operations that Triton does not provide, and functions that split tiles into words.
 
-In every signature of this package "tile" is a Triton tensor with one lane a message (or chunk),
-and a state or block is a tuple of such tiles, one a word.
+Throughout this package, a tile is a Triton tensor with one lane for each message (or chunk), and a state or a
+block is a tuple of tiles, one for each word.
 """
 
 import triton
 import triton.language as tl
 
-if not hasattr(tl.constexpr, "__getitem__"):  # Triton 3.3: constant tables could not be indexed
+if not hasattr(tl.constexpr, "__getitem__"):  # Triton 3.3 cannot index tables of constants
 
     def _getitem(self, index):
         return tl.constexpr(self.value[index.value if isinstance(index, tl.constexpr) else index])
 
     tl.constexpr.__getitem__ = _getitem
 
-if not hasattr(tl, "mul"):  # Triton 3.3 has these under another name alone
+if not hasattr(tl, "mul"):  # Triton 3.3 has these only in tl.core
     tl.mul, tl.sub = tl.core.mul, tl.core.sub
 
 
 @triton.jit
 def wrap_add(x, y):
-    """``x + y`` modulo the word size. A bare ``+`` asserts "no overflow" in Triton's debug mode."""
+    """``x + y`` modulo 2**32 or 2**64. In Triton's debug mode, a bare ``+`` asserts that there is no
+    overflow."""
     return tl.add(x, y, sanitize_overflow=False)
 
 
 @triton.jit
 def wrap_sub(x, y):
-    """``x - y`` modulo the word size, as ``wrap_add``."""
+    """``x - y`` modulo 2**32 or 2**64, as ``wrap_add``."""
     return tl.sub(x, y, sanitize_overflow=False)
 
 
 @triton.jit
 def wrap_mul(x, y):
-    """``x * y`` modulo the word size, as ``wrap_add``."""
+    """``x * y`` modulo 2**32 or 2**64, as ``wrap_add``."""
     return tl.mul(x, y, sanitize_overflow=False)
 
 
@@ -68,10 +69,11 @@ def bswap32(x):
 
 @triton.jit
 def bswap32_apart(x, size):
-    """As ``bswap32``, in a form that LLVM does not know for one, given an int64 that is not negative.
+    """``bswap32`` in a form that LLVM does not recognize as a byte swap. size: any int64 that is not
+    negative.
 
-    Several swaps side by side would become one of a vector, which LLVM (of Triton 3.9) cannot select
-    for sm_100.
+    LLVM would merge adjacent byte swaps into one of a vector, for which it (in Triton 3.9) has no instruction
+    on sm_100.
     """
     mask = (size >> 63).to(tl.uint32) | 0x00FF00FF
     return (rotl32(x, 8) & mask) | (rotr32(x, 8) & (mask ^ 0xFFFFFFFF))
@@ -79,7 +81,7 @@ def bswap32_apart(x, size):
 
 @triton.jit
 def join64(low, high):
-    """uint64 tiles from the uint32 tiles of their halves."""
+    """uint64 tiles whose low and high halves are the given uint32 tiles."""
     return low.to(tl.uint64) | (high.to(tl.uint64) << 32)
 
 
@@ -91,9 +93,10 @@ def bswap64(x):
 
 @triton.jit
 def native_words(words, size, WORDS: tl.constexpr, WORD_BITS: tl.constexpr, BIG_ENDIAN: tl.constexpr):
-    """A block's words in native order, from its ``WORDS`` raw little-endian uint32 words.
+    """The words of a block in native order, from its ``WORDS`` raw little-endian uint32 words.
 
-    size: an int64 scalar that is not negative.
+    WORD_BITS, 32 or 64, and BIG_ENDIAN describe the words that are returned. size: any int64 scalar that is
+    not negative.
     """
     out = ()
     for i in tl.static_range(WORDS * 32 // WORD_BITS):
@@ -119,7 +122,7 @@ def swap_words(words, WORDS: tl.constexpr, WORD_BITS: tl.constexpr):
 
 @triton.jit
 def select(condition, x, y, WORDS: tl.constexpr):
-    """Word by word ``condition ? x : y`` for tuples of ``WORDS`` tiles."""
+    """``tl.where(condition, x, y)`` for each word of tuples of ``WORDS`` tiles."""
     out = ()
     for i in tl.static_range(WORDS):
         out = out + (tl.where(condition, x[i], y[i]),)
@@ -128,7 +131,7 @@ def select(condition, x, y, WORDS: tl.constexpr):
 
 @triton.jit
 def columns(tile, VECTOR: tl.constexpr):
-    """The columns of a ``[lanes, VECTOR]`` tile (``[lanes]`` for 1) as a tuple; VECTOR is 1 or 4."""
+    """The columns of a tile as a tuple. The tile is ``[lanes, 4]`` if VECTOR is 4, ``[lanes]`` if it is 1."""
     if VECTOR == 1:
         out = (tile,)
     else:
@@ -141,8 +144,8 @@ def columns(tile, VECTOR: tl.constexpr):
 
 @triton.jit
 def store_words(pointer, words, mask, WORDS: tl.constexpr, VECTOR: tl.constexpr):
-    """Store ``WORDS`` consecutive words a lane from ``pointer`` on, ``VECTOR`` to an instruction
-    as far as that divides ``WORDS``."""
+    """Store ``WORDS`` consecutive words of each lane, from the lane's ``pointer`` on. One instruction stores
+    4 words if VECTOR is 4 and WORDS is a multiple of 4, else one word."""
     if VECTOR == 4 and WORDS % 4 == 0:
         for g in tl.static_range(WORDS // 4):
             even = tl.join(words[4 * g], words[4 * g + 2])
@@ -156,8 +159,8 @@ def store_words(pointer, words, mask, WORDS: tl.constexpr, VECTOR: tl.constexpr)
 
 @triton.jit
 def load_words(pointer, mask, WORDS: tl.constexpr, VECTOR: tl.constexpr = 1):
-    """``WORDS`` consecutive words a lane from ``pointer`` on, 0 where masked off, ``VECTOR`` to an
-    instruction as far as that divides ``WORDS``."""
+    """``WORDS`` consecutive words of each lane, from the lane's ``pointer`` on; zeros where ``mask`` is
+    false. One instruction loads 4 words if VECTOR is 4 and WORDS is a multiple of 4, else one word."""
     out = ()
     if VECTOR == 4 and WORDS % 4 == 0:
         for g in tl.static_range(WORDS // 4):
@@ -179,8 +182,9 @@ def load_state(
     BLOCK_MSGS: tl.constexpr,
     VECTOR: tl.constexpr = 1,
 ):
-    """The ``WORDS`` words that each lane starts with: with OWN those of its ``row`` of ``[rows, WORDS]``, as
-    ``load_words`` has them, else the same ``[WORDS]`` for all."""
+    """The ``WORDS`` words of each lane's initial state. With OWN, ``pointer`` is ``[rows, WORDS]``, and each
+    lane loads its ``row`` as ``load_words`` does. Otherwise it is ``[WORDS]``, the same state for all
+    lanes."""
     if OWN:
         out = load_words(pointer + row * WORDS, mask, WORDS, VECTOR)
     else:

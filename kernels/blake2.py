@@ -15,7 +15,7 @@ BLAKE2B_IV = tl.constexpr(
 BLAKE2S_IV = tl.constexpr(
     (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
 )
-# Section 2.7: the message words' order in each of ten rounds; later rounds begin again.
+# Section 2.7: the order of the message words in each of ten rounds. Later rounds start over from the first.
 BLAKE2_SIGMA = tl.constexpr(
     (
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
@@ -106,7 +106,8 @@ def _compress(
     v = h + (zero | IV[0], zero | IV[1], zero | IV[2], zero | IV[3])
     v = v + (t0 ^ IV[4], t1 ^ IV[5], f0 ^ IV[6], f1 ^ IV[7])
     for i in tl.static_range(ROUNDS):
-        # Alike to LLVM, which makes the branches one, but not to MLIR, whose passes are the slow ones.
+        # Both conditions are always true. LLVM sees that they are equal and merges the branches; MLIR, whose
+        # passes are the slow ones, does not.
         if True if apart is None else (apart >= 0 if i % 2 == 0 else apart > -1):
             v = _round(v, m, i % 10, ROTR, R1, R2, R3, R4)
     out = ()
@@ -119,25 +120,25 @@ def _compress(
 def blake2b_compress(h, m, t0, t1, f0, f1, apart=None):
     """One application of the BLAKE2b compression function (RFC 7693, section 3.2).
 
-    h: 8 uint64 tiles. m: the 16 words of a message block, little-endian words already in native order.
-    t0, t1: the low and the high word of the count of bytes hashed so far, this block's included. f0, f1:
-    the finalization flags, all ones or zero, for the last block and the last node; all uint64 tiles.
-    apart: any integer scalar that is not negative; with one the rounds are in branches, all taken, and
-    compile several times as fast: Triton's coalescing pass takes time by the square of what is not.
-    Returns the next state.
+    h: 8 uint64 tiles. m: the 16 words of a message block, uint64 tiles in native order. t0, t1: the low and
+    the high word of the number of bytes hashed so far, with those of this block. f0, f1: the finalization
+    flags for the last block and the last node, all ones or zero. t0, t1, f0 and f1 are uint64 tiles. apart:
+    None, or any integer scalar that is not negative. With a scalar, each round lies in a branch that is
+    always taken, which compiles several times as fast, because the time of Triton's coalescing pass grows
+    with the square of a branch's length. Returns the next state.
     """
     return _compress(h, m, t0, t1, f0, f1, apart, BLAKE2B_IV, 12, rotr64, 32, 24, 16, 63)
 
 
 @triton.jit
 def blake2s_compress(h, m, t0, t1, f0, f1, apart=None):
-    """One application of the BLAKE2s compression function: as ``blake2b_compress``, with uint32 tiles."""
+    """One application of the BLAKE2s compression function, as ``blake2b_compress`` with uint32 tiles."""
     return _compress(h, m, t0, t1, f0, f1, apart, BLAKE2S_IV, 10, rotr32, 16, 12, 8, 7)
 
 
 @triton.jit
 def blake2b_block(state, words, absorbed, last, flags, constants_ptr):
-    """The block function of the batch driver; ``flags`` is 1 for the last node of a tree, else 0."""
+    """The block function for ``hash_messages``. ``flags`` is 1 for the last node of a tree level, else 0."""
     zero = state[0] ^ state[0]
     f0 = tl.where(last, zero ^ 0xFFFFFFFFFFFFFFFF, zero)
     f1 = tl.where(last & (flags != 0), zero ^ 0xFFFFFFFFFFFFFFFF, zero)
@@ -146,7 +147,7 @@ def blake2b_block(state, words, absorbed, last, flags, constants_ptr):
 
 @triton.jit
 def blake2s_block(state, words, absorbed, last, flags, constants_ptr):
-    """The block function of the batch driver; ``flags`` as for BLAKE2b."""
+    """The block function for ``hash_messages``. ``flags`` is as for ``blake2b_block``."""
     zero = state[0] ^ state[0]
     f0 = tl.where(last, zero ^ 0xFFFFFFFF, zero)
     f1 = tl.where(last & (flags != 0), zero ^ 0xFFFFFFFF, zero)
@@ -157,8 +158,8 @@ def blake2s_block(state, words, absorbed, last, flags, constants_ptr):
 
 @triton.jit
 def blake2b_leaf_block(state, words, absorbed, last, flags, constants_ptr):
-    """As ``blake2b_block``, for nodes of which some are the last of their level: those have all ones in
-    a ninth word of state, others zero."""
+    """``blake2b_block`` for nodes some of which are the last of their level. A ninth word of state is all
+    ones for these, and zero for the others."""
     zero = state[0] ^ state[0]
     f0 = tl.where(last, zero ^ 0xFFFFFFFFFFFFFFFF, zero)
     f1 = tl.where(last, state[8], zero)
@@ -167,7 +168,7 @@ def blake2b_leaf_block(state, words, absorbed, last, flags, constants_ptr):
 
 @triton.jit
 def blake2s_leaf_block(state, words, absorbed, last, flags, constants_ptr):
-    """As ``blake2b_leaf_block``, of BLAKE2s."""
+    """``blake2b_leaf_block`` for BLAKE2s."""
     zero = state[0] ^ state[0]
     f0 = tl.where(last, zero ^ 0xFFFFFFFF, zero)
     f1 = tl.where(last, state[8], zero)

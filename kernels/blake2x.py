@@ -1,4 +1,4 @@
-"""BLAKE2X's output: J.-P. Aumasson, S. Neves, Z. Wilcox-O'Hearn, C. Winnerlein, "BLAKE2X", 2016."""
+"""The output of BLAKE2X: J.-P. Aumasson, S. Neves, Z. Wilcox-O'Hearn, C. Winnerlein, "BLAKE2X", 2016."""
 
 import triton.language as tl
 
@@ -22,13 +22,14 @@ def blake2x_output(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """``per_message`` blocks of output of each of ``count`` messages, from block ``first_block`` on, one
-    a lane (section 2.1).
+    """Blocks of output of ``count`` messages, ``per_message`` of each from number ``first_block`` on, one
+    block per lane (section 2.1).
 
-    ``roots_ptr`` is words of WORD_BITS, ``[count, 8]``: the messages' root hashes. ``state_ptr``, ``[8]``,
-    is the initial state of block 0; the others differ by their number in the node offset. Block
-    ``final_block``, if there is one, has its first word xored with ``change``, as its size differs.
-    BLOCK: the block function of BLAKE2b or BLAKE2s, as for the batch driver. ``flags``: 0.
+    All words have WORD_BITS bits. ``roots_ptr`` is ``[count, 8]``: the root hashes of the messages.
+    ``state_ptr``, ``[8]``, is the initial state of block 0; other blocks have their number in the node
+    offset. The first word of the initial state of block ``final_block``, if there is such a block, is xored
+    with ``change``, because the block has another size. ``out_ptr`` receives ``[count, per_message, 8]``.
+    BLOCK is the block function of BLAKE2b or BLAKE2s for ``hash_messages``, and ``flags`` is 0.
     """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count * per_message
@@ -39,7 +40,7 @@ def blake2x_output(
     words = root
     for _ in tl.static_range(8):
         words = words + (zero,)
-    # The node offset is bytes 8 to 11 of the parameter block.
+    # Bytes 8 to 11 of the parameter block are the node offset.
     OFFSET_WORD: tl.constexpr = 64 // WORD_BITS
     state = ()
     for i in tl.static_range(8):

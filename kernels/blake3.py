@@ -1,15 +1,15 @@
-"""BLAKE3's compression function: BLAKE3 specification (2020), section 2.2."""
+"""The compression function of BLAKE3: BLAKE3 specification (2020), section 2.2."""
 
 import triton
 import triton.language as tl
 
 from .bits import rotr32, wrap_add
 
-# Table 1: the initial value, which is SHA-256's.
+# Table 1: the initial value, which is that of SHA-256.
 BLAKE3_IV = tl.constexpr(
     (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
 )
-# Table 2: the permutation of the message words between rounds.
+# Table 2: how the message words are permuted between rounds.
 BLAKE3_PERMUTATION = tl.constexpr((2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8))
 # Table 3: the domain flags.
 CHUNK_START = tl.constexpr(1 << 0)
@@ -36,12 +36,12 @@ def _mix(a, b, c, d, x, y):
 
 @triton.jit
 def blake3_compress(cv, m, counter_low, counter_high, block_len, flags):
-    """One application of the compression function, in full.
+    """One application of the compression function, with all 16 words of output.
 
-    cv: 8 uint32 tiles, the input chaining value. m: the 16 message words, little-endian words
-    already in native order. counter_low, counter_high, block_len, flags: uint32 tiles. Returns 16
-    tiles: the first 8 are the new chaining value, all 16 a block of root output. Work on words that
-    are not used is removed by the compiler.
+    cv: 8 uint32 tiles, the input chaining value. m: the 16 message words, uint32 tiles in native order.
+    counter_low, counter_high, block_len, flags: uint32 tiles. Returns 16 tiles: the first 8 are the new
+    chaining value, and all 16 are a block of root output. The compiler removes the computation of words that
+    the caller does not use.
     """
     v0, v1, v2, v3, v4, v5, v6, v7 = cv
     zero = v0 ^ v0

@@ -1,13 +1,14 @@
-"""BLAKE3's tree over batches of messages: chunks, then parents level by level, then the roots.
+"""The tree of BLAKE3 over batches of messages: first the chunks, then the parents level by level, then the
+roots.
 
-Chaining values of all messages lie in one array a level. Where P[i] counts the chunks of the
-messages before message i, level k holds its values from row ``(P[i] >> k) + i`` on: these ranges do
-not overlap, since ceil(c / 2**k) <= ((P + c) >> k) - (P >> k) + 1, so one table serves every level
-and no level needs work on the host. In a batch of equal rows every message has ``per_row`` values
-at each level, and no table is needed.
+Each level has one array with the chaining values of all messages. Let P[i] be the number of chunks of the
+messages before message i. Then the values of message i at level k start at row ``(P[i] >> k) + i``. The
+ranges of different messages do not overlap, because ceil(c / 2**k) <= ((P + c) >> k) - (P >> k) + 1. So one
+table serves every level, and the host has no work between levels. In a batch of equal rows every message has
+the same number of values at a level, ``per_row``, and no table is needed.
 
-Pairing neighbours and promoting an odd last node unchanged gives exactly the specification's
-left-full binary tree (section 2.1).
+Pairing neighbours, and promoting an odd last node unchanged, gives the left-full binary tree of the
+specification (section 2.1).
 """
 
 import triton
@@ -22,14 +23,14 @@ from .padding import pad_zeros
 CHUNK_BYTES = tl.constexpr(1024)
 BLOCK_BYTES = tl.constexpr(64)
 BLOCK_WORDS = tl.constexpr(16)
-# A root node awaiting its output: chaining value, message words, block length, flags, and two words of no
-# meaning, with which it is of whole vectors of four.
+# A root node whose output is computed later: chaining value, message words, block length and flags. Two
+# unused words make it a multiple of vectors of four words.
 NODE_WORDS = tl.constexpr(28)
 
 
 @triton.jit
 def _first_row(prefix_ptr, message, level, mask):
-    """The row of ``message``'s first chaining value at ``level``."""
+    """The row of the first chaining value of ``message`` at ``level``."""
     return (tl.load(prefix_ptr + message, mask=mask, other=0) >> level) + message
 
 
@@ -68,18 +69,20 @@ def blake3_chunks(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """The chaining value of every chunk of ``count`` messages, one chunk a lane.
+    """The chaining value of every chunk of ``count`` messages, one chunk per lane.
 
-    With TABLE, ``table_ptr`` is int64 ``[3, count]``: each message's address, length in bytes and
-    first chunk. Otherwise message i starts at ``address + i * stride`` and is ``length`` bytes long,
-    or as many as are left of ``total``, and has ``per_row`` chunks. ``nodes`` is their number in
-    all, ``most_blocks`` the most blocks that any chunk has. ``key_ptr`` is uint32 ``[8]``, or with
-    OWN_KEY ``[count, 8]`` with one for each message, ``flags`` the mode's flags, ``counter`` the number
-    of each message's first chunk.
+    With TABLE, ``table_ptr`` is int64 ``[3, count]``: the address, the length in bytes and the number of the
+    first chunk of each message. Without TABLE, message i starts at ``address + i * stride`` and has
+    ``per_row`` chunks. It has ``length`` bytes, or the rest of ``total`` bytes if that is less. ``nodes`` is
+    the number of chunks of all messages, ``most_blocks`` the greatest number of blocks in a chunk.
+    ``key_ptr`` is uint32 ``[8]``, or with OWN_KEY ``[count, 8]``, a key for each message. ``flags`` are the
+    flags of the mode, and ``counter`` is the chunk counter of the first chunk of each message. ``cv_ptr``
+    receives uint32 chaining values, ``[rows, 8]``.
 
-    A message of one chunk has its root here. ROOTS says what becomes of it: 0, it is a part of a
-    longer message and its chaining value goes to ``cv_ptr`` with the others; 1, its 8 words of
-    digest go to ``out_ptr``; 2, its root node goes to ``out_ptr`` for ``blake3_output``.
+    The only chunk of a message is its root. ROOTS tells what to do with it. 0: the message is a part of a
+    longer one, and its chaining value goes to ``cv_ptr`` like the others. 1: the 8 words of its digest go to
+    ``out_ptr``, uint32 ``[count, 8]``. 2: its root node goes to ``out_ptr``, uint32 ``[count, NODE_WORDS]``,
+    for ``blake3_output``.
     """
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
     node = first + tl.arange(0, BLOCK_MSGS)
@@ -110,7 +113,7 @@ def blake3_chunks(
         all_whole = (one_message | (length == per_row * CHUNK_BYTES)) & (final_end <= final_size)
     chunks = _chunk_count(size)
     valid = in_range & (chunk < chunks)
-    # With ROOTS of 0 no message is one to have its root here.
+    # With ROOTS of 0, no chunk is a root.
     single = chunks == (1 if ROOTS != 0 else -1)
     chunk_size = tl.minimum(tl.maximum(size - chunk * CHUNK_BYTES, 0), CHUNK_BYTES).to(tl.int32)
     blocks = tl.maximum((chunk_size + (BLOCK_BYTES - 1)) // BLOCK_BYTES, 1)
@@ -163,11 +166,12 @@ def blake3_parents(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """From the nodes at ``cv_ptr`` of level ``level`` to their parents at ``parent_ptr``, one a lane.
+    """The parents at ``parent_ptr`` of the nodes of level ``level`` at ``cv_ptr``, one parent per lane.
 
-    ``nodes`` counts the rows at the parents' level, ``per_row`` the values of a batch row's message
-    at ``level``. ROOTS: as for ``blake3_chunks``; a message of two
-    nodes at ``level`` has its root here. The other arguments are those of ``blake3_chunks``.
+    ``nodes`` is the number of rows at the level of the parents, and ``per_row`` the number of values that
+    each message has at ``level`` without TABLE. The parent of a message that has two nodes at ``level`` is
+    its root, and ROOTS tells what to do with it, as for ``blake3_chunks``. The other arguments are those of
+    ``blake3_chunks``.
     """
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
     node = first + tl.arange(0, BLOCK_MSGS)
@@ -222,8 +226,11 @@ def blake3_output(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """``per_message`` 64-byte blocks of output of each of ``count`` root nodes, from block
-    ``first_block`` on, one block a lane (section 2.6)."""
+    """Output of ``count`` root nodes: ``per_message`` blocks of 64 bytes of each, from number ``first_block``
+    on, one block per lane (section 2.6).
+
+    ``nodes_ptr`` is uint32 ``[count, NODE_WORDS]``; ``out_ptr`` receives uint32 ``[count, per_message, 16]``.
+    """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count * per_message
     message = lane // per_message

@@ -1,16 +1,17 @@
-"""Cyclic redundancy checks of 32 and 64 bits, reflected, over batches of messages of any length.
+"""Reflected cyclic redundancy checks of 32 and 64 bits over batches of messages of any length.
 
-A message is a polynomial over GF(2), its first bit the coefficient of the highest power of x, and the
-check M(x) * x**WIDTH mod P(x). Over GF(2), P(x)**(2**k) = P(x**(2**k)): so P is also a multiple of
-what it is with x replaced by y = x**(32 * S), S a power of two, and the words at a distance of S words
-can be reduced with P's own taps, a whole word a tap, without tables and without multiplications:
+A message is a polynomial M over GF(2), whose first bit is the coefficient of the highest power of x. Its
+check is M(x) * x**WIDTH mod P(x). Over GF(2), P(x)**(2**k) = P(x**(2**k)). So P(y) with y = x**(32 * S),
+where S is a power of two, is a multiple of P(x). Reducing modulo P(y) therefore keeps the remainder, and it
+works on whole words, S words apart, with the taps of P itself, without tables and without multiplications:
 
     b[j] = w[j] ^ (XOR of b[j - d] for every tap d of P),   d = WIDTH - k for a term x**k of P
 
-``crc_fold`` has LANES lanes take turns at the words of a chunk (S = LANES), so that their loads are
-neighbours, and leaves of a long chunk WIDTH * LANES words with the same remainder. ``crc_finish``
-reduces such rows, or short messages themselves, with a lane for each (S = 1), multiplies each remainder by
-x to the number of bits behind it and adds it, by exclusive or, to its message's check.
+In ``crc_fold``, LANES lanes take the words of a chunk in turn (S = LANES), so that neighbouring lanes load
+neighbouring words. A long chunk is reduced to WIDTH * LANES words with the same remainder. ``crc_finish``
+reduces these rows, or short messages as they are, with one lane for each (S = 1). It multiplies each
+remainder by x**n, where n is the number of message bits after it, and adds it to the check of its message by
+exclusive or.
 """
 
 import triton
@@ -21,7 +22,8 @@ from .bits import bswap32
 from .jit import kernel
 from .padding import pad_zeros
 
-# Words that a lane loads at once. More compile slowly: the compiler's time goes with loads times operations.
+# How many words a lane loads before it uses them. More would compile slowly, because the time of the compiler
+# grows with the number of loads times the number of operations.
 FOLD_WORDS = tl.constexpr(16)
 FINISH_WORDS = tl.constexpr(8)
 _ONES = tl.constexpr(0xFFFFFFFF)
@@ -29,7 +31,7 @@ _ONES = tl.constexpr(0xFFFFFFFF)
 
 @triton.jit
 def _fold_block(state, words, REFLECTED: tl.constexpr, WIDTH: tl.constexpr, WORDS: tl.constexpr):
-    """``state``, the last WIDTH values of b, moved on by WORDS words."""
+    """The last WIDTH values of b after WORDS more words; ``state`` holds those before."""
     for m in tl.static_range(WORDS):
         x = words[m]
         for e in tl.static_range(WIDTH):
@@ -41,7 +43,7 @@ def _fold_block(state, words, REFLECTED: tl.constexpr, WIDTH: tl.constexpr, WORD
 
 @triton.jit
 def _fold_end(state, REFLECTED: tl.constexpr, WIDTH: tl.constexpr):
-    """The WIDTH words that are left of all words so far, multiplied by y**WIDTH."""
+    """The remainder of all words so far modulo P(y), WIDTH words, multiplied by y**WIDTH."""
     out = ()
     for m in tl.static_range(WIDTH):
         x = state[m] ^ state[m]
@@ -54,7 +56,7 @@ def _fold_end(state, REFLECTED: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def _spread(bit, WIDTH: tl.constexpr):
-    """A word of WIDTH with all bits like ``bit``, a word that is 0 or 1."""
+    """A word of WIDTH bits, all of which are equal to ``bit``, a word that is 0 or 1."""
     if WIDTH == 64:
         out = ((bit << 63).to(tl.int64, bitcast=True) >> 63).to(tl.uint64, bitcast=True)
     else:
@@ -69,10 +71,10 @@ def _times_x(v, REFLECTED: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def _multiply(a, b, REFLECTED: tl.constexpr, WIDTH: tl.constexpr):
-    """``a * b`` mod P of reflected polynomials."""
+    """``a * b`` mod P, where all polynomials are reflected."""
     product = a ^ a
     for _ in range(WIDTH):
-        # From b's highest power, its lowest bit, down.
+        # The lowest bit of b is the coefficient of its highest power. Powers are taken in descending order.
         product = _times_x(product, REFLECTED, WIDTH) ^ (a & _spread(b & 1, WIDTH))
         b = b >> 1
     return product
@@ -80,8 +82,9 @@ def _multiply(a, b, REFLECTED: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def _start_words(start_ptr, WIDTH: tl.constexpr):
-    """What the register holds before the first message byte, xored into as many bytes of the message: its
-    words from the low end up, from the check at ``start_ptr`` of what came before."""
+    """The value of the register before the first byte of a message, which is xored into the first words of
+    the message. ``start_ptr`` holds the check of the bytes before the message. Returns the lower word
+    first."""
     low = bswap32(tl.load(start_ptr + (WIDTH // 32 - 1))) ^ _ONES
     if WIDTH == 64:
         high = bswap32(tl.load(start_ptr)) ^ _ONES
@@ -110,14 +113,17 @@ def crc_fold(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """Of every chunk of ``count`` messages a row at ``rows_ptr``, uint32 ``[chunks, WIDTH, LANES]``: words
-    of the same remainder as the chunk's, multiplied by x**(32 * WIDTH * LANES). A chunk a program.
+    """Reduce every chunk of ``count`` messages to a row of words, one chunk per program.
 
-    A unit is WIDTH * LANES words. Chunks are of ``1 << chunk_bits`` bytes, at least a unit, and the last ends
-    with the last whole unit of its message; the first may be shorter. What is behind that is left out.
-    The other arguments are those of ``crc_finish``; ``per_row`` counts the chunks of a batch row.
+    ``rows_ptr`` receives uint32 ``[chunks, WIDTH, LANES]``. The words of a row have the same remainder as the
+    chunk multiplied by x**(32 * WIDTH * LANES).
+
+    A unit is WIDTH * LANES words. A chunk has ``1 << chunk_bits`` bytes, at least a unit. The last chunk ends
+    with the last whole unit of its message, and the first may be shorter. Bytes after the last whole unit
+    belong to no chunk. Without TABLE, each message has ``per_row`` chunks. The other arguments are those of
+    ``crc_finish``.
     """
-    # Scalars but for a lane's place: the loads of a program are seen to be of neighbours.
+    # Addresses are scalars plus the lane's number, so that the compiler sees that lanes load neighbours.
     tl.static_assert(BLOCK_MSGS == LANES)
     UNIT_BYTES: tl.constexpr = 4 * WIDTH * LANES
     BLOCK_WORDS: tl.constexpr = FOLD_WORDS * LANES
@@ -136,13 +142,13 @@ def crc_fold(
     left = 4 * BLOCK_WORDS - 4 * place
     base = begin + offset
     if ALIGN < 4:
-        base = base + place * 0  # the interpreter masks nothing by what a scalar address says
+        base = base + place * 0  # a tile, because the interpreter does not mask loads by a scalar
 
     if index < own:
         state = ()
         for _ in tl.static_range(WIDTH):
             state = state + (tl.full((LANES,), 0, tl.uint32),)
-        # A first chunk may be short.
+        # The first chunk may be shorter than the others.
         skipped = tl.maximum(-offset, 0) // (4 * BLOCK_WORDS)
         for n in range(skipped, chunk // (4 * BLOCK_WORDS)):
             word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS + place
@@ -188,24 +194,27 @@ def crc_finish(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """Xor the checks of ``count`` messages into ``out_ptr``, uint32 ``[count, WIDTH // 32]``, big-endian
-    bytes that start as zeros. One piece of a message a lane.
+    """Xor the checks of ``count`` messages into ``out_ptr``, one piece of a message per lane.
 
-    A message is its whole units of ``unit = 1 << unit_bits`` bytes, cut into chunks of ``1 << chunk_bits``
-    bytes, and what is left, if anything; an empty message is an empty piece. Without FOLDED unit and chunk
-    are equal. With it they are those of ``crc_fold``, and of a chunk its row is read, at address ``rows``.
+    ``out_ptr`` is uint32 ``[count, WIDTH // 32]``, zeros at first; its bytes are big-endian checks.
 
-    With TABLE, ``table_ptr`` is int64 ``[4, count]``: each message's address, length in bytes, first piece
-    and first chunk. Otherwise message i starts at ``address + i * stride``, is ``length`` bytes long, or as
-    many as are left of ``total``, and has ``per_row`` pieces, of them ``chunks_per_row`` chunks; a shorter
-    one has fewer. ``pieces`` is the number of all, ``blocks`` that of blocks of FINISH_WORDS words in the
-    longest.
+    The pieces of a message are its chunks, and after them a rest. Chunks have ``1 << chunk_bits`` bytes and
+    cover the whole units of ``unit = 1 << unit_bits`` bytes; the rest is what is left, if anything. An empty
+    message has one empty piece. Without FOLDED, a chunk is a unit. With FOLDED, chunks and units are those of
+    ``crc_fold``, and instead of a chunk its row is read, from the address ``rows`` on.
 
-    ``start_ptr``, like a row of ``out_ptr``, is the check of what came before a message, zeros if nothing.
-    ``powers_ptr`` is ``[16, 16]`` words of WIDTH: at ``[k, d]`` x**(8 * d * 16**k), in row 0 times
-    x**(-8 * (4 * WIDTH + unit)), with FOLDED x**(-8 * (4 * WIDTH + 2 * unit)). ``digits`` is how many
-    hexadecimal digits a message's length needs with ``2 * unit`` added to it.
-    REFLECTED is P without its highest term, x**0 in the highest bit.
+    With TABLE, ``table_ptr`` is int64 ``[4, count]``: the address, the length in bytes, the number of the
+    first piece and the number of the first chunk of each message. Without TABLE, message i starts at
+    ``address + i * stride`` and has ``per_row`` pieces, ``chunks_per_row`` of which are chunks; a shorter one
+    has fewer. It has ``length`` bytes, or the rest of ``total`` bytes if that is less. ``pieces`` is the
+    number of pieces of all messages, and ``blocks`` the number of blocks of FINISH_WORDS words in the longest
+    piece.
+
+    ``start_ptr`` has the form of a row of ``out_ptr`` and is the check of the bytes before each message, or
+    zeros if there are none. ``powers_ptr`` is ``[16, 16]`` words of WIDTH bits: x**(8 * d * 16**k) at
+    ``[k, d]``. Row 0 is multiplied by x**(-8 * (4 * WIDTH + unit)), or with FOLDED by x**(-8 * (4 * WIDTH + 2
+    * unit)). ``digits`` is the number of hexadecimal digits of the greatest length plus ``2 * unit``.
+    REFLECTED is P without its highest term, with x**0 in the highest bit.
     """
     chunk = tl.full((), 1, tl.int64) << chunk_bits
     unit = tl.full((), 1, tl.int64) << unit_bits
@@ -242,7 +251,7 @@ def crc_finish(
         words = (words[0] ^ tl.where(starts, low, 0), words[1] ^ tl.where(starts, high, 0)) + words[2:]
         state = _fold_block(state, words, REFLECTED, WIDTH, FINISH_WORDS)
 
-    # The remainder of WIDTH words, bit by bit.
+    # The WIDTH words are reduced to the check bit by bit.
     words = _fold_end(state, REFLECTED, WIDTH)
     VALUE: tl.constexpr = tl.uint64 if WIDTH == 64 else tl.uint32
     check = tl.full((BLOCK_MSGS,), 0, VALUE)
@@ -252,7 +261,8 @@ def crc_finish(
             check = _times_x(check, REFLECTED, WIDTH)
         words = words[1:] + (words[0],)
 
-    # Never negative: row 0 divides by more than the reductions and the zeros behind a piece multiplied by.
+    # The exponent is never negative, because row 0 divides by more than the reductions, and the zeros after a
+    # piece, have multiplied by.
     exponent = after + unit + piece_size - blocks * (4 * FINISH_WORDS)
     for k in range(digits):
         digit = (exponent >> (4 * k)) & 15

@@ -1,8 +1,8 @@
 """GHASH (NIST SP 800-38D, section 6.4) in constant time, for GMAC.
 
-A block is two uint64 words, the first bytes uppermost: the coefficient of x**0 is the highest bit. Products
-of polynomials over two elements are made of products of integers whose bits have holes between them, which
-the carries of the sums stay in, as T. Pornin describes it ("Constant-time multiplications", BearSSL).
+A block is two uint64 words, the first of which holds the first bytes; the coefficient of x**0 is its highest
+bit. Polynomials over GF(2) are multiplied as integers whose bits have holes between them. The carries stay in
+the holes, as T. Pornin describes it ("Constant-time multiplications", BearSSL).
 """
 
 import triton
@@ -13,7 +13,8 @@ from .bits import wrap_mul
 
 @triton.jit
 def _with_holes(x):
-    """Every fourth bit of uint32 tiles, from bits 0 to 3 on, as four uint64 tiles."""
+    """Four uint64 tiles: tile i has the bits of a uint32 tile whose positions are i modulo 4, zeros between
+    them."""
     out = ()
     for i in tl.static_range(4):
         out = out + ((x & (0x11111111 << i)).to(tl.uint64),)
@@ -22,10 +23,11 @@ def _with_holes(x):
 
 @triton.jit
 def _multiply32(x, y):
-    """The product of two polynomials of 32 coefficients, uint64, from ``_with_holes`` of each."""
+    """The product, uint64, of two polynomials of 32 coefficients, each given as what ``_with_holes``
+    returns."""
     out = ()
     for c in tl.static_range(4):
-        # At most eight ones meet in a bit, whose count has room in the hole above it.
+        # At most eight ones are added at a bit, and the hole above it has room for their count.
         total = wrap_mul(x[0], y[c]) ^ wrap_mul(x[1], y[(c + 3) % 4])
         total = total ^ wrap_mul(x[2], y[(c + 2) % 4]) ^ wrap_mul(x[3], y[(c + 1) % 4])
         out = out + (total & (0x1111111111111111 << c),)
@@ -34,7 +36,8 @@ def _multiply32(x, y):
 
 @triton.jit
 def _multiply64(x, y):
-    """The low and the high half of the product of two polynomials of 64 coefficients (Karatsuba's way)."""
+    """The low and the high half of the product of two polynomials of 64 coefficients, by Karatsuba's
+    method."""
     x0, x1 = (x & 0xFFFFFFFF).to(tl.uint32), (x >> 32).to(tl.uint32)
     y0, y1 = (y & 0xFFFFFFFF).to(tl.uint32), (y >> 32).to(tl.uint32)
     low = _multiply32(_with_holes(x0), _with_holes(y0))
@@ -45,7 +48,8 @@ def _multiply64(x, y):
 
 @triton.jit
 def ghash_multiply(x, h):
-    """The product of two blocks, tuples of two uint64 tiles (section 6.3)."""
+    """The product of two blocks in the field of 2**128 elements (section 6.3). A block is a tuple of two
+    uint64 tiles."""
     x1, x0 = x
     h1, h0 = h
     a0, a1 = _multiply64(x0, h0)
@@ -53,12 +57,13 @@ def ghash_multiply(x, h):
     b0, b1 = _multiply64(x0 ^ x1, h0 ^ h1)
     z1 = a1 ^ b0 ^ a0 ^ c0
     z2 = c0 ^ b1 ^ a1 ^ c1
-    # The product of polynomials whose bits are in reverse order is one place too low.
+    # With bits in reverse order, the product is one bit too low.
     v0 = a0 << 1
     v1 = (z1 << 1) | (a0 >> 63)
     v2 = (z2 << 1) | (z1 >> 63)
     v3 = (c1 << 1) | (z2 >> 63)
-    # The lower half are the multiples of x**128, which is x**7 + x**2 + x + 1: first the lowest quarter.
+    # The lower half holds multiples of x**128, which is equal to x**7 + x**2 + x + 1. Its lowest quarter is
+    # reduced first.
     v1 = v1 ^ (v0 << 62) ^ (v0 << 57)  # v0 is even
     v2 = v2 ^ v0 ^ (v0 >> 1) ^ (v0 >> 2) ^ (v0 >> 7)
     v2 = v2 ^ (v1 << 63) ^ (v1 << 62) ^ (v1 << 57)
@@ -68,8 +73,9 @@ def ghash_multiply(x, h):
 
 @triton.jit
 def gmac_block(state, words, absorbed, last, flags, constants_ptr):
-    """GHASH's step for the batch driver, and GMAC's end (section 7.1): at ``constants_ptr`` are the hash
-    subkey H and the encrypted counter block J0 that a message's last state is xored with, 2 words each."""
+    """The block function of GHASH for ``hash_messages``, with the end of GMAC (section 7.1).
+    ``constants_ptr`` points to the hash subkey H and to the encrypted counter block J0, 2 words each. J0 is
+    xored into the last state of a message."""
     h = (tl.load(constants_ptr), tl.load(constants_ptr + 1))
     y = ghash_multiply((state[0] ^ words[0], state[1] ^ words[1]), h)
     out = ()

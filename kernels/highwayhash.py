@@ -1,8 +1,8 @@
-"""HighwayHash (J. Alakuijala, B. Cox, J. Wassenberg, "Fast keyed hash/pseudo-random function using SIMD
-multiply and permute", 2016; for the ends of messages and the wider outputs its frozen reference
-implementation), one message a lane.
+"""HighwayHash: J. Alakuijala, B. Cox, J. Wassenberg, "Fast keyed hash/pseudo-random function using SIMD
+multiply and permute", 2016. The ends of messages and the outputs of more than 64 bits follow its reference
+implementation, which is frozen.
 
-A state is 16 uint64 tiles: four each of the variables v0, v1, mul0 and mul1.
+Each lane has one message. A state is 16 uint64 tiles: four for each of the variables v0, v1, mul0 and mul1.
 """
 
 import triton
@@ -13,7 +13,7 @@ from .bits import load_state, native_words, rotl64, select, store_words, wrap_ad
 from .jit import kernel
 from .padding import pad_zeros
 
-# What mul0 and mul1 begin with, and the key is mixed with for v0 and v1.
+# The initial values of mul0 and mul1. Those of v0 and v1 are made of these and the key.
 HIGHWAYHASH_INIT0 = tl.constexpr(
     (0xDBE6D5D5FE4CCE2F, 0xA4093822299F31D0, 0x13198A2E03707344, 0x243F6A8885A308D3)
 )
@@ -24,7 +24,7 @@ HIGHWAYHASH_INIT1 = tl.constexpr(
 
 @triton.jit
 def _zipper_merge(a, b):
-    """Sixteen bytes, ``a`` the lower half of them, in the order 3 12 2 5 14 1 15 0 11 4 10 13 9 6 8 7."""
+    """Sixteen bytes, whose lower half is ``a``, in the order 3 12 2 5 14 1 15 0 11 4 10 13 9 6 8 7."""
     low = ((a & 0xFF000000) | (b & 0xFF00000000)) >> 24
     low = low | (((a & 0xFF0000000000) | (b & 0xFF000000000000)) >> 16)
     low = low | (a & 0xFF0000) | ((a & 0xFF00) << 32) | ((b >> 56) << 48) | (a << 56)
@@ -59,10 +59,12 @@ def highwayhash_update(state, words):
 
 @triton.jit
 def _last_packet(raw, tail):
-    """The packet of the last ``tail`` < 32 bytes of a message, from its 8 words with zeros behind the end.
+    """The packet made of the last ``tail`` < 32 bytes of a message. raw: these bytes as 8 words of 32 bits,
+    with zeros after the end.
 
-    Whole words of 32 bits stay where they are. What is left of a message of 16 bytes or more is in the last
-    word, which ends with the message; of a shorter one, its first, middle and last byte are in the fifth.
+    Whole words stay in their places. If ``tail`` is 16 or more, the last word of the packet is the last four
+    bytes. If it is less, the fifth word has the first, the middle and the last of the bytes after the whole
+    words.
     """
     whole = tail >> 2
     rest = (tail & 3).to(tl.uint32)
@@ -71,7 +73,7 @@ def _last_packet(raw, tail):
     for i in tl.static_range(1, 8):
         before = tl.where(whole == i, raw[i - 1], before)
         partial = tl.where(whole == i, raw[i], partial)
-    # Shifted left in two steps, because without a rest a shift by 32 would be undefined.
+    # The left shift has two steps, because one shift by 32 would be undefined if the rest is 0.
     end = (before >> (rest * 8)) | ((partial << 1) << (31 - rest * 8))
     middle = (partial >> ((rest >> 1) * 8)) & 0xFF
     final = (partial >> (tl.where(rest > 0, rest - 1, 0) * 8)) & 0xFF
@@ -108,7 +110,7 @@ def _take_tail(state, raw, tail, count):
 
 @triton.jit
 def _reduce(a3, a2, a1, a0):
-    """256 bits, but for the two highest, modulo the polynomial x**128 + x**2 + x."""
+    """256 bits, of which the two highest are ignored, modulo the polynomial x**128 + x**2 + x."""
     a3 = a3 & 0x3FFFFFFFFFFFFFFF
     high = a1 ^ ((a3 << 1) | (a2 >> 63)) ^ ((a3 << 2) | (a2 >> 62))
     return a0 ^ (a2 << 1) ^ (a2 << 2), high
@@ -133,14 +135,15 @@ def highwayhash_messages(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """HighwayHash of ``count`` messages.
+    """HighwayHash of ``count`` messages, one message per lane.
 
-    Messages are where ``hash_messages`` of ``batch.py`` has them. ``state_ptr`` is uint64 ``[16]``, the state
-    of every message after packets before it; with OWN_STATE ``[count, 16]``, one a result row.
+    The arguments that describe the messages are those of ``hash_messages`` (``batch.py``). ``state_ptr`` is
+    uint64 ``[16]``, the initial state of every message, which may have absorbed packets before it. With
+    OWN_STATE it is ``[count, 16]``, one state for each result row.
 
-    With FINAL ``out_ptr`` is uint64 ``[count, out_words]``, 1, 2 or 4 words of output, made by ``rounds``
-    more packets and stored from the lowest byte up. Otherwise it is ``[count, 16]``, the state after the
-    whole packets of 32 bytes.
+    With FINAL, ``out_ptr`` receives uint64 ``[count, out_words]``, the 1, 2 or 4 words of output after
+    ``rounds`` rounds of finalization, little-endian. Otherwise it receives ``[count, 16]``, the state after
+    the whole packets of 32 bytes.
     """
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS

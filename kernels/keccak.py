@@ -1,7 +1,7 @@
-"""Keccak: FIPS 202, and the sponge on top of it.
+"""The Keccak permutation and the sponge: FIPS 202.
 
-The permutation stands apart from the modes: SHA-3, SHAKE, cSHAKE, TurboSHAKE and the original Keccak
-differ in the rate, the number of rounds and the bits behind the message alone.
+SHA-3, SHAKE, cSHAKE, TurboSHAKE and the original Keccak differ only in the rate, the number of rounds and the
+bits that are appended to the message. So one permutation and one sponge serve all of them.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 from .bits import load_words, rotl64
 from .jit import kernel
 
-# FIPS 202, algorithm 5 and section 3.2.5: the words that iota adds, round by round.
+# FIPS 202, algorithm 5 and section 3.2.5: the round constants of iota.
 KECCAK_RC = tl.constexpr(
     (
         0x0000000000000001, 0x0000000000008082, 0x800000000000808A, 0x8000000080008000,
@@ -23,7 +23,7 @@ KECCAK_RC = tl.constexpr(
 )  # fmt: skip
 # The initial state of every sponge.
 KECCAK_IV = tl.constexpr((0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0))
-# Section 3.2.2, table 2: rotations of the lanes A[x, y], at x + 5 * y.
+# Section 3.2.2, table 2: the rotation of the lane A[x, y] is at x + 5 * y.
 KECCAK_RHO = tl.constexpr(
     (
         0, 1, 62, 28, 27,
@@ -33,7 +33,7 @@ KECCAK_RHO = tl.constexpr(
         18, 2, 61, 56, 14,
     )
 )  # fmt: skip
-# Section 3.2.3: where pi takes the lane at x + 5 * y from.
+# Section 3.2.3: the lane that pi moves to x + 5 * y.
 KECCAK_PI = tl.constexpr(
     (
         0, 6, 12, 18, 24,
@@ -48,7 +48,8 @@ KECCAK_ROUNDS = tl.constexpr(24)
 
 @triton.jit
 def keccak_round(a, rc):
-    """One round of Keccak-p[1600] (FIPS 202, section 3.3) on 25 uint64 tiles, A[x, y] at x + 5 * y."""
+    """One round of Keccak-p[1600] (FIPS 202, section 3.3) on 25 uint64 tiles; A[x, y] is at x + 5 * y. rc:
+    the round constant."""
     c = ()
     for x in tl.static_range(5):
         c = c + (a[x] ^ a[x + 5] ^ a[x + 10] ^ a[x + 15] ^ a[x + 20],)
@@ -71,7 +72,8 @@ def keccak_p(state, first_round, rc_ptr):
     """The permutation Keccak-p[1600] without its first ``first_round`` rounds: 0 gives Keccak-f[1600] (FIPS
     202, section 3.4), 12 the permutation of TurboSHAKE (RFC 9861, section 2.2).
 
-    state: 25 uint64 tiles, A[x, y] at x + 5 * y. rc_ptr: the words of ``KECCAK_RC`` in memory.
+    state: 25 uint64 tiles; A[x, y] is at x + 5 * y. rc_ptr: the words of ``KECCAK_RC`` in memory. Returns the
+    next state.
     """
     for i in range(first_round, KECCAK_ROUNDS):
         state = keccak_round(state, tl.load(rc_ptr + i))
@@ -80,9 +82,9 @@ def keccak_p(state, first_round, rc_ptr):
 
 @triton.jit
 def keccak_block(state, words, absorbed, last, flags, constants_ptr):
-    """The block function of the batch driver: the sponge takes a block in (FIPS 202, algorithm 8).
+    """The block function for ``hash_messages``: the sponge absorbs a block (FIPS 202, algorithm 8).
 
-    words: 21 uint64 tiles, zeros beyond the rate. flags: the rounds to leave out.
+    words: 21 uint64 tiles, zeros beyond the rate. flags: the number of first rounds that are left out.
     """
     mixed = ()
     for i in tl.static_range(25):
@@ -102,10 +104,11 @@ def keccak_squeeze(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """The output of ``count`` sponges, one a lane (FIPS 202, algorithm 8, steps 7 to 10).
+    """The output of ``count`` sponges, one sponge per lane (FIPS 202, algorithm 8, steps 7 to 10).
 
-    ``state_ptr`` holds uint64 ``[count, 25]``, the states after the last block. ``blocks`` blocks of
-    ``rate`` words each are stored at ``out_ptr``, uint64 ``[count, blocks * rate]``.
+    ``state_ptr`` is uint64 ``[count, 25]``, the states after the last block of the messages. ``out_ptr``
+    receives uint64 ``[count, blocks, rate]``: ``blocks`` blocks of ``rate`` words. ``first_round`` is as for
+    ``keccak_p``.
     """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .bits import rotl32, wrap_add
 
-# Section 3.4: the integer part of 2**32 * abs(sin(i)), i in radians from 1 on.
+# Section 3.4: the integer part of 2**32 * abs(sin(i)), where i is in radians and starts at 1.
 MD5_T = tl.constexpr(
     (
         0xD76AA478, 0xE8C7B756, 0x242070DB, 0xC1BDCEEE, 0xF57C0FAF, 0x4787C62A, 0xA8304613, 0xFD469501,
@@ -18,9 +18,9 @@ MD5_T = tl.constexpr(
         0x6FA87E4F, 0xFE2CE6E0, 0xA3014314, 0x4E0811A1, 0xF7537E82, 0xBD3AF235, 0x2AD7D2BB, 0xEB86D391,
     )
 )  # fmt: skip
-# Section 3.3.
+# Section 3.3: the initial value.
 MD5_IV = tl.constexpr((0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476))
-# Section 3.4: the rotations of each round, and the step between the words that it takes.
+# Section 3.4: the rotations of each round, and the step between the words that it uses, and the first word.
 _S = tl.constexpr((7, 12, 17, 22, 5, 9, 14, 20, 4, 11, 16, 23, 6, 10, 15, 21))
 _STEP = tl.constexpr((1, 5, 3, 7))
 _FIRST = tl.constexpr((0, 1, 5, 0))
@@ -50,5 +50,5 @@ def md5_compress(state, x):
 
 @triton.jit
 def md5_block(state, words, absorbed, last, flags, constants_ptr):
-    """The block function of the batch driver."""
+    """The block function for ``hash_messages``."""
     return md5_compress(state, words)

@@ -1,15 +1,16 @@
-"""What the batch driver puts after a message.
+"""Functions that pad a message for ``hash_messages``.
 
-A padding function has the signature ``pad(word, i, remaining, total, last, padding, WORDS)`` and
-returns the padded word. It sees raw little-endian 32-bit words, so that one function serves every
-byte order and word size:
+A padding function has the signature ``pad(word, i, remaining, total, last, padding, WORDS)`` and returns the
+padded word. It sees raw little-endian words of 32 bits, so that one function serves every byte order and word
+size:
 
-- ``word``: uint32, the bytes of the message, zero beyond its end
-- ``i``: the word's index in its block of ``WORDS`` such words, a constexpr
-- ``remaining``: int32, message bytes from this word's first byte on; zero or negative past the end
-- ``total``: int64, length in bytes of the whole message, bytes absorbed earlier included
+- ``word``: uint32, the bytes of the message, zeros after its end
+- ``i``: the index of the word in its block of ``WORDS`` such words, a constexpr
+- ``remaining``: int32, the number of message bytes from the first byte of this word on; zero or negative
+  after the end
+- ``total``: int64, the length of the whole message in bytes, with bytes that were absorbed earlier
 - ``last``: bool, whether this is the last block of the padded message
-- ``padding``: int64 scalar, whatever the padding function defines
+- ``padding``: int64 scalar, whose meaning the padding function defines
 """
 
 import triton
@@ -20,13 +21,13 @@ from .bits import bswap32, bswap32_apart
 
 @triton.jit
 def pad_zeros(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
-    """No padding but zeros."""
+    """Only zeros."""
     return word
 
 
 @triton.jit
 def _pad_one_bit(word, remaining):
-    """The byte 0x80 behind the message."""
+    """The byte 0x80 after the message."""
     ends_here = (remaining >= 0) & (remaining < 4)
     marker = tl.full((), 0x80, tl.uint32) << (tl.where(ends_here, remaining, 0) * 8).to(tl.uint32)
     return tl.where(ends_here, word | marker, word)
@@ -34,7 +35,7 @@ def _pad_one_bit(word, remaining):
 
 @triton.jit
 def pad_one_bit(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
-    """A one bit and zeros, where the message does not fill its last block (SP 800-38B, section 6.2)."""
+    """A one bit and zeros, if the message does not fill its last block (SP 800-38B, section 6.2)."""
     return _pad_one_bit(word, remaining)
 
 
@@ -66,7 +67,7 @@ def pad_length_le64(word, i, remaining, total, last, padding, WORDS: tl.constexp
 def pad_length_be128(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     """A one bit, zeros, and the length in bits as 128 bits, big-endian (FIPS 180-4, section 5.1.2)."""
     word = pad_length_be64(word, i, remaining, total, last, padding, WORDS)
-    if i == WORDS - 3:  # of a count of bytes in 64 bits, three reach here as bits
+    if i == WORDS - 3:  # the number of bits has three bits beyond its low 64
         word = tl.where(last, bswap32_apart((total.to(tl.uint64) >> 61).to(tl.uint32), total), word)
     return word
 
@@ -75,13 +76,13 @@ def pad_length_be128(word, i, remaining, total, last, padding, WORDS: tl.constex
 def pad_sponge(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
     """A suffix and pad10*1 (FIPS 202, section 5.1 and appendix B.2).
 
-    The low 48 bits of ``padding`` are the one to six bytes right behind the message, little-endian, the last
-    of which holds the domain's bits and the first 1; their number is the minimum padding. The bits above
-    are the rate in bytes, at whose end is the final 1.
+    The low 48 bits of ``padding`` are the one to six bytes that directly follow the message, little-endian.
+    The last of them holds the suffix bits of the domain and the first 1 of pad10*1. Their number is the
+    minimum padding. The bits above these 48 are the rate in bytes; the last bit of the rate is the final 1.
     """
     rate = padding >> 48
     suffix = (padding & 0xFFFFFFFFFFFF).to(tl.uint64)
-    within = rate > 4 * i  # a whole block of less than WORDS has its end among them
+    within = rate > 4 * i  # a block that is shorter than WORDS ends among them
     starts = within & (remaining >= 0) & (remaining < 4)
     goes_on = within & (remaining < 0) & (remaining > -6)
     up = (tl.where(starts, remaining, 0) * 8).to(tl.uint64)
@@ -93,9 +94,9 @@ def pad_sponge(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
 
 @triton.jit
 def pad_length_ghash(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
-    """Zeros up to the end of a block, and a block of two lengths in bits, each as 64 bits, big-endian (SP
-    800-38D, sections 7.1 and 6.4). The message's is the first of them, or with ``padding`` of 1 the second;
-    the other is zero."""
+    """Zeros up to the end of a block, and a block with two lengths in bits, each as 64 bits, big-endian (SP
+    800-38D, sections 7.1 and 6.4). The length of the message is the first of them if ``padding`` is 0, and
+    the second if it is 1. The other length is zero."""
     bits = total.to(tl.uint64) << 3
     here = last & (padding == i // 2)
     if i % 2 == 0:

@@ -1,4 +1,4 @@
-"""PBKDF2's chain of HMACs (RFC 8018, section 5.2), one derived block a lane."""
+"""The chain of HMACs in PBKDF2 (RFC 8018, section 5.2)."""
 
 import triton
 import triton.language as tl
@@ -11,7 +11,8 @@ from .padding import pad_zeros
 
 @triton.jit
 def _other_order(words, size, WORDS: tl.constexpr, WORD_BITS: tl.constexpr, BIG_ENDIAN: tl.constexpr):
-    """From the algorithm's byte order to the native one, or back. size: as for ``bswap32_apart``."""
+    """Words in native order from the algorithm's byte order, or the reverse. size: as for
+    ``bswap32_apart``."""
     out = ()
     for i in tl.static_range(WORDS):
         if not BIG_ENDIAN:
@@ -46,19 +47,20 @@ def hmac_chain(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """The exclusive or of U_1 and ``rounds`` more, each HMAC of the one before, for ``count`` lanes.
+    """The exclusive or of U_1 and ``rounds`` more values, each the HMAC of the one before. There are
+    ``count`` chains, one per lane.
 
-    ``states_ptr`` is words of WORD_BITS, ``[2, count, STATE_WORDS]``: the states after the keys' inner and
-    outer blocks, of ``prefix`` bytes. ``first_ptr`` has U_1 as words ``[count, DIGEST_WORDS]`` in the
-    algorithm's byte order, of which ``size`` bytes count, and ``out_ptr`` gets the result likewise. BLOCK,
-    PAD, ``padding``, ``flags`` and ``constants_ptr`` are the batch driver's. A digest and its padding fit one
-    block.
+    All words have WORD_BITS bits. ``states_ptr`` is ``[2, count, STATE_WORDS]``: the states after the inner
+    and after the outer block of the keys, which have ``prefix`` bytes. ``first_ptr`` is U_1,
+    ``[count, DIGEST_WORDS]`` in the algorithm's byte order; the digest is its first ``size`` bytes.
+    ``out_ptr`` receives the result in the same form. BLOCK, PAD, ``padding``, ``flags`` and ``constants_ptr``
+    are those of ``hash_messages``. A digest and its padding must fit into one block.
     """
     RAW_WORDS: tl.constexpr = BLOCK_BYTES // 4
     WORDS: tl.constexpr = BLOCK_BYTES * 8 // WORD_BITS
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count
-    # What padding makes of a digest is the same for all: bits to keep, and bits to set.
+    # Padding does the same to every digest: it keeps some bits and sets others.
     zero = tl.full((), 0, tl.uint32)
     zeros = ()
     ones = ()
@@ -80,7 +82,7 @@ def hmac_chain(
     absorbed = lane * 0 + (prefix + size)
     for n in range(2 * rounds):
         outer = n % 2
-        # From memory again, since registers are few.
+        # The states are loaded again in each round, to save registers.
         state = load_words(states_ptr + (outer * count + lane) * STATE_WORDS, valid, STATE_WORDS, VECTOR)
         words = ()
         for i in tl.static_range(WORDS):

@@ -1,23 +1,22 @@
-"""Poly1305 (RFC 8439, section 2.5) over batches of messages of any length: with limbs, and on matrix units.
+"""Poly1305 (RFC 8439, section 2.5) over batches of messages of any length.
 
-A message of n blocks c[1] .. c[n], each of at most 16 bytes and a one behind them, has the value c[1] * r**n
-+ c[2] * r**(n-1) + ... + c[n] * r modulo p = 2**130 - 5. The value is a sum, so its parts are worked out
-apart: where a part's blocks end m blocks before the message's end, its own value times r**m adds to the
-message's. Parts end at whole multiples of their size before a message's end, so that only the first of them
-may be short, and the powers of r that are needed are products of r**(2**k).
+A message has n blocks c[1] .. c[n] of at most 16 bytes, and a one is appended to each of them. Its value is
 
-- ``poly1305_messages``: a lane a message, block by block.
-- ``poly1305_parts``: a program a part. Each lane takes every LANES-th block or half of one, so that
-  neighbours read neighbouring bytes. Words of 32 bits are multiplied, as they are, by 2**(32 * w) * r**m mod
-  p.
-- ``poly1305_rows``: a row of a matrix a part. Bytes of the message, less 128 so that they are int8, times the
-  digits of 2**(8 * b) * r**m in balanced base 256 are sums of products that int32 holds exactly. What the 128
-  and the ones behind the blocks add is the same for all rows of as many blocks, and is added later.
-- ``poly1305_sum`` multiplies each part's value by its power of r and adds it to its message's; sums of limbs
-  in 64 bits need no order. ``poly1305_finish`` reduces them and adds s.
+    c[1] * r**n + c[2] * r**(n-1) + ... + c[n] * r   modulo   p = 2**130 - 5
 
-Numbers modulo p are five limbs of 26 bits, a little more where carries are left, in tiles of uint64. No step
-depends on the value of a key, a message or a sum but by selection.
+This is a sum, so parts of a message can be computed independently: a part that ends m blocks before the end
+of the message adds its own value times r**m. Parts end at multiples of their size before the end of a
+message. So only the first part may be short, and the powers of r that are needed are products of r**(2**k).
+
+There are three ways to the value of a message:
+
+- ``poly1305_messages`` computes a message per lane, block by block.
+- ``poly1305_parts`` (``poly1305_parts.py``) computes a part per program, with products of words.
+- ``poly1305_rows`` (``poly1305_matrix.py``) computes a part per row of an int8 matrix product.
+
+After the second and the third, ``poly1305_sum`` multiplies the value of each part by its power of r and adds
+it to the value of its message. Limbs are summed in 64 bits, in any order. ``poly1305_finish`` reduces the
+values and adds s. The arithmetic modulo p is in ``poly1305_limbs.py``.
 """
 
 import triton.language as tl
@@ -59,13 +58,14 @@ def poly1305_powers(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """What is made of ``count`` keys, a row of numbers of five limbs for each at ``power_ptr``, uint32
-    ``[count, bits + items * (words + 1), 5]``: first r**(2**k) for k below ``bits``.
+    """The powers of r of ``count`` keys that the other kernels need, one key per lane.
 
-    Behind them are the factors of ``poly1305_parts``: where R is r**(2**row_bits), for R**(items - 1), ...,
-    R, 1 each that number times 2**(32 * w) for w below ``words``, and times 2**128.
+    ``power_ptr`` receives uint32 ``[count, bits + items * (words + 1), 5]``, numbers of five limbs. The first
+    are r**(2**k) for k below ``bits``. After them are the factors of ``poly1305_parts``. Let R be
+    r**(2**row_bits). For each of R**(items - 1), ..., R, 1 these are that number times 2**(32 * w) for w
+    below ``words``, and that number times 2**128.
 
-    ``key_ptr`` is uint32 words; a key's r is the first four of ``stride``, not yet clamped.
+    ``key_ptr`` is uint32 ``[count, stride]``. The first four words of a key are r, which is not yet clamped.
     """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count
@@ -109,12 +109,10 @@ def poly1305_messages(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """The values of ``count`` messages, one a lane: uint64 ``[5, results]`` at ``out_ptr``.
+    """The values of ``count`` messages, one message per lane. ``out_ptr`` receives uint64 ``[5, results]``.
 
-    With TABLE, ``table_ptr`` is int64 ``[3, count]``: each message's address, its length in bytes, and the
-    row of its result, sorted by descending length. Otherwise message i starts at ``address + i * stride``
-    and is ``length`` bytes long, or as many as are left of ``total``. Message i has the key of ``key_stride
-    * i`` words behind ``key_ptr``.
+    The arguments that describe the messages are those of ``hash_messages`` (``batch.py``). The key of result
+    row i starts ``i * key_stride`` words from ``key_ptr``, so that 0 gives all messages the same key.
     """
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
@@ -163,10 +161,14 @@ def poly1305_sum(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """Add every part's value, a part a lane, to its message's: uint64 ``[5, results]`` at ``out_ptr``, which
-    starts as zeros. Of ``values_ptr`` and ``offsets_ptr``, with MATRIX they are what ``poly1305_rows`` and
-    ``poly1305_offsets`` store, without the first is what ``poly1305_parts`` stores. The number of parts of no
-    message has more than ``most_bits`` bits; the other arguments are those of ``poly1305_parts``."""
+    """Add the value of every part to that of its message, one part per lane. ``out_ptr`` is uint64
+    ``[5, results]``, zeros at first.
+
+    With MATRIX, ``values_ptr`` is what ``poly1305_rows`` stores, and ``offsets_ptr`` what
+    ``poly1305_offsets`` stores. Otherwise ``values_ptr`` is what ``poly1305_parts`` stores, and
+    ``offsets_ptr`` is not used. No message has more than ``1 << most_bits`` parts. The other arguments are
+    those of ``poly1305_parts``.
+    """
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
     lane = first + tl.arange(0, BLOCK_MSGS)
     number = tl.minimum(lane, parts - 1)
@@ -236,12 +238,13 @@ def poly1305_finish(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """From the values of ``count`` messages, uint64 ``[5, count]``, their tags, uint32 ``[count, 4]``, one a
-    lane.
+    """The tags of ``count`` messages from their values, one message per lane.
 
-    Added to each are ``start_ptr``, uint64 ``[5]``, times r**blocks, of which the number has no more than
-    ``bits`` bits, and s, four words at ``pad_ptr``, ``pad_stride`` words from one message's to the next's.
-    Without FINAL there is no s, and values are stored, uint64 ``[5, count]``, with carries made.
+    ``values_ptr`` is uint64 ``[5, count]``. To each value is added the value of an earlier part of the
+    message, ``start_ptr``, uint64 ``[5]``, times r**blocks, where ``blocks`` has at most ``bits`` bits. With
+    FINAL, s is added as well: four words that start ``i * pad_stride`` words from ``pad_ptr`` for message i;
+    and ``out_ptr`` receives the tags, uint32 ``[count, 4]``. Without FINAL, it receives the values, uint64
+    ``[5, count]``, with carries propagated.
     """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     valid = lane < count

@@ -21,7 +21,7 @@ LARGE = tl.constexpr(((0x3FFFFFB) << 27, 0x3FFFFFF << 27, 0x3FFFFFF << 27, 0x3FF
 
 @triton.jit
 def limbs(low, high):
-    """The limbs of numbers of 128 bits, from their uint64 halves."""
+    """The limbs of numbers of 128 bits, which are given as uint64 halves."""
     return (
         low & LIMB_MASK,
         (low >> 26) & LIMB_MASK,
@@ -33,7 +33,7 @@ def limbs(low, high):
 
 @triton.jit
 def clamped(words):
-    """r's limbs from the first four words of a key (section 2.5.1)."""
+    """The limbs of r, which is clamped (section 2.5.1), from the first four words of a key."""
     out = ()
     for i in tl.static_range(4):
         out = out + ((words[i] & _CLAMP[i]).to(tl.uint64),)
@@ -42,9 +42,9 @@ def clamped(words):
 
 @triton.jit
 def times(x, y):
-    """x * y without carries: sums of 32 x 32 -> 64-bit products. Limbs of x are below 2**29, y's below
-    2**27."""
-    # The masks tell compilers what they cannot see: that these are factors of 32 bits.
+    """x * y, with carries not yet propagated: sums of 64-bit products of 32-bit factors. Limbs of x must be
+    below 2**29, and those of y below 2**27."""
+    # The masks tell compilers that these factors have 32 bits, which they cannot see otherwise.
     s1 = y[1] * 5 & WORD_MASK
     s2 = y[2] * 5 & WORD_MASK
     s3 = y[3] * 5 & WORD_MASK
@@ -76,10 +76,10 @@ def plus(x, y):
 
 @triton.jit
 def carried(d):
-    """Limbs below 2**26, the second below 2**26 + 2**14, of the same value modulo p; d's are below
-    2**63.5."""
+    """The same value modulo p with carries propagated: limbs are below 2**26, and the second is below
+    2**26 + 2**14. Limbs of d must be below 2**63.5."""
     d0, d1, d2, d3, d4 = d
-    # Two chains of carries, each half as long.
+    # Two chains of carries run side by side, each of half the length.
     d1 += d0 >> 26
     d4 += d3 >> 26
     d0 &= LIMB_MASK
@@ -108,7 +108,7 @@ def multiply(x, y):
 
 @triton.jit
 def reduced(h):
-    """The limbs of h modulo p, from 0 to p - 1; h's are below 2**62."""
+    """The limbs of h modulo p, a number from 0 to p - 1. Limbs of h must be below 2**62."""
     h = carried(h)
     h0, h1, h2, h3, h4 = h
     for _ in tl.static_range(2):
@@ -122,7 +122,7 @@ def reduced(h):
         h4 &= LIMB_MASK
         h1 += h0 >> 26
         h0 &= LIMB_MASK
-    # h - p is h + 5 without its bit of 2**130, which tells whether there was a p.
+    # h - p is h + 5 without its bit 130, and that bit tells whether h is at least p.
     g0 = h0 + 5
     g1 = h1 + (g0 >> 26)
     g2 = h2 + (g1 >> 26)
@@ -137,7 +137,7 @@ def reduced(h):
 
 @triton.jit
 def halves(h):
-    """The low 128 bits of reduced limbs as uint64 halves."""
+    """The low 128 bits of a reduced number as uint64 halves."""
     low = h[0] | (h[1] << 26) | (h[2] << 52)
     high = (h[2] >> 12) | (h[3] << 14) | (h[4] << 40)
     return low, high
@@ -145,7 +145,7 @@ def halves(h):
 
 @triton.jit
 def load_limbs(pointer, step, mask):
-    """Five limbs of 32 bits, ``step`` words from each to the next."""
+    """Five limbs, stored as uint32 words that are ``step`` words apart."""
     out = ()
     for i in tl.static_range(5):
         out = out + (tl.load(pointer + i * step, mask=mask, other=0).to(tl.uint64),)
@@ -154,7 +154,7 @@ def load_limbs(pointer, step, mask):
 
 @triton.jit
 def load_power(power_ptr, k):
-    """r**(2**k) of one key, a scalar a limb."""
+    """r**(2**k) of one key, with scalars as limbs."""
     out = ()
     for i in tl.static_range(5):
         out = out + (tl.load(power_ptr + (5 * k + i)).to(tl.uint64),)
@@ -174,7 +174,7 @@ def add(x, y):
 
 @triton.jit
 def pad_one(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
-    """The one behind a block that is not whole."""
+    """A padding function (``padding.py``): the one that is appended to a block that is not whole."""
     here = (remaining >= 0) & (remaining < 4) & last
     one = tl.full((), 1, tl.uint32) << (tl.where(here, remaining, 0) * 8).to(tl.uint32)
     return tl.where(here, word | one, word)

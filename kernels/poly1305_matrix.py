@@ -1,4 +1,10 @@
-"""Poly1305 on matrix units: the values of parts as rows of an int8 matrix product."""
+"""Poly1305 (RFC 8439, section 2.5) on matrix units: the parts of messages are the rows of an int8 matrix
+product.
+
+The bytes of the message, less 128 so that they are int8, are multiplied by the digits of 2**(8 * b) * r**m in
+balanced base 256. int32 holds the sums of these products exactly. The 128 and the ones that are appended to
+blocks add the same to all rows of as many blocks; this is added later.
+"""
 
 import triton
 import triton.language as tl
@@ -20,20 +26,26 @@ from .poly1305_limbs import (
     times,
 )
 
-# A row's products have one sum for each digit of a number modulo p, in a tile of so many columns.
+# The sums of a row, one for each digit of a number modulo p, and the columns of the tile that holds them.
 DIGITS = tl.constexpr(17)
 COLUMNS = tl.constexpr(32)
-# 128 * (1 + 2**8 + ... + 2**120) + 2**128: the value of a whole block less that of its bytes less 128.
+# 128 * (1 + 2**8 + ... + 2**120) + 2**128: the value of a whole block is this plus that of its bytes less
+# 128.
 _BLOCK_OFFSET = tl.constexpr((0x0808080, 0x0202020, 0x0080808, 0x2020202, 0x1808080))
 
 
+# Scalars are loaded from power_ptr, which gains nothing from its alignment.
 @triton.jit(do_not_specialize=["power_ptr"])
 def poly1305_matrix(
     power_ptr, digits_ptr, ROW_BITS: tl.constexpr, VECTOR: tl.constexpr, BLOCK_MSGS: tl.constexpr
 ):
-    """What bytes of a row of ``1 << ROW_BITS`` are multiplied by: int8 ``[COLUMNS, row]`` at ``digits_ptr``,
-    of which DIGITS are written. Byte b of the block that is the m-th from the row's end has the digits of
-    2**(8 * b) * r**m, of weights 1, 256, ..., all but the highest from -128 to 127."""
+    """The matrix by which rows of ``1 << ROW_BITS`` bytes are multiplied, one byte of the row per lane.
+
+    ``digits_ptr`` is int8 ``[COLUMNS, 1 << ROW_BITS]`` and receives its first DIGITS rows. For byte b of the
+    block that is the m-th from the end of the row, these are the digits of 2**(8 * b) * r**m in base 256, the
+    lowest first. All digits but the highest are from -128 to 127. ``power_ptr`` is what ``poly1305_powers``
+    stores for one key.
+    """
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
     row = tl.full((), 1, tl.int64) << ROW_BITS
     valid = lane < row
@@ -47,7 +59,7 @@ def poly1305_matrix(
         h = select_limbs((m >> k) & 1 != 0, multiply(h, load_power(power_ptr, k)), h)
     h = reduced(h)
     low, high = halves(h)
-    # With 128 added, a digit is a byte, which is its digit again less 128; and nothing is carried by hand.
+    # After 128 is added to every digit by one addition with its carries, the bytes are the digits plus 128.
     bias = tl.full((), 0x8080808080808080, tl.uint64)
     low += bias
     carry = (low < bias).to(tl.uint64)
@@ -67,9 +79,12 @@ def poly1305_matrix(
 def poly1305_offsets(
     power_ptr, offsets_ptr, ROW_BITS: tl.constexpr, VECTOR: tl.constexpr, BLOCK_MSGS: tl.constexpr
 ):
-    """What a row's value has beyond its products: uint32 ``[5, row / 16 + 2]`` at ``offsets_ptr``. At m for
-    a row that has the last m blocks, all whole; and at the end, what is to be added if the last is not
-    whole."""
+    """The numbers that are added to the sums of a row's products: uint32 ``[5, (1 << ROW_BITS) / 16 + 2]`` at
+    ``offsets_ptr``, one number per lane.
+
+    Number m is for a row in which the last m blocks belong to the message and are whole. The last number is
+    added as well if the last block is not whole. ``power_ptr`` is as for ``poly1305_matrix``.
+    """
     BLOCKS: tl.constexpr = 1 << (ROW_BITS - 4)
     ENTRIES: tl.constexpr = BLOCKS + 2
     lane = tl.program_id(0).to(tl.int64) * BLOCK_MSGS + tl.arange(0, BLOCK_MSGS)
@@ -77,7 +92,7 @@ def poly1305_offsets(
     zero = tl.full((BLOCK_MSGS,), 0, tl.uint64)
     sums = (zero, zero, zero, zero, zero)
     power = (zero + 1, zero, zero, zero, zero)
-    # r + r**2 + ... + r**m and r**m, for m of one bit of the lane's number after the other.
+    # r + r**2 + ... + r**m and r**m, where m is the first bits of the lane's number, one more in each step.
     for k in range(ROW_BITS - 3):
         sums = carried(plus(times(sums, power), sums))
         power = multiply(power, power)
@@ -98,8 +113,9 @@ def poly1305_offsets(
 
 @triton.jit
 def _row_bytes(base, low, high, k, CUT: tl.constexpr, BLOCK_K: tl.constexpr, ALIGN: tl.constexpr):
-    """Bytes k to k + BLOCK_K of rows that start at the addresses ``base``: uint8 ``[rows, BLOCK_K]``. With
-    CUT those from ``low`` to before ``high`` alone are read, and the others are anything."""
+    """Bytes k to k + BLOCK_K - 1 of the rows that start at the addresses ``base``: uint8 ``[rows, BLOCK_K]``.
+    With CUT, only bytes ``low`` to ``high - 1`` of a row are read, and the values of the others are
+    undefined."""
     if ALIGN >= 4:
         WIDTH: tl.constexpr = 16 if ALIGN >= 16 else 4
         at = (k + tl.arange(0, BLOCK_K))[None, :]
@@ -109,7 +125,7 @@ def _row_bytes(base, low, high, k, CUT: tl.constexpr, BLOCK_K: tl.constexpr, ALI
         else:
             out = tl.load(pointer)
     else:
-        # Words around the bytes: each of these by itself would be an address and a load of its own.
+        # The aligned words that contain the bytes are loaded; bytes would need an address and a load each.
         skew = (base & 3).to(tl.int32)[:, None]
         pointer = (base - (base & 3)).to(tl.pointer_type(tl.uint32))[:, None]
         word = (k // 4 + tl.arange(0, BLOCK_K // 4))[None, :]
@@ -149,11 +165,14 @@ def poly1305_rows(
     BLOCK_K: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """The sums of products of every part of ``count`` messages, a part of ``1 << ROW_BITS`` bytes a row of
-    the matrix product: int32 ``[parts, COLUMNS]`` at ``sums_ptr``. ``digits_ptr`` is what
-    ``poly1305_matrix`` stores; the other arguments are those of ``poly1305_parts``."""
+    """The sums of products of every part of ``count`` messages. A part has ``1 << ROW_BITS`` bytes and is a
+    row of the matrix product.
+
+    ``digits_ptr`` is what ``poly1305_matrix`` stores, and ``sums_ptr`` receives the first DIGITS columns of
+    int32 ``[parts, COLUMNS]``. The other arguments are those of ``poly1305_parts``.
+    """
     ROW: tl.constexpr = 1 << ROW_BITS
-    # Words around bytes take more registers.
+    # Loading the words that contain the bytes takes more registers.
     STEP_K: tl.constexpr = BLOCK_K if ALIGN >= 4 else BLOCK_K // 2
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
     lane = first + tl.arange(0, BLOCK_MSGS)
@@ -162,12 +181,12 @@ def poly1305_rows(
     begin, size = locate_message(table_ptr, message, address, count, stride, length, total, TABLE)
     blocks = (size + 15) // 16
     own = tl.maximum((blocks * 16 + (ROW - 1)) >> ROW_BITS, 1)
-    # A part's first byte in its message; before it, if it is negative.
+    # The number of the part's first byte in its message. It is negative if the part starts before it.
     start = blocks * 16 - (own - index) * ROW
     valid = (lane < parts) & (index < own)
     size = tl.where(valid, size, 0)
     start = tl.where(valid, start, -ROW)
-    # Bytes of the row that are the message's: from ``low`` to before ``high``.
+    # Bytes ``low`` to ``high - 1`` of the row belong to the message.
     low = tl.maximum(-start, 0).to(tl.int32)
     high = tl.minimum(tl.maximum(size - start, 0), ROW).to(tl.int32)
     cut = (low > 0) | (high < ROW)
@@ -186,7 +205,7 @@ def poly1305_rows(
             at = (k + ks)[None, :]
             a = _row_bytes(base, low, high, k, True, STEP_K, ALIGN)
             a = tl.where(at < high[:, None], a, tl.where(at == high[:, None], 1, 0).to(tl.uint8))
-            # Before the message there is nothing, not even a byte of 0, which would be -128.
+            # Before the message, values must be 0. A byte of 0 would be -128, so the byte is 128.
             a = tl.where(at < low[:, None], tl.full((), 0x80, tl.uint8), a)
             b = tl.load(digits + k)
             sums = tl.dot((a ^ 0x80).to(tl.int8, bitcast=True), b, sums, out_dtype=tl.int32)

@@ -1,4 +1,9 @@
-"""Poly1305 with words: the value of every part of a message, a program a part."""
+"""Poly1305 (RFC 8439, section 2.5) with products of words: the value of every part of a message.
+
+A program computes a part. Each of its lanes takes every LANES-th item, which is a block or half of one, so
+that neighbouring lanes read neighbouring bytes. An item's words of 32 bits are multiplied, as they are, by
+2**(32 * w) * r**m mod p.
+"""
 
 import triton
 import triton.language as tl
@@ -22,15 +27,16 @@ from .poly1305_limbs import (
 
 @triton.jit
 def _whole_item(base, n, place, WORDS: tl.constexpr, ALIGN: tl.constexpr, VECTOR: tl.constexpr):
-    """WORDS words of 32 bits of each lane, uint64, which lie ``n + place`` times as many behind ``base``."""
-    # Scalars but for a lane's place, so that the loads are seen to be of neighbours.
+    """The item of each lane: WORDS words of 32 bits, as uint64 tiles, from ``n + place`` items after the
+    address ``base``."""
+    # Addresses are scalars plus the lane's place, so that the compiler sees that lanes load neighbours.
     if WORDS == 2:
         skew = base & 7 if ALIGN < 8 else base ^ base
         pointer = (base - skew).to(tl.pointer_type(tl.uint64)) + n + place
         pair = tl.load(pointer)
         if ALIGN < 8:
             shift = (skew * 8).to(tl.uint64)
-            # Of pairs that are not read in place, the second half's last bytes are in the next.
+            # If the item is not aligned, its last bytes are in the next pair.
             after = tl.load(pointer + 1, mask=place * 0 + skew > 0, other=0)
             pair = (pair >> shift) | ((after << 1) << (63 - shift))
         out = (pair & WORD_MASK, pair >> 32)
@@ -55,9 +61,11 @@ def _whole_item(base, n, place, WORDS: tl.constexpr, ALIGN: tl.constexpr, VECTOR
 
 @triton.jit
 def _edge_item(base, n, place, start, size, WORDS: tl.constexpr, ALIGN: tl.constexpr, VECTOR: tl.constexpr):
-    """As ``_whole_item`` where ``base`` is at byte ``start`` of a message of ``size`` bytes, negative before
-    it: 0 outside the message, with the one behind a short block. One word more is 1 where a whole block
-    starts.
+    """``_whole_item`` for items of which some bytes may lie outside the message.
+
+    ``base`` is the address of byte ``start`` of a message of ``size`` bytes; ``start`` is negative if it lies
+    before the message. Bytes outside the message are zeros, and a one is appended to a short block. One more
+    word is 1 if a whole block starts with the item, else 0.
     """
     at = start + (n + place) * (4 * WORDS)
     left = tl.minimum(tl.maximum(size - at, -1), 4 * WORDS).to(tl.int32)
@@ -71,7 +79,7 @@ def _edge_item(base, n, place, start, size, WORDS: tl.constexpr, ALIGN: tl.const
         ALIGN,
         VECTOR,
     )
-    # A message may end where a block's second half starts.
+    # A message may end exactly where the second half of a block starts.
     ends = (left >= 0) & (left < 4 * WORDS) & (size % 16 != 0)
     words = end_block(words, left, left, ends, 0, pad_one, WORDS)
     out = ()
@@ -83,7 +91,7 @@ def _edge_item(base, n, place, start, size, WORDS: tl.constexpr, ALIGN: tl.const
 
 @triton.jit
 def _plus_words(d, words, factors, first: tl.constexpr, WORDS: tl.constexpr):
-    """d + the sum of ``words`` times as many of ``factors``, from number ``first`` on."""
+    """d plus the sum of the products of WORDS words and as many factors, from factor number ``first`` on."""
     for w in tl.static_range(WORDS):
         f = factors[5 * (first + w) : 5 * (first + w) + 5]
         x = words[w]
@@ -103,8 +111,8 @@ def _whole_step(
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """d + the products of each lane's ITEMS items, ``n`` items behind ``base``, but for the ones behind
-    blocks."""
+    """d plus the products of each lane's ITEMS items, ``n`` items after ``base``, without the ones that are
+    appended to blocks."""
     for i in tl.static_range(ITEMS):
         item = _whole_item(base, n + i * place.shape[0], place, WORDS, ALIGN, VECTOR)
         d = _plus_words(d, item, factors, i * (WORDS + 1), WORDS)
@@ -125,7 +133,7 @@ def _edge_step(
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """d + all products of each lane's items, where some may not be whole."""
+    """d plus all products of each lane's items, some of which may not be whole."""
     for i in tl.static_range(ITEMS):
         item = _edge_item(base, n + i * place.shape[0], place, start, size, WORDS, ALIGN, VECTOR)
         d = _plus_words(d, item, factors, i * (WORDS + 1), WORDS + 1)
@@ -155,27 +163,28 @@ def poly1305_parts(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """The value of every part of ``count`` messages, a part a program: uint32 ``[5, parts]`` at
-    ``values_ptr``.
+    """The value of every part of ``count`` messages, one part per program. ``values_ptr`` receives uint32
+    ``[5, parts]``.
 
-    Parts are of ``1 << part_bits`` blocks, at least those of a step, and the last one ends with its message;
-    a message without blocks has one part.
+    A part has ``1 << part_bits`` blocks, at least as many as a step. The last part ends with its message, and
+    the first may be shorter. A message without blocks has one part.
 
-    With TABLE, ``table_ptr`` is int64 ``[4, count]``: each message's address, length in bytes, first part
-    and the row of its result. Otherwise message i starts at ``address + i * stride``, is ``length`` bytes
-    long, or as many as are left of ``total``, and has ``per_row`` parts; a shorter one has fewer.
-    ``power_ptr`` is what ``poly1305_powers`` stores with ``bits`` powers, one key's ``power_stride`` words
-    from the next one's, or 0.
+    With TABLE, ``table_ptr`` is int64 ``[4, count]``: the address, the length in bytes, the number of the
+    first part and the result row of each message. Without TABLE, message i starts at ``address + i * stride``
+    and has ``per_row`` parts; a shorter one has fewer. It has ``length`` bytes, or the rest of ``total``
+    bytes if that is less. ``power_ptr`` is what ``poly1305_powers`` stores with ``bits`` powers. The numbers
+    of the key of result row i start ``i * power_stride`` words from there, so that 0 gives all messages the
+    same key.
     """
     LANES: tl.constexpr = 1 << LANE_BITS
     ITEMS: tl.constexpr = 1 << ITEM_BITS
-    # Blocks of an item of all lanes, and of a step.
+    # The number of blocks in one item of every lane, and in a step.
     ROW_BITS: tl.constexpr = LANE_BITS - (1 if WORDS == 2 else 0)
     STEP: tl.constexpr = ITEMS << ROW_BITS
     tl.static_assert(BLOCK_MSGS == LANES)
-    # Sums of products of 32 and a little more than 26 bits are to be of 64.
+    # Sums of products of 32 bits and a little more than 26 bits must fit into 64 bits.
     tl.static_assert(ITEMS * WORDS <= 32)
-    # Half blocks are read word by word: a vector would read beyond a message.
+    # Half blocks are read word by word, because a vector would read beyond a message.
     tl.static_assert(WORDS == 4 or VECTOR <= 2)
     number = tl.program_id(0).to(tl.int64)
     message, index = message_of_piece(table_ptr, number, count, per_row, 2, TABLE)
@@ -184,7 +193,7 @@ def poly1305_parts(
     part = tl.full((), 1, tl.int64) << part_bits
     blocks = (size + (BLOCK_BYTES - 1)) // BLOCK_BYTES
     own = tl.maximum((blocks + part - 1) >> part_bits, 1)
-    # The part's first block in its message; before it, if it is negative.
+    # The number of the part's first block in its message. It is negative if the part starts before it.
     start = blocks - (own - index) * part
     base = begin + start * BLOCK_BYTES
     place = tl.arange(0, LANES)
@@ -195,7 +204,7 @@ def poly1305_parts(
         factors = ()
         for i in tl.static_range(ITEMS * (WORDS + 1)):
             factors = factors + load_power(powers, bits + i)
-        # All items' ones together, which one of the lanes that share a block adds.
+        # The sum of the ones of all items. Of the lanes that share a block, one adds it.
         ones = factors[5 * WORDS : 5 * WORDS + 5]
         for i in tl.static_range(ITEMS - 1):
             ones = plus(ones, factors[5 * (WORDS + 1) * (i + 2) - 5 : 5 * (WORDS + 1) * (i + 2)])
@@ -215,9 +224,9 @@ def poly1305_parts(
                 d = _whole_step(plus(d, ones), factors, base, n, place, ITEMS, WORDS, ALIGN, VECTOR)
             h = carried(d)
         if WORDS == 2:
-            # Second halves are 2**64 times what they were taken for.
+            # Second halves have 2**64 times the value that they were given so far.
             h = select_limbs(first_half, h, multiply(h, (zero, zero, zero + (1 << 12), zero, zero)))
-        # A lane's last block is this many before the part's last.
+        # The number of blocks from the last block of the lane to that of the part.
         behind = (1 << ROW_BITS) - 1 - place // (4 // WORDS)
         h = multiply(h, load_power(powers, 0))
         for i in tl.static_range(ROW_BITS):

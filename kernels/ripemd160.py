@@ -7,10 +7,10 @@ import triton.language as tl
 from .bits import rotl32, wrap_add
 
 RIPEMD160_IV = tl.constexpr((0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0))
-# Added constants of the five rounds, left and right line.
+# The constants that the five rounds add, in the left and in the right line.
 _K = tl.constexpr((0x00000000, 0x5A827999, 0x6ED9EBA1, 0x8F1BBCDC, 0xA953FD4E))
 _K_RIGHT = tl.constexpr((0x50A28BE6, 0x5C4DD124, 0x6D703EF3, 0x7A6D76E9, 0x00000000))
-# The word that each step takes, and its rotation.
+# The message word that each step uses, and the rotation of each step.
 _R = tl.constexpr(
     (
         0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
@@ -51,7 +51,7 @@ _S_RIGHT = tl.constexpr(
 
 @triton.jit
 def _f(x, y, z, ROUND: tl.constexpr):
-    """The nonlinear function of round 0 to 4."""
+    """The nonlinear function of a round, numbered 0 to 4."""
     if ROUND == 0:
         f = x ^ y ^ z
     elif ROUND == 1:
@@ -72,7 +72,7 @@ def ripemd160_compress(state, x):
     state: 5 uint32 tiles. x: the 16 words of a message block, uint32 tiles. Returns the next state.
     """
     a, b, c, d, e = state
-    p, q, r, s, t = state  # the right line's a to e
+    p, q, r, s, t = state  # a to e of the right line
     for j in tl.static_range(80):
         total = wrap_add(wrap_add(a, _f(b, c, d, j // 16)), wrap_add(x[_R[j]], _K[j // 16]))
         a, e, d, c, b = e, d, rotl32(c, 10), b, wrap_add(rotl32(total, _S[j]), e)
@@ -89,5 +89,5 @@ def ripemd160_compress(state, x):
 
 @triton.jit
 def ripemd160_block(state, words, absorbed, last, flags, constants_ptr):
-    """The block function of the batch driver."""
+    """The block function for ``hash_messages``."""
     return ripemd160_compress(state, words)

@@ -42,5 +42,5 @@ def sha1_compress(state, w):
 
 @triton.jit
 def sha1_block(state, words, absorbed, last, flags, constants_ptr):
-    """The block function of the batch driver."""
+    """The block function for ``hash_messages``."""
     return sha1_compress(state, words)

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .bits import rotr32, rotr64, wrap_add
 
-# FIPS 180-4, section 4.2.2: first 32 bits of the fractional parts of the cube roots of the first
+# FIPS 180-4, section 4.2.2: the first 32 bits of the fractional parts of the cube roots of the first
 # 64 primes.
 SHA256_K = tl.constexpr(
     (
@@ -27,7 +27,7 @@ SHA224_IV = tl.constexpr(
     (0xC1059ED8, 0x367CD507, 0x3070DD17, 0xF70E5939, 0xFFC00B31, 0x68581511, 0x64F98FA7, 0xBEFA4FA4)
 )
 
-# Section 4.2.3: first 64 bits of the fractional parts of the cube roots of the first 80 primes.
+# Section 4.2.3: the first 64 bits of the fractional parts of the cube roots of the first 80 primes.
 SHA512_K = tl.constexpr(
     (
         0x428A2F98D728AE22, 0x7137449123EF65CD, 0xB5C0FBCFEC4D3B2F, 0xE9B5DBA58189DBBC,
@@ -81,8 +81,7 @@ SHA512_256_IV = tl.constexpr(
 
 @triton.jit
 def _sha2_rounds(v, w, k, SUM0, SUM1):
-    """Sixteen rounds with the words ``w`` and the constants ``k``
-    (steps 2 and 3 of sections 6.2.2 and 6.4.2)."""
+    """Sixteen rounds with the words ``w`` and the constants ``k`` (sections 6.2.2 and 6.4.2, step 3)."""
     a, b, c, d, e, f, g, h = v
     for t in tl.static_range(16):
         ch = g ^ (e & (f ^ g))
@@ -94,7 +93,7 @@ def _sha2_rounds(v, w, k, SUM0, SUM1):
 
 @triton.jit
 def _sha2_schedule(w, SIGMA0, SIGMA1):
-    """The next sixteen words of the message schedule (step 1 of the same sections)."""
+    """The next sixteen words of the message schedule (sections 6.2.2 and 6.4.2, step 1)."""
     for t in tl.static_range(16):
         x = wrap_add(wrap_add(w[0], SIGMA0(w[1])), wrap_add(w[9], SIGMA1(w[14])))
         w = w[1:] + (x,)
@@ -160,10 +159,9 @@ def _sha256_sigma1(x):
 def sha256_compress(state, w, k_ptr=None):
     """One application of the SHA-256 compression function (FIPS 180-4, section 6.2.2).
 
-    state: 8 uint32 tiles. w: the 16 words of a message block, uint32 tiles, big-endian words
-    already in native order. k_ptr: the words of ``SHA256_K`` in memory; with them the rounds are a
-    loop, which compiles several times as fast, without them they are unrolled. Returns the next state.
-    SHA-224 differs in its initial value alone.
+    state: 8 uint32 tiles. w: the 16 words of a message block, uint32 tiles in native order. k_ptr: None, or
+    the words of ``SHA256_K`` in memory. With None the rounds are unrolled; otherwise they are a loop, which
+    compiles several times as fast. Returns the next state. SHA-224 differs only in its initial value.
     """
     return _sha2_compress(
         state, w, k_ptr, SHA256_K, 64, _sha256_sum0, _sha256_sum1, _sha256_sigma0, _sha256_sigma1
@@ -172,7 +170,7 @@ def sha256_compress(state, w, k_ptr=None):
 
 @triton.jit
 def sha256_block(state, words, absorbed, last, flags, constants_ptr):
-    """The block function of the batch driver; SHA-2 needs neither the byte count nor the end."""
+    """The block function for ``hash_messages``. SHA-2 uses neither the number of bytes nor the end."""
     return sha256_compress(state, words, constants_ptr)
 
 
@@ -200,8 +198,8 @@ def _sha512_sigma1(x):
 def sha512_compress(state, w, k_ptr=None):
     """One application of the SHA-512 compression function (FIPS 180-4, section 6.4.2).
 
-    As ``sha256_compress``, with uint64 tiles and ``SHA512_K``. SHA-384 and SHA-512/t differ in their
-    initial values alone.
+    It is called as ``sha256_compress``, with uint64 tiles and ``SHA512_K``. SHA-384 and SHA-512/t differ only
+    in their initial values.
     """
     return _sha2_compress(
         state, w, k_ptr, SHA512_K, 80, _sha512_sum0, _sha512_sum1, _sha512_sigma0, _sha512_sigma1
@@ -210,5 +208,5 @@ def sha512_compress(state, w, k_ptr=None):
 
 @triton.jit
 def sha512_block(state, words, absorbed, last, flags, constants_ptr):
-    """The block function of the batch driver."""
+    """The block function for ``hash_messages``."""
     return sha512_compress(state, words, constants_ptr)

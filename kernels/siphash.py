@@ -1,4 +1,4 @@
-"""SipHash (J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF", 2012), one message a lane."""
+"""SipHash: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF", 2012."""
 
 import triton
 import triton.language as tl
@@ -7,7 +7,8 @@ from .batch import end_block, load_block, messages_of_lanes
 from .bits import load_state, native_words, rotl64, select, store_words, wrap_add
 from .jit import kernel
 
-# Section 2.1: what the two words of the key are xored with, twice, to make the state.
+# Section 2.1: the initial state is these words xored with the two words of the key, each of which is used
+# twice.
 SIPHASH_IV = tl.constexpr((0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573))
 
 
@@ -30,7 +31,7 @@ def sip_round(v):
 
 @triton.jit
 def siphash_absorb(v, word, C: tl.constexpr):
-    """The state after one more word of the padded message (section 2.2), C rounds."""
+    """The state after one more word of the padded message, with C rounds (section 2.2)."""
     v = (v[0], v[1], v[2], v[3] ^ word)
     for _ in tl.static_range(C):
         v = sip_round(v)
@@ -39,8 +40,8 @@ def siphash_absorb(v, word, C: tl.constexpr):
 
 @triton.jit
 def siphash_finish(v, out_words, D: tl.constexpr):
-    """Two words of output, D rounds for each (section 2.3; for two, the reference implementation's
-    SipHash-128). With ``out_words``, a scalar, of 1 there is but the first, which the second repeats."""
+    """Two words of output, with D rounds for each (section 2.3). If ``out_words``, a scalar, is 2, this
+    follows SipHash-128 of the reference implementation. If it is 1, the second word repeats the first."""
     v = (v[0], v[1], v[2] ^ tl.where(out_words == 2, 0xEE, 0xFF).to(tl.uint64), v[3])
     for _ in tl.static_range(D):
         v = sip_round(v)
@@ -56,7 +57,7 @@ def siphash_finish(v, out_words, D: tl.constexpr):
 
 @triton.jit
 def siphash_pad(word, i, remaining, total, last, padding, WORDS: tl.constexpr):
-    """Zeros up to the end of a 64-bit word, whose last byte is the length modulo 256 (section 2.2)."""
+    """Zeros up to the end of a word of 64 bits, whose last byte is the length modulo 256 (section 2.2)."""
     if i % 2 == 1:
         length = (total & 0xFF).to(tl.uint32) << 24
         word = tl.where((remaining >= -4) & (remaining < 4), word | length, word)
@@ -84,14 +85,14 @@ def siphash_messages(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """SipHash-C-D of ``count`` messages.
+    """SipHash-C-D of ``count`` messages, one message per lane.
 
-    Messages are where ``hash_messages`` of ``batch.py`` has them. ``state_ptr`` is uint64 ``[4]``, the state
-    of every message after ``prefix`` bytes, a multiple of 32; with OWN_STATE ``[count, 4]``, one a result
-    row.
+    The arguments that describe the messages are those of ``hash_messages`` (``batch.py``). ``state_ptr`` is
+    uint64 ``[4]``, the initial state of every message, into which ``prefix`` bytes, a multiple of 32, have
+    been absorbed. With OWN_STATE it is ``[count, 4]``, one state for each result row.
 
-    With FINAL ``out_ptr`` is uint64 ``[count, out_words]``, 1 or 2 words of output, whose bytes are from the
-    lowest up. Otherwise it is ``[count, 4]``, the state after whole blocks of 32 bytes.
+    With FINAL, ``out_ptr`` receives uint64 ``[count, out_words]``, 1 or 2 words of output, little-endian.
+    Otherwise it receives ``[count, 4]``, the state after the whole blocks of 32 bytes.
     """
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
@@ -105,7 +106,7 @@ def siphash_messages(
         words = native_words(raw, count, 8, 64, False)
         for i in tl.static_range(4):
             state = siphash_absorb(state, words[i], C)
-    # Of each message, the words that are taken in: the last holds the end of the message and its length.
+    # The number of words that are absorbed. The last one holds the end of the message and its length.
     if FINAL:
         wanted = (size >> 3) + 1
         most_wanted = (longest >> 3) + 1

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .bits import rotl32, wrap_add
 
-# Section 4.2: T_j, rotated left by j bits as section 5.3.3 uses it.
+# Section 4.2: T_j, rotated left by j bits, which is how section 5.3.3 uses it.
 SM3_T = tl.constexpr(
     (
         0x79CC4519, 0xF3988A32, 0xE7311465, 0xCE6228CB, 0x9CC45197, 0x3988A32F, 0x7311465E, 0xE6228CBC,
@@ -18,7 +18,7 @@ SM3_T = tl.constexpr(
         0x8A7A879D, 0x14F50F3B, 0x29EA1E76, 0x53D43CEC, 0xA7A879D8, 0x4F50F3B1, 0x9EA1E762, 0x3D43CEC5,
     )
 )  # fmt: skip
-# Section 4.1.
+# Section 4.1: the initial value.
 SM3_IV = tl.constexpr(
     (0x7380166F, 0x4914B2B9, 0x172442D7, 0xDA8A0600, 0xA96F30BC, 0x163138AA, 0xE38DEE4D, 0xB0FB0E4E)
 )
@@ -26,8 +26,8 @@ SM3_IV = tl.constexpr(
 
 @triton.jit
 def _expand(w, FIRST: tl.constexpr, COUNT: tl.constexpr):
-    """Append COUNT words of the message expansion (section 5.3.2) to ``w``, which starts at any word
-    and holds 16 + FIRST."""
+    """Append COUNT words of the message expansion (section 5.3.2) to ``w``, which may start at any word of it
+    and holds 16 + FIRST words."""
     for j in tl.static_range(FIRST, FIRST + COUNT):
         x = w[j] ^ w[j + 7] ^ rotl32(w[j + 13], 15)
         x = x ^ rotl32(x, 15) ^ rotl32(x, 23)
@@ -37,7 +37,7 @@ def _expand(w, FIRST: tl.constexpr, COUNT: tl.constexpr):
 
 @triton.jit
 def _rounds(v, w, t_ptr, EARLY: tl.constexpr):
-    """Sixteen rounds (section 5.3.3) over 20 words; EARLY says whether they are the first."""
+    """Sixteen rounds (section 5.3.3) with 20 words. EARLY tells whether they are the first sixteen."""
     a, b, c, d, e, f, g, h = v
     for j in tl.static_range(16):
         a12 = rotl32(a, 12)
@@ -59,8 +59,8 @@ def _rounds(v, w, t_ptr, EARLY: tl.constexpr):
 def sm3_compress(state, w, t_ptr):
     """One application of the SM3 compression function (GB/T 32905-2016, section 5.3).
 
-    state: 8 uint32 tiles. w: the 16 words of a message block, uint32 tiles, big-endian words already
-    in native order. t_ptr: the words of ``SM3_T`` in memory. Returns the next state.
+    state: 8 uint32 tiles. w: the 16 words of a message block, uint32 tiles in native order. t_ptr: the words
+    of ``SM3_T`` in memory. Returns the next state.
     """
     w = _expand(w, 0, 4)
     v = _rounds(state, w, t_ptr, True)
@@ -78,5 +78,5 @@ def sm3_compress(state, w, t_ptr):
 
 @triton.jit
 def sm3_block(state, words, absorbed, last, flags, constants_ptr):
-    """The block function of the batch driver."""
+    """The block function for ``hash_messages``."""
     return sm3_compress(state, words, constants_ptr)

@@ -1,7 +1,7 @@
-"""xxHash: XXH64 and XXH3 with 64 and 128 bits (Y. Collet, "xxHash fast digest algorithm", version 0.2.0,
-for XXH64; the reference implementation's xxh3 of version 0.8.0, since which it is frozen, for XXH3).
+"""xxHash: XXH64, and XXH3 with 64 and 128 bits.
 
-One message a lane.
+XXH64 follows Y. Collet, "xxHash fast digest algorithm", version 0.2.0. XXH3 follows the reference
+implementation of version 0.8.0, since which its output is frozen.
 """
 
 import triton
@@ -22,14 +22,14 @@ XXH_PRIME64_5 = tl.constexpr(0x27D4EB2F165667C5)
 XXH3_PRIME_MX1 = tl.constexpr(0x165667919E3779F9)
 XXH3_PRIME_MX2 = tl.constexpr(0x9FB21C651E98DF25)
 
-# The accumulators that a long message begins with.
+# The initial accumulators of a long message.
 XXH3_ACC = tl.constexpr(
     (
         0xC2B2AE3D, 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9,
         0x85EBCA77C2B2AE63, 0x85EBCA77, 0x27D4EB2F165667C5, 0x9E3779B1,
     )
 )  # fmt: skip
-# The default secret, little-endian words.
+# The default secret as little-endian words.
 XXH3_SECRET = tl.constexpr(
     (
         0xBE4BA423396CFEB8, 0x1CAD21F72C81017C, 0xDB979083E96DD4DE, 0x1F67B3B7A4A44072,
@@ -40,11 +40,12 @@ XXH3_SECRET = tl.constexpr(
         0xFCA1477D58BE162B, 0xCE31D07AD1B8F88F, 0x280416958F3ACB45, 0x7E404BBBCAFBD7AF,
     )
 )  # fmt: skip
-# The words of the secret that begin at each of its bytes: what ``secret_ptr`` points to.
+# A secret is stored as one word of 64 bits for each byte, which begins at that byte. This is how many there
+# are.
 SECRET_WORDS = tl.constexpr(185)
 
-_STRIPES = tl.constexpr(16)  # of 64 bytes, between two scramblings
-_SHORT = tl.constexpr(240)  # longest message that is not cut into stripes
+_STRIPES = tl.constexpr(16)  # stripes of 64 bytes between two scramblings
+_SHORT = tl.constexpr(240)  # the length of the longest message that is not cut into stripes
 
 
 @triton.jit
@@ -81,7 +82,8 @@ def _step(h, addend, ROTATION: tl.constexpr, FACTOR: tl.constexpr, TERM: tl.cons
 
 @triton.jit
 def _xxh64_end(state, raw, tail, total, seed):
-    """The digest, from the accumulators and the last ``tail`` < 32 bytes, zeros behind them."""
+    """The digest, from the accumulators and the last ``tail`` < 32 bytes. raw: these bytes as 8 words of 32
+    bits, with zeros after them."""
     long = wrap_add(
         wrap_add(rotl64(state[0], 1), rotl64(state[1], 7)),
         wrap_add(rotl64(state[2], 12), rotl64(state[3], 18)),
@@ -130,13 +132,15 @@ def xxh64_messages(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """XXH64 of ``count`` messages (specification, sections "XXH64 algorithm description", steps 1 to 6).
+    """XXH64 of ``count`` messages, one message per lane (section "XXH64 algorithm description", steps 1 to
+    6).
 
-    Messages are where ``hash_messages`` of ``batch.py`` has them. ``state_ptr`` is uint64 ``[4]``, the
-    accumulators after ``prefix`` bytes, a multiple of 32; ``seed`` is taken as unsigned.
+    The arguments that describe the messages are those of ``hash_messages`` (``batch.py``). ``state_ptr`` is
+    uint64 ``[4]``, the accumulators after ``prefix`` bytes, a multiple of 32. ``seed`` is an unsigned
+    integer.
 
-    With FINAL, ``out_ptr`` is uint64 ``[count]`` and receives digests, their bytes from the highest down.
-    Otherwise it is ``[count, 4]``, the accumulators after the whole stripes of 32 bytes.
+    With FINAL, ``out_ptr`` receives uint64 ``[count]``, the digests as big-endian bytes. Otherwise it
+    receives ``[count, 4]``, the accumulators after the whole stripes of 32 bytes.
     """
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
@@ -167,7 +171,7 @@ def xxh64_messages(
 
 @triton.jit
 def _multiply128(x, y):
-    """The low and the high half of a product of uint64 tiles."""
+    """The low and the high half of the product of two uint64 tiles."""
     x0, x1 = x & 0xFFFFFFFF, x >> 32
     y0, y1 = y & 0xFFFFFFFF, y >> 32
     low = wrap_mul(x0, y0)
@@ -191,7 +195,7 @@ def _avalanche(h):
 
 @triton.jit
 def _secret(secret_ptr, offset):
-    """The word at a byte offset of the secret."""
+    """The word of the secret at a byte offset."""
     return tl.load(secret_ptr + offset)
 
 
@@ -202,7 +206,7 @@ def _secret_pair(secret_ptr, offset):
 
 @triton.jit
 def _load_words(address, mask, WORDS: tl.constexpr):
-    """``WORDS`` uint32 words of each lane's message from any address on."""
+    """``WORDS`` uint32 words of each lane's message, from an address of any alignment on."""
     zero = tl.full((), 0, tl.int64)
     left = (address - address + 4 * WORDS).to(tl.int32)
     return load_block(address, zero, left, mask, WORDS, 1, 1)
@@ -347,7 +351,8 @@ def _xxh3_17_to_128(secret_ptr, message, size, mask, seed, WIDE: tl.constexpr):
 
 @triton.jit
 def _whole_pairs(low, high, secret_ptr, message, size, mask, seed, FIRST, LAST, SHIFT, WIDE: tl.constexpr):
-    """Pairs of 16 bytes from number FIRST up to LAST, as far as the message has them."""
+    """Mix in the pairs of 16-byte pieces numbered FIRST to LAST - 1, as far as the message has them. The
+    secret for byte i of the message starts at its byte i + SHIFT."""
     for i in range(FIRST, LAST):
         inside = mask & (size >= 32 * (i + 1))
         one = _load_pair(message + 32 * i, inside)
@@ -369,7 +374,7 @@ def _xxh3_129_to_240(secret_ptr, message, size, mask, seed, WIDE: tl.constexpr):
     low = _avalanche(low)
     if WIDE:
         high = _avalanche(high)
-    # After the first 128 bytes the secret begins anew, at its byte 3.
+    # After the first 128 bytes, the secret starts over from its byte 3.
     low, high = _whole_pairs(low, high, secret_ptr, message, size, mask, seed, 4, 7, 3 - 128, WIDE)
     last = _load_pair(message + size - 16, mask)
     if WIDE:
@@ -377,7 +382,7 @@ def _xxh3_129_to_240(secret_ptr, message, size, mask, seed, WIDE: tl.constexpr):
         low, high = _mix32(low, high, last, before, secret_ptr, 103, wrap_sub(seed ^ seed, seed))
         low, high = _end_of_middle(low, high, size, seed)
     else:
-        # Sixteen bytes that make no whole pair.
+        # Sixteen bytes may be left that do not fill a pair.
         odd = mask & ((size & 16) != 0)
         i = size >> 4
         at = ((i - 9) * 16 + 3).to(tl.int32)
@@ -391,7 +396,8 @@ def _xxh3_129_to_240(secret_ptr, message, size, mask, seed, WIDE: tl.constexpr):
 
 @triton.jit
 def _accumulate(acc, raw, secret_ptr, offset, active):
-    """One stripe of 64 bytes; raw words are 0 where a lane is not active."""
+    """The accumulators after a stripe of 64 bytes. The words of ``raw`` are 0 in lanes that are not
+    active."""
     product = ()
     data = ()
     for i in tl.static_range(8):
@@ -416,7 +422,7 @@ def _scramble(acc, secret_ptr):
 
 @triton.jit
 def _accumulate_last(acc, start, secret_ptr, mask):
-    """The stripe that begins at the addresses ``start``, in a loop, which compiles sooner."""
+    """The accumulators after the stripe at the addresses ``start``. A loop compiles faster here."""
     for i in range(4):
         low, high = _load_pair(start + 16 * i, mask)
         one = tl.where(mask, low ^ _secret(secret_ptr, 121 + 16 * i), 0)
@@ -458,16 +464,17 @@ def xxh3_messages(
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
 ):
-    """XXH3 of ``count`` messages: 128 bits with WIDE, else 64.
+    """XXH3 of ``count`` messages, one message per lane. It has 128 bits with WIDE, else 64.
 
-    Messages are where ``hash_messages`` of ``batch.py`` has them. ``state_ptr`` is uint64 ``[8]``, the
-    accumulators after ``prefix`` bytes, a multiple of 1024; where that is not 0, at least 64 bytes follow.
-    ``secret_ptr`` is uint64 ``[2, SECRET_WORDS]``: the default secret and that of the seed, as words from
-    every byte on. ``seed`` is taken as unsigned.
+    The arguments that describe the messages are those of ``hash_messages`` (``batch.py``). ``state_ptr`` is
+    uint64 ``[8]``, the accumulators after ``prefix`` bytes, a multiple of 1024. If that is not 0, the
+    messages have at least 64 bytes. ``secret_ptr`` is uint64 ``[2, SECRET_WORDS]``: the default secret, and
+    the secret that is derived from the seed, each as the words that begin at each of its bytes. ``seed`` is
+    an unsigned integer.
 
-    With FINAL, ``out_ptr`` is uint64 ``[count]``, or with WIDE ``[count, 2]``, and receives digests, their
-    bytes from the highest down. Otherwise it is ``[count, 8]``, the accumulators after blocks of 1024
-    bytes, of which the messages have a whole number; more bytes follow them.
+    With FINAL, ``out_ptr`` receives uint64 ``[count]``, or with WIDE ``[count, 2]``, the digests as
+    big-endian bytes. Otherwise it receives ``[count, 8]``, the accumulators after blocks of 1024 bytes. In
+    that case the messages are whole blocks, and more bytes follow them later.
     """
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
@@ -480,7 +487,7 @@ def xxh3_messages(
         acc = load_state(state_ptr, row, valid, False, 8, BLOCK_MSGS)
         long = valid & (size + prefix > _SHORT)
         more = 1 if FINAL else 0
-        # The last stripe counts apart, and no scrambling follows it.
+        # The last stripe is accumulated separately, and no scrambling follows it.
         stripes = tl.where(long, (size - more) >> 6, 0)
         scrambles = tl.where(long, (size - more) >> 10, 0)
         for n in range((longest - more) >> 6):

@@ -1,6 +1,6 @@
-"""Kernels compiled ahead of time: building what ships in ``artifacts/``.
+"""Compiling kernels ahead of time: those that ship in ``artifacts/``, and those that a user exports.
 
-``python -m integrity_triton.aot --compiler FOLDER`` rebuilds it, where FOLDER holds the compiler that
-the lock file names (``pip install --no-deps --target FOLDER triton-xpu==3.3.0b1``). Reading artifacts
-is ``backends/opencl/prebuilt.py``'s part.
+``python -m integrity_triton.aot --compiler FOLDER`` rebuilds ``artifacts/``. FOLDER holds the compiler that
+the lock file names (``pip install --no-deps --target FOLDER triton-xpu==3.3.0b1``). The artifacts are read by
+``backends/opencl/prebuilt.py``.
 """

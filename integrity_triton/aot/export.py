@@ -1,4 +1,4 @@
-"""Handing kernels to programs that have neither Python nor Triton."""
+"""Exporting kernels for programs that have neither Python nor Triton."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from .compiling import Target, compile_all, sidecar, specializations
 class Exported:
     name: str
     files: tuple[Path, ...]
-    """The sidecar last."""
+    """The sidecar is the last of them."""
     sidecar: Mapping[str, Any]
 
 
 def variants(
     algorithm: Algorithm, target: Target, *, kernel: str | None = None, where: Mapping[str, str] | None = None
 ) -> dict[str, Specialization]:
-    """The kernels, by name, that are launched for ``algorithm`` on ``target``.
+    """The kernels that are launched for ``algorithm`` on ``target``, by the names of their artifacts.
 
-    ``kernel`` keeps those of one name, ``where`` those whose compile-time constants have the values
-    given, as text. Raises ValueError if none is left, or if no kernel runs the algorithm.
+    ``kernel`` selects those with this function's name. ``where`` selects those whose compile-time constants
+    have the given values, which are compared as text. Raises ValueError if none is left, or if no kernel runs
+    the algorithm.
     """
     found = specializations([algorithm], target)
     if not found:
@@ -49,7 +50,7 @@ def variants(
 
 
 def describe(asked: Specialization) -> str:
-    """A kernel's name and constants on one line."""
+    """The name and the constants of a kernel, on one line."""
     constants = " ".join(f"{k}={_text(v)}" for k, v in asked.constants.items())
     return f"{_short(asked.kernel)} {constants} num_warps={asked.num_warps}"
 
@@ -57,11 +58,11 @@ def describe(asked: Specialization) -> str:
 def export(
     wanted: Mapping[str, Specialization], target: Target, out: Path, *, compiler: Path | None = None
 ) -> list[Exported]:
-    """Write each kernel's binaries and its JSON sidecar to the folder ``out``.
+    """Write the binaries and the JSON sidecar of each kernel to the folder ``out``.
 
-    For ``xpu`` these are the prebuilt ones, unless ``compiler`` is a folder that holds Triton's Intel
-    backend. Raises CompileError if a kernel does not compile, BackendUnavailable if a prebuilt one is
-    not in order.
+    For ``xpu``, the prebuilt kernels are written, unless ``compiler`` is a folder that holds a Triton with
+    Intel's backend. Raises CompileError if a kernel does not compile, and BackendUnavailable if a prebuilt
+    kernel is missing, altered or stale.
     """
     out.mkdir(parents=True, exist_ok=True)
     stems = [out / f"{name}.{target.name.replace(':', '-')}" for name in wanted]

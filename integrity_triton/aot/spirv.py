@@ -1,4 +1,4 @@
-"""Just enough of SPIR-V's binary form to strip a module (SPIR-V 1.4, section 2.3)."""
+"""As much of the binary form of SPIR-V (SPIR-V 1.4, section 2.3) as changing a module needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 _MAGIC = 0x07230203
 _HEADER_WORDS = 5
-# Section 3.32: instructions that describe the source and not the program.
+# Section 3.32: instructions that describe the source code and have no effect on the program.
 _DEBUG = frozenset({2, 3, 4, 5, 6, 7, 8, 317, 330})
 _OP_ENTRY_POINT, _OP_FUNCTION, _OP_FUNCTION_PARAMETER = 15, 54, 55
 _OP_CONSTANT, _OP_LOAD, _OP_DECORATE, _OP_EXTRACT, _OP_COPY = 43, 61, 71, 81, 83
@@ -44,9 +44,9 @@ def _text(words: tuple[int, ...]) -> bytes:
 
 
 def parameters(module: bytes, entry: str) -> int:
-    """How many parameters the kernel called ``entry`` has.
+    """The number of parameters of the kernel ``entry``.
 
-    Raises ValueError for what is not a SPIR-V module, or has no such kernel.
+    Raises ValueError if ``module`` is not a SPIR-V module, or has no such kernel.
     """
     function, inside, count = None, False, 0
     for opcode, instruction in _instructions(_words(module)):
@@ -64,7 +64,7 @@ def parameters(module: bytes, entry: str) -> int:
 def strip(module: bytes) -> bytes:
     """The module without debug information and without Intel's kernel attributes.
 
-    Raises ValueError for what is not a SPIR-V module.
+    Raises ValueError if ``module`` is not a SPIR-V module.
     """
     words = _words(module)
     kept = list(words[:_HEADER_WORDS])
@@ -85,13 +85,14 @@ def strip(module: bytes) -> bytes:
 
 
 def without_masks(module: bytes, threads: int) -> bytes:
-    """The module with the local identifier as it is where it is masked to numbers below ``threads``, a power
-    of two and the size of every work-group, of one dimension.
+    """The module without masks that leave the local identifier as it is.
 
-    Compilers that gather the work of a sub-group into vectors see through the number itself that neighbours
-    read neighbouring words, and through a mask they do not.
+    ``threads`` is the size of every work-group, which has one dimension; it is a power of two. So the local
+    identifier is below ``threads``, and the bitwise and of it with ``threads - 1`` is replaced by a copy.
+    Compilers that gather the work of a sub-group into vectors can then see that neighbours read neighbouring
+    words, which they do not see through a mask.
 
-    Raises ValueError for what is not a SPIR-V module.
+    Raises ValueError if ``module`` is not a SPIR-V module.
     """
     words = _words(module)
     out = list(words[:_HEADER_WORDS])
@@ -110,7 +111,7 @@ def without_masks(module: bytes, threads: int) -> bytes:
         elif (
             (opcode == _OP_EXTRACT and instruction[3] in vectors and instruction[4:] == (0,))
             or (opcode == _OP_U_CONVERT and instruction[3] in numbers)
-            # Which of three dimensions was asked for is a constant by now.
+            # The compiler selects one of three dimensions by what is a constant by now.
             or (opcode == _OP_SELECT and instruction[4] in numbers)
         ):
             numbers.add(instruction[2])

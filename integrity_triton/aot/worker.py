@@ -1,8 +1,10 @@
-"""Compiles kernels. A program of its own: Triton's Intel backend comes in a Triton that bears the name
-of the installed one, and is found before it through PYTHONPATH.
+"""The program that compiles kernels.
 
-Reads from standard input a JSON list of jobs, which ``compiling.compile_all`` writes; prints one JSON
-result a line.
+It runs in a process of its own, because Intel's backend comes with another Triton, which has the same module
+name as the installed one and is found first through PYTHONPATH.
+
+It reads a JSON list of jobs from standard input, as ``compiling.compile_all`` writes it, and prints one line
+of JSON for each result.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# What the compiler would ask a device's driver for. Nothing here is of one product: integer kernels
-# are the same for all that have sub-groups of 16 and 32.
+# The properties that the compiler would ask the driver of a device for. They describe no particular product:
+# integer kernels are the same for all devices that have sub-groups of 16 and 32.
 INTEL_DEVICE = {
     "name": "generic",
     "platform_name": None,
@@ -34,7 +36,7 @@ INTEL_DEVICE = {
 
 
 class _NoDeviceParser:
-    """Stands for the helper that reads a device's architecture, which needs a SYCL compiler."""
+    """Replaces the helper that reads the architecture of a device, because that needs a SYCL compiler."""
 
     @staticmethod
     def parse_device_arch(_architecture: int) -> str:
@@ -113,7 +115,8 @@ def _ptx_parameters(text: str, entry: str) -> int:
 
 
 def _amdgcn_parameters(text: str, entry: str) -> int:
-    """The kernel's own arguments in its metadata (LLVM's AMDGPU code object), hidden ones left out."""
+    """The number of arguments in the metadata of the kernel (LLVM's AMDGPU code object), without hidden
+    ones."""
     found = re.search(r"\.amdgpu_metadata(.*?)\.end_amdgpu_metadata", text, re.DOTALL)
     if found is None or entry not in found[1]:
         raise SystemExit(f"the assembly has no metadata of {entry}")
