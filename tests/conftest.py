@@ -21,9 +21,10 @@ import tiers
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm, Blake2, Blake3Tree, IteratedHash, SpongeTree
 from integrity_triton.backends import registry
+from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.self_tests.admission import VARIABLE
-from support import driver_family, first_of, kernel_family
+from support import driver_family, few_lanes, first_of, kernel_family
 
 DESELECTED = pytest.StashKey[Counter]()
 BEGAN = pytest.StashKey[float]()
@@ -63,21 +64,42 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not on_backends:
         metafunc.parametrize(subject, records, ids=[record.name for record in records])
         return
-    pairs = [pair for name in names for pair in _cells(name, records, metafunc.function.__name__)]
-    ids = [f"{name}-{record.name}" for name, record in pairs]
-    metafunc.parametrize(("backend", subject), pairs, indirect=["backend"], ids=ids)
+    test = metafunc.function.__name__
+    cells = [
+        pytest.param(name, record, marks=_marks(name, record, test), id=f"{name}-{record.name}")
+        for name in names
+        for record in _applicable(name, records, test)
+    ]
+    metafunc.parametrize(("backend", subject), cells, indirect=["backend"])
 
 
-def _cells(backend: str, records: list[Algorithm], test: str) -> list[tuple[str, Algorithm]]:
-    """Backend and algorithm of every run of a test that is applicable. Of a backend that is absent, one test
-    says so for every algorithm, and the others once."""
+def _applicable(backend: str, records: list[Algorithm], test: str) -> list[Algorithm]:
+    """The algorithms with which a test runs on a backend. If the backend is absent, one test says so for
+    every algorithm, and each of the others says so once."""
     status = {b.name: b for b in registry.statuses()}.get(backend)
     if (status is None or not status.available) and test not in EDGES:
-        return [(backend, record) for record in records[:1]]
+        return records[:1]
     if backend == "native":
         records = [record for record in records if record.native is not None]
     leave_out = _interpreted if backend == "interpreter" else _derived
-    return [(backend, record) for record in records if leave_out(record, test) is None]
+    return [record for record in records if leave_out(record, test) is None]
+
+
+def _marks(backend: str, record: Algorithm, test: str) -> list[pytest.MarkDecorator]:
+    """``slow``, if the run repeats with another algorithm what the default tier shows with one of its kind:
+    how a driver reads messages. By default, lengths and modes are tested with every algorithm, and keys with
+    every one but HMACs that differ only in their hash; in the interpreter, lengths and modes of streams."""
+    if test in {*EDGES, "test_modes_of_a_stream"}:
+        return []
+    if backend == "interpreter":
+        return [] if record.name in INTERPRETED and test not in MODES else [pytest.mark.slow]
+    return (
+        []
+        if test in MODES
+        or (test in MACS and record.construction.hmac_of is None)
+        or first_of(record, driver_family) is record
+        else [pytest.mark.slow]
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -153,11 +175,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def small_tiles(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the interpreter four messages a program, so that a few are several programs' work."""
+    """In the interpreter four messages a program, so that a few messages are several programs' work."""
     instance = registry.get(backend)
-    if isinstance(instance, TritonBackend) and backend == "interpreter":
-        tuned = instance.options
-        monkeypatch.setattr(instance, "options", lambda launch: {**tuned(launch), "BLOCK_MSGS": 4})
+    if isinstance(instance, InterpreterBackend):
+        monkeypatch.setattr(instance, "options", few_lanes(instance.options))
 
 
 @pytest.fixture
@@ -218,6 +239,8 @@ def _interpreted(record: Algorithm, test: str) -> str | None:
     return f"runs the kernels of {of_driver.name} and {of_kernel.name}, which are tested"
 
 
+# By default in the interpreter, in all layouts and with keys: words of 32 and 64 bits, a tree, and an HMAC.
+INTERPRETED = ("md5", "siphash_2_4", "blake3", "hmac_sha224")
 EDGES = {"test_edge_lengths_in_one_ragged_batch"}
 MODES = {
     "test_extendable_output",

@@ -28,6 +28,9 @@ from integrity_triton.algorithms import (
 )
 from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
+from integrity_triton.drivers.crc import CRC_FOLD
+from integrity_triton.drivers.poly1305 import POLY1305_PARTS
+from integrity_triton.launching.launch import Launch
 
 # Oracles for machines without a library; each is itself checked against that library elsewhere.
 PLAIN_ORACLES = {
@@ -250,6 +253,17 @@ def on_device(data: bytes, backend: str) -> torch.Tensor:
         if data
         else torch.empty(0, dtype=torch.uint8, device=device_of(backend))
     )
+
+
+def few_lanes(options: Callable[[Launch], dict[str, int]]) -> Callable[[Launch], dict[str, int]]:
+    """The interpreter's options with four messages a program, so that a few messages are several programs'
+    work. Where lanes share a message, their number was chosen before the launch was made, and is kept."""
+
+    def chosen(launch: Launch) -> dict[str, int]:
+        shared = launch.kernel in (POLY1305_PARTS, CRC_FOLD)
+        return options(launch) if shared else {**options(launch), "BLOCK_MSGS": 4}
+
+    return chosen
 
 
 def retune(monkeypatch: Any, kernel: str, **changes: int) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 PAGE = Path(__file__).resolve().parent / "README.md"
+SLOW = pytest.StashKey[set[str]]()
+"""The functions of the slow tests that were collected, whatever was chosen of them."""
 HEADER = "| test | slow | seconds |\n| --- | ---: | ---: |\n"
 
 
@@ -27,6 +29,11 @@ def mark(item: pytest.Item) -> None:
         for condition in item.iter_markers(f"{name}_if"):
             if _holds(condition.args[0], item):
                 item.add_marker(getattr(pytest.mark, name))
+    # A test is in one tier; a quick one is in the default tier too.
+    names = [name for name in ("exhaustive", "slow", "quick") if item.get_closest_marker(name)]
+    item.own_markers[:] = [found for found in item.own_markers if found.name not in names[1:]]
+    if names[:1] == ["slow"]:
+        item.config.stash.setdefault(SLOW, set()).add(function_of(item.nodeid))
 
 
 def _holds(condition: Any, item: pytest.Item) -> bool:

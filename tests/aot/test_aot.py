@@ -37,6 +37,7 @@ def run(capfd, *arguments: object, status: int = 0):
     return capfd.readouterr()
 
 
+@pytest.mark.slow_if(lambda name: name != "cuda:90")
 @pytest.mark.parametrize(
     ("name", "kinds", "threads"),
     [("cuda:90", ["cubin", "ptx"], 128), ("hip:gfx942", ["hsaco"], 256)],
@@ -196,6 +197,7 @@ def exported(capfd, tmp_path):
     return path
 
 
+@pytest.mark.slow_if(lambda chunk: chunk != 63)
 @pytest.mark.parametrize("chunk", [1, 63, 1000, 4096, 100_000])
 def test_a_c_program_launches_an_exported_kernel(program, exported, tmp_path, chunk):
     data = pattern(5000)

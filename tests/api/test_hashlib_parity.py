@@ -226,6 +226,7 @@ CONTAINERS = [
 ]
 
 
+@pytest.mark.slow_if(lambda name: name not in ("md5", "sha256", "sha3_256", "shake_128", "blake2b"))
 @pytest.mark.parametrize("name", REGISTERED)
 def test_chains(name, backend):
     """Any sequence of updates, copies and digests: a digest changes nothing, copies go their own ways."""

@@ -137,6 +137,7 @@ def test_a_forked_child_hashes_as_its_parent():
     assert done.stdout == "ok\n", done.stderr
 
 
+@pytest.mark.slow
 def test_spawned_children(tmp_path):
     (tmp_path / "children.py").write_text(
         textwrap.dedent(

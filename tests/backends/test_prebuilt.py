@@ -308,6 +308,7 @@ def _one_of_each(wanted):
     return list(found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "matrix", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["generic", "matrix units"]
 )

@@ -163,6 +163,7 @@ def test_every_device_file_is_run_by_an_algorithm():
 # Runs
 
 
+@pytest.mark.slow_if(lambda backend: backend not in ("native", "interpreter"))
 def test_the_backend_conforms(backend):
     report = conformance.run(
         backends=[backend], algorithms=CHEAP.get(backend, ()), effort="quick", seed=20261125
@@ -627,6 +628,7 @@ def test_hmac_over_another_packages_hash_is_checked_by_its_definition(register_a
     assert "known answers" not in cell.checks
 
 
+@pytest.mark.slow
 def test_compile_only(run):
     if not registry.get("interpreter"):
         pytest.skip("not applicable: no Triton")

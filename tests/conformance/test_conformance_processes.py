@@ -166,6 +166,7 @@ def cells(jobs: int, progress=None):
     return [replace(cell, seconds=0.0) for cell in report.cells]
 
 
+@pytest.mark.slow
 def test_the_same_cells_however_many_share_them():
     seen = []
     shared = cells(3, seen.append)
@@ -202,6 +203,7 @@ def test_jobs_are_at_least_one():
         conformance.run(jobs=0)
 
 
+@pytest.mark.slow
 def test_the_module_is_not_run_again_by_the_processes_that_it_starts():
     command = [sys.executable, "-m", "integrity_triton", "conformance", "--quick", "--backend", "native"]
     done = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True, check=False)

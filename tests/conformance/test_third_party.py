@@ -67,6 +67,7 @@ def test_it_runs(installed):
     assert done.stdout == "ok\n", done.stderr
 
 
+@pytest.mark.slow
 def test_it_conforms(installed, tmp_path):
     report = tmp_path / "report.json"
     options = [

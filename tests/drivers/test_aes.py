@@ -71,6 +71,7 @@ def test_the_cipher(key_size, backend, host):
     assert rows_as_bytes(one_key) == [answers[-1][2]] * 3
 
 
+@pytest.mark.slow_if(lambda backend: backend == "interpreter")
 @pytest.mark.parametrize("own_keys", [False, True])
 @pytest.mark.parametrize("sizes", [(12,), (1,), (16,), (1, 11, 12, 13, 15, 16, 17, 60)])
 def test_initialization_vectors(own_keys, sizes, backend):
@@ -120,6 +121,7 @@ def loads(sass: str) -> list[str]:
     return [line for line in instructions if re.search(r"\bLD(G|L|S)?\b", line)]
 
 
+@pytest.mark.slow_if(lambda target: target == "cuda:90")
 @pytest.mark.parametrize(
     "target",
     [

@@ -185,6 +185,7 @@ def test_known_answers(name, size, key_size, params, expected, backend):
     assert rows_as_bytes(digests)[0].hex() == expected
 
 
+@pytest.mark.slow_if(lambda backend: backend == "interpreter")
 @pytest.mark.parametrize("name", ["blake2bp", "blake2sp"])
 def test_leaves_with_nothing_under_a_key(name, backend):
     """The key's block is the last of a leaf that gets nothing, beside leaves and messages that do."""

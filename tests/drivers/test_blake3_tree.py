@@ -24,6 +24,7 @@ BATCHES = (
 pytestmark = pytest.mark.usefixtures("small_tiles")  # four chunks a program
 
 
+@pytest.mark.slow_if(lambda backend, align: backend == "interpreter" and align != 4)
 @pytest.mark.parametrize("align", [1, 4, 16])
 def test_whole_chunks_beside_others(align, backend):
     blake3 = algorithms.get("blake3")
@@ -39,6 +40,7 @@ def test_whole_chunks_beside_others(align, backend):
         assert rows_as_bytes(digests) == [oracle(blake3, data[a:b]) for a, b in views], sizes
 
 
+@pytest.mark.slow_if(lambda backend, size, tail: backend == "interpreter" and (size, tail) != (CHUNK + 5, 6))
 @pytest.mark.parametrize("size", [CHUNK, CHUNK + 5, 2 * CHUNK, 3 * CHUNK - 1, 4 * CHUNK])
 @pytest.mark.parametrize("tail", [0, 6, CHUNK, CHUNK + 3])
 def test_rows_of_whole_chunks_and_a_tail(size, tail, backend):

@@ -138,6 +138,7 @@ def test_seeds_out_of_range(seed):
         it.new("xxh64", seed="1")
 
 
+@pytest.mark.slow_if(lambda backend, name: backend == "interpreter" and name != "crc32")
 @pytest.mark.parametrize("name", CRCS)
 def test_crcs_of_long_messages(name, backend, monkeypatch):
     """Messages that are folded: lengths around units and chunks, aligned and not, in batches of each kind."""
@@ -166,6 +167,7 @@ def test_crcs_of_long_messages(name, backend, monkeypatch):
         assert launched.count(crc_driver.CRC_FOLD) == 4
 
 
+@pytest.mark.slow_if(lambda name, align: (name, align) != ("crc32", 1))
 @pytest.mark.parametrize("align", [1, 4])
 @pytest.mark.parametrize("name", ["crc32", "crc64_nvme"])
 def test_several_chunks_are_folded(name, align, monkeypatch):
@@ -242,6 +244,7 @@ def test_xxhash_of_every_length(name, seed, backend):
         assert rows_as_bytes(digests) == [oracle(record, tensor_message(row), seed=seed) for row in rows]
 
 
+@pytest.mark.slow_if(lambda backend, name: backend == "interpreter" and name != "xxh3_64")
 @pytest.mark.parametrize("name", XXHASHES)
 def test_xxhash_streams_across_their_blocks(name, backend):
     record, message = algorithms.get(name), b""

@@ -18,7 +18,7 @@ from integrity_triton import algorithms
 from integrity_triton.aot import compiling
 from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
-from integrity_triton.drivers.poly1305 import POLY1305_PARTS, Key, Poly1305Driver
+from integrity_triton.drivers.poly1305 import Key, Poly1305Driver
 from integrity_triton.messages.layout import Ragged
 from oracles import poly1305_plain
 from oracles.poly1305_plain import P, clamp, poly1305, value
@@ -100,19 +100,12 @@ def test_rows_of_a_tensor_and_one_message(backend, driver):
         check([data], backend)
 
 
+@pytest.mark.slow_if(
+    lambda backend, way, align: backend == "interpreter" and (align != 1 or way == "messages")
+)
 @pytest.mark.parametrize("align", [1, 4, 16])
-def test_several_programs(backend, driver, align, monkeypatch):
+def test_several_programs(backend, driver, align, small_tiles):
     """Few lanes a program, in the interpreter: programs of whole rows alone, of none, and of both."""
-    instance = registry.get(backend)
-    tuned = instance.options
-
-    def few_lanes(launch):
-        given = tuned(launch)
-        # The lanes of parts are chosen before, and make their factors.
-        return given if launch.kernel == POLY1305_PARTS else {**given, "BLOCK_MSGS": 4}
-
-    if backend == "interpreter":
-        monkeypatch.setattr(instance, "options", few_lanes)
     row = boundaries(driver)[0]
     part = boundaries(driver)[-1]
     sizes = [4 * row, 0, 1, row, 4 * row, 2 * row + 5, 700, row - 3, 5 * row - 1]
@@ -233,6 +226,7 @@ def test_limbs_that_carry_all_the_way(backend, driver):
     assert rows_as_bytes(tags) == [((t % P + s) % 2**128).to_bytes(16, "little") for t in totals]
 
 
+@pytest.mark.slow_if(lambda backend, r: backend == "interpreter" and r != ALL_BITS)
 @pytest.mark.parametrize("r", RS)
 def test_extremes(backend, driver, r):
     """All bytes 0xff, or 0, at each boundary, with r at the extremes of its clamp; the bits that are not r's
@@ -349,6 +343,7 @@ def test_the_oracle_against_libraries():
 MATRIX_UNITS = {"cuda:80": r"\bIMMA\b", "cuda:90": r"\bIGMMA\b", "cuda:100": r"\bUTC\w*MMA\b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", MATRIX_UNITS)
 def test_matrix_units_of_nvidia_multiply(target, tmp_path):
     with compiling.taking(RECORD, "rows"):
@@ -365,6 +360,7 @@ def test_matrix_units_of_nvidia_multiply(target, tmp_path):
         assert not done.spilled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["hip:gfx942", "hip:gfx1100"])
 def test_matrix_units_of_amd_multiply(target, tmp_path):
     with compiling.taking(RECORD, "rows"):
@@ -379,6 +375,7 @@ def test_matrix_units_of_amd_multiply(target, tmp_path):
         pytest.fail("no kernel for rows")
 
 
+@pytest.mark.slow
 def test_matrix_units_of_intel_multiply(tmp_path):
     """In the SPIR-V that is compiled for a device with matrix units, and in none for one without."""
     compiler = Path(os.environ.get("INTEGRITY_TRITON_XPU_COMPILER") or Path(sys.prefix, "xpu-compiler"))

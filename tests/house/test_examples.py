@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
+@pytest.mark.slow
 def test_copy_and_hash():
     result = subprocess.run(
         [sys.executable, EXAMPLES / "copy_and_hash.py"],

@@ -8,13 +8,16 @@ import random
 import pytest
 import torch
 
-from integrity_triton.algorithms import Blake3Tree
+from integrity_triton.algorithms import Algorithm, Blake3Tree
+from integrity_triton.backends import registry
 from support import (
     device_of,
     edge_lengths,
+    first_of,
     guard,
     hash_batch,
     hash_chunks,
+    kernel_family,
     new,
     on_device,
     oracle,
@@ -55,6 +58,20 @@ def guarded(request, monkeypatch):
     yield from guard(monkeypatch, request.getfixturevalue("backend"))
 
 
+def _quick(algorithm: Algorithm, backend: str) -> bool:
+    """One algorithm of each family of kernels; not on opencl where its prebuilt kernels are out of date, nor
+    what takes the interpreter seconds."""
+    if backend == "interpreter" and algorithm.name in ("kt128", "parallelhash_128", "crc64_nvme"):
+        return False
+    if algorithm.construction.hmac_of is not None or first_of(algorithm, kernel_family) is not algorithm:
+        return False
+    available = {status.name for status in registry.statuses() if status.available}
+    here = backend in {"interpreter", "opencl"} & available
+    return here and registry.get(backend).unsupported(algorithm) is None
+
+
+# A mark decorates any function that it is given but a lambda.
+@pytest.mark.quick_if(lambda algorithm, backend: _quick(algorithm, backend))  # noqa: PLW0108
 def test_edge_lengths_in_one_ragged_batch(algorithm, backend):
     lengths = edge_lengths(algorithm, backend)
     random.Random(0).shuffle(lengths)

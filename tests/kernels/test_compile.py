@@ -17,10 +17,12 @@ from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launche
 from integrity_triton import algorithms
 from integrity_triton.algorithms import IteratedHash
 
-# NVIDIA's commonest target gets one of each kernel, and of some all variants; the others one of each kind.
-# The rest is among the slow tests: other variants, other targets' other kernels, and HMAC's loops, one for
-# each hash, but for two of them.
+# By default one kernel is compiled for every target, and some further ones for NVIDIA's commonest. The slow
+# tests compile one of each kernel for that target, all variants of some, and for the others one of each kind.
+# The exhaustive tests compile the rest: other variants, other targets' other kernels, and HMAC's loops, one
+# for each hash (two of them are slow tests).
 FIRST = "cuda:90"
+BY_DEFAULT = ("siphash_2_4", "md5", "poly1305")
 LAYOUTS = {"cuda:90": compile_time.LAYOUTS, "hip:gfx942": ("rows", "ragged")}
 VARIED = ("md5", "blake3", "xxh64", "siphash_2_4", "cmac_aes", "poly1305")
 KINDS = (
@@ -38,9 +40,10 @@ def plan(target: str, layouts: tuple[str, ...] = ("rows",)):
     return launches(TARGETS[target].backend, layouts)
 
 
-def case(target: str, layouts: tuple[str, ...], name: str, *, slow: bool):
+def case(target: str, layouts: tuple[str, ...], name: str, *, asked: bool):
     variants = "-variants" if len(layouts) > 1 else ""
-    marks = [pytest.mark.exhaustive] if slow else []
+    by_default = not variants and name in (BY_DEFAULT if target == FIRST else BY_DEFAULT[:1])
+    marks = [] if by_default else [pytest.mark.slow if asked else pytest.mark.exhaustive]
     return pytest.param(target, layouts, name, id=f"{target}{variants}-{name}", marks=marks)
 
 
@@ -51,10 +54,10 @@ def cases():
         for name in plan(target):
             loop = name.startswith("hmac_") and name not in LOOPS
             asked = name not in varied and not loop if target == FIRST else name in KINDS
-            yield case(target, ("rows",), name, slow=not asked)
+            yield case(target, ("rows",), name, asked=asked)
         if len(layouts) > 1:
             for name in plan(target, layouts):
-                yield case(target, layouts, name, slow=name not in varied)
+                yield case(target, layouts, name, asked=name in varied)
 
 
 @pytest.fixture
@@ -110,6 +113,7 @@ def test_the_kinds_are_all_there_are(target):
     assert set().union(*(kernels[name] for name in KINDS)) == set().union(*kernels.values())
 
 
+@pytest.mark.slow
 def test_debug_mode_asserts_no_overflow_in_hash_arithmetic(compile_cold):
     asked = launches("cuda", records=[algorithms.get("blake3")])
     for launch, options in asked["blake3"]:

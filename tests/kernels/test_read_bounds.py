@@ -28,7 +28,7 @@ from integrity_triton.drivers import crc as crc_driver
 from integrity_triton.drivers.poly1305 import POLY1305_PARTS, Poly1305Driver
 from integrity_triton.launching.launch import Launch
 from integrity_triton.self_tests.admission import VARIABLE
-from support import hash_batch, new, on_device, oracle, pattern, required, retune, rows_as_bytes
+from support import few_lanes, hash_batch, new, on_device, oracle, pattern, required, retune, rows_as_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="not applicable: mprotect as on Linux")
 
@@ -107,6 +107,7 @@ def hashed(name: str, align: int, sizes: list[int]) -> None:
         assert found == [oracle(record, row.numpy().tobytes()) for row in rows]
 
 
+@pytest.mark.slow_if(lambda align, wide: (align, wide) != (1, 1))
 @pytest.mark.parametrize("align", [1, 4, 8, 16])
 @pytest.mark.parametrize(
     ("name", "wide"),
@@ -138,7 +139,7 @@ def test_nothing_is_read_beyond_a_tree(wide):
 def fence(kernels: InterpreterBackend) -> None:
     """Have kernels get copies of all tensors that they are given, which end where a page without access
     starts, and work on four messages a program."""
-    launch, options = kernels.launch, kernels.options
+    launch = kernels.launch
 
     def fenced(asked: Launch, options: Mapping[str, int]) -> None:
         tensors = {n: v for n, v in asked.arguments.items() if isinstance(v, torch.Tensor) and v.numel()}
@@ -149,11 +150,7 @@ def fence(kernels: InterpreterBackend) -> None:
                 tensor.copy_(copies[name])
 
     kernels.launch = fenced  # type: ignore[method-assign]
-    # Lanes that share a message are as many as the launch was made for.
-    shared = (POLY1305_PARTS, crc_driver.CRC_FOLD)
-    kernels.options = lambda asked: (  # type: ignore[method-assign]
-        options(asked) if asked.kernel in shared else {**options(asked), "BLOCK_MSGS": 4}
-    )
+    kernels.options = few_lanes(kernels.options)  # type: ignore[method-assign]
 
 
 def within_arguments(record: Algorithm) -> None:
@@ -196,9 +193,12 @@ GIVEN = (
 )
 
 
+FEW = ("md5", "siphash_2_4", "hmac_sha256", "poly1305", "sha3_256", "blake3", "crc32")
 VECTORS = ("md5", "sha512", "blake3", "siphash_2_4", "highwayhash_64", "gmac_aes")
 
 
+@pytest.mark.quick_if(lambda name, wide: wide == 1 and name in FEW[:4])
+@pytest.mark.slow_if(lambda name, wide: wide == 4 or name not in FEW)
 @pytest.mark.parametrize(
     ("name", "wide"), [(n, 1) for n in GIVEN] + [(n, 4) for n in VECTORS], indirect=["wide"]
 )
@@ -207,6 +207,7 @@ def test_nothing_is_read_beyond_what_a_kernel_is_given(name, wide):
     assert status_of(lambda: within_arguments(algorithms.get(name))) == 0
 
 
+@pytest.mark.slow_if(lambda align, words: (align, words) != (1, 2))
 @pytest.mark.parametrize("align", [1, 4, 16])
 @pytest.mark.parametrize("wide", [2], indirect=True)
 @pytest.mark.parametrize(("way", "words"), [*((way, 2) for way in Poly1305Driver.ways), ("parts", 4)])
@@ -218,6 +219,7 @@ def test_nothing_is_read_beyond_by_any_way_of_poly1305(way, words, align, wide, 
     assert status_of(lambda: hashed("poly1305", align, sizes)) == 0
 
 
+@pytest.mark.slow_if(lambda start: start != 1)
 @pytest.mark.parametrize("start", [0, 1, 4])
 def test_nothing_is_read_beyond_by_folding(start, monkeypatch):
     """By two lanes, of messages up to the end, alone and beside one that starts anywhere."""

@@ -17,6 +17,7 @@ from integrity_triton.messages.layout import Ragged
 from support import on_device, oracle, pattern, rows_as_bytes
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", ["sha256", "sha512", "blake2b", "blake2s"])
 def test_rounds_without_tables_in_memory_and_branches(name, monkeypatch):
     monkeypatch.delitem(sys.modules, "unrolled", raising=False)

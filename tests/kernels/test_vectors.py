@@ -133,6 +133,7 @@ def test_messages(file, backend, able):
     check(record, affordable(record, messages(file), backend), backend)
 
 
+@pytest.mark.slow_if(lambda backend: backend == "interpreter")
 @pytest.mark.parametrize("file", files("tags", "cmac", "gcm", "wycheproof"))
 def test_tags(file, backend, able):
     """Tags of messages with keys, and IVs, of their own. What a standard leaves to special applications, a
@@ -179,6 +180,7 @@ def sequential(backend):
         pytest.skip("absent: thousands of launches of the interpreter take hours")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", files("monte"))
 def test_monte_carlo(file, backend, able, sequential):
     """SHAVS, section 6.4, where a message is the last three digests, and SHA3VS, section 6.2.3, where it is
@@ -200,6 +202,7 @@ def test_monte_carlo(file, backend, able, sequential):
     assert rows_as_bytes(window[:, -size:]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", files("monte_shake"))
 def test_monte_carlo_of_extendable_output(file, backend, able, sequential):
     """SHA3VS, section 6.3.3: the last two bytes of an output say how long the next one is, and its first
@@ -244,6 +247,7 @@ def chained(package: str, path: str) -> list[tuple[int, bytes]]:
     return [(int(name[7:-1]), digest) for name, digest in zip(names, digests, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", files("sizes", "keys"))
 def test_chains_over_sizes(file, backend, able, sequential):
     """Of every digest size or key size, the last of 100 digests, each of all before it, newest first."""

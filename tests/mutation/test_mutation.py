@@ -53,6 +53,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="not applicable: the interpreter is Triton's, for Linux")
 def test_a_sample_is_killed():
     done = run("--sample", "16", "--workers", "1")

@@ -1,0 +1,25 @@
+"""The list of slow tests in tests/README.md names those that there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tiers
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+def test_every_slow_test_is_listed(request: pytest.FixtureRequest):
+    """Of the files that this run collected."""
+    slow = request.config.stash.get(tiers.SLOW, set())
+    assert slow <= tiers.listed(), (
+        "python -m pytest -m slow --times times.json; python tests/tiers.py times.json"
+    )
+
+
+def test_every_listed_test_exists():
+    for name in tiers.listed():
+        file, _, function = name.partition("::")
+        assert f"def {function}(" in (HERE / file).read_text("utf-8"), name
