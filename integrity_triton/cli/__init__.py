@@ -1,7 +1,7 @@
 """The command line: arguments in, report out.
 
-A file holds a command or a group of commands. At import they need only click: what a command needs beyond it,
-the command imports when it runs, so that ``--help`` is quick and hashing a file on the CPU never loads torch.
+Each command, or group of commands, has a file. At import they load only click. A command imports whatever
+else it needs when it runs, so that ``--help`` is quick and hashing a file on the CPU never loads torch.
 """
 
 from .program import main

@@ -1,4 +1,4 @@
-"""The command ``algorithms``: a list of all, or everything about some."""
+"""The command ``algorithms`` lists all algorithms, or describes some of them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @click.argument("names", metavar="[ALGORITHM]...", nargs=-1)
 @report_options
 def algorithms(names: tuple[str, ...], as_json: bool, backend: str | None) -> int:
-    """List the algorithms, or with --backend those that it can run; all about those that are named.
+    """List all algorithms, or describe those that are named. With --backend, only those that it can run.
 
-    Sizes are in bytes. A digest's size with a + is the default of extendable output (xof), which has
-    any length.
+    Sizes are in bytes. A + after a digest's size means that the output is extendable (xof): it can have any
+    length, and the size is the default.
     """
     from .. import algorithms as registry
     from ..algorithms.description import listed

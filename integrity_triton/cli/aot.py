@@ -1,4 +1,4 @@
-"""The command ``aot``: kernels as files, for programs without Python."""
+"""The command ``aot`` writes kernels to files, for programs without Python."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from .terminal import Output
 @click.command()
 @click.argument("algorithm")
 @click.argument("target")
-@click.option("-o", "--output", "folder", metavar="FOLDER", default=".", help="Write here, not to '.'.")
-@click.option("--kernel", metavar="NAME", help="Only the kernel of this name.")
+@click.option(
+    "-o", "--output", "folder", metavar="FOLDER", default=".", help="Write to this folder.  [default: .]"
+)
+@click.option("--kernel", metavar="NAME", help="Export only the kernel of this name.")
 @click.option(
     "--where",
     "conditions",
     metavar="CONSTANT=VALUE",
     multiple=True,
-    help="Only kernels compiled with this value; repeatable.",
+    help="Export only kernels compiled with this value. Repeatable.",
 )
-@click.option("--compiler", metavar="FOLDER", help="Compile with the Triton in this folder.")
+@click.option(
+    "--compiler", metavar="FOLDER", help="Compile with the Triton that is installed in this folder."
+)
 @click.option("--list", "listing", is_flag=True, help="List the kernels and compile nothing.")
 @json_option
 def aot(
@@ -37,9 +41,10 @@ def aot(
     listing: bool,
     as_json: bool,
 ) -> int:
-    """Export ALGORITHM's kernels for TARGET: binaries, each with a JSON sidecar that says how to launch it.
+    """Export ALGORITHM's kernels for TARGET.
 
-    TARGET is cuda:90, hip:gfx942 (any compute capability or architecture), or xpu.
+    Each kernel becomes a binary with a JSON sidecar that says how to launch it. TARGET is xpu, or
+    cuda or hip with a compute capability or architecture, such as cuda:90 or hip:gfx942.
     """
     from .. import algorithms as registry
     from ..aot.compiling import Target

@@ -1,4 +1,4 @@
-"""``hash --check``: the files that checksum lists name, checked and reported as sha256sum does."""
+"""``hash --check`` checks the files that checksum lists name, and reports as sha256sum does."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .terminal import Meter, Output
 
 @dataclass
 class _ListResult:
-    """What ``hash --check`` found out about the files of one list."""
+    """The results of the files of one list."""
 
     name: str
     error: str | None = None
     improperly_formatted: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     files: list[dict[str, str]] = field(default_factory=list)
-    """Kept for a JSON report only: a list may be long."""
+    """Kept only for a JSON report, because a list may be long."""
 
     def to_dict(self) -> dict[str, Any]:
         fields = {"name": self.name, "improperly_formatted": self.improperly_formatted, "files": self.files}
@@ -34,7 +34,7 @@ class _ListResult:
 
 @dataclass
 class ListChecker:
-    """``hash --check``: checks the files of lists, and reports as sha256sum does."""
+    """Checks the files of lists, and reports as sha256sum does."""
 
     hasher: FileHasher
     output: Output
@@ -59,7 +59,7 @@ class ListChecker:
                         continue
                     reports.append(self._check_list(name, reader.read(stream), meter))
         statuses = {self._status(report) for report in reports}
-        # A digest that differs is a finding, even where something else could not be read.
+        # A digest that differs counts more than something that could not be read.
         status = MISMATCH if MISMATCH in statuses else max(statuses)
         documents = [report.to_dict() for report in reports]
         self.output.document(ok=status == OK, algorithm=algorithm.name, lists=documents)

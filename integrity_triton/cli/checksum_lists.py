@@ -17,17 +17,17 @@ _MAX_NAME_SIZE = 1 << 16  # far above PATH_MAX, even with every character escape
 
 
 def tag(algorithm: str) -> str:
-    """What BSD-style lines call the algorithm of this name."""
+    """The name of an algorithm in BSD-style lines."""
     return _MIXED_CASE_TAGS.get(algorithm) or algorithm.upper().replace("_", "-")
 
 
 def escape(name: bytes) -> bytes:
-    """A file name on one line: backslash, line feed and carriage return escaped."""
+    """A file name on one line: backslashes, line feeds and carriage returns are escaped."""
     return b"".join(_ESCAPES.get(c, c) for c in (name[i : i + 1] for i in range(len(name))))
 
 
 def format_line(algorithm: str, digest: bytes, name: str, *, tagged: bool, zero: bool) -> bytes:
-    """A list's line for one file. ``zero`` ends it with NUL and leaves its name unescaped."""
+    """The line of a list for one file. ``zero`` ends it with NUL and leaves the name unescaped."""
     raw = os.fsencode(name)
     written = raw if zero else escape(raw)
     mark = b"\\" if written != raw else b""
@@ -41,7 +41,7 @@ def format_line(algorithm: str, digest: bytes, name: str, *, tagged: bool, zero:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a list, counted from 1. ``name`` is None where the line is improperly formatted."""
+    """One line of a list. Lines are counted from 1. ``name`` is None if the line is improperly formatted."""
 
     line: int
     name: str | None
@@ -49,13 +49,12 @@ class Entry:
 
 
 class ListReader:
-    """Reads lists of one algorithm's digests, all of ``length`` bytes.
+    """Reads lists of digests of one algorithm, all of ``length`` bytes.
 
-    ``aliases`` are what BSD-style lines may call the algorithm beside its name and tag.
+    BSD-style lines may call the algorithm by its tag, its name or one of ``aliases``.
 
-    Lists made by BSD's ``md5 -r`` separate digest and name by one space. They are told from the
-    usual ones by the first line, and the two are not mixed: a name could otherwise be given or
-    lose a leading space.
+    Lists made by BSD's ``md5 -r`` have one space between digest and name. The first line shows which kind a
+    list is, and a list cannot mix the two, because a name could then gain or lose a leading space.
     """
 
     def __init__(self, algorithm: str, aliases: Collection[str], length: int) -> None:
@@ -65,7 +64,7 @@ class ListReader:
         self._reversed: bool | None = None
 
     def read(self, stream: BinaryIO) -> Iterator[Entry]:
-        """The entries of a list, comments and empty lines left out. Holds one line at a time."""
+        """The entries of a list, without comments and empty lines. Only one line is in memory at a time."""
         limit = self._digits + _MAX_NAME_SIZE
         number = 0
         while line := stream.readline(limit):
@@ -113,7 +112,7 @@ class ListReader:
 
 
 def _unescape(name: bytes) -> bytes:
-    """The name that was escaped; empty where an escape is unknown."""
+    """The name before it was escaped; empty if an escape is unknown."""
     pieces = _ESCAPED_PIECE.findall(name)
     if any(b"\\" + piece not in _UNESCAPES for piece in pieces):
         return b""

@@ -1,4 +1,4 @@
-"""The command ``conformance``: runs the suite and writes its reports."""
+"""The command ``conformance`` runs the conformance suite and writes its reports."""
 
 from __future__ import annotations
 
@@ -15,36 +15,42 @@ from .terminal import Output
 if TYPE_CHECKING:
     from ..conformance import Cell
 
-_MOST_JOBS = 8  # each has a few hundred MB of libraries
+_MOST_JOBS = 8  # each process loads a few hundred MB of libraries
 
 
 @click.command()
-@click.option("--backend", "backends", metavar="NAME", multiple=True, help="Only this backend; repeatable.")
-@click.option("--device", "devices", metavar="NAME", multiple=True, help="Only this device; repeatable.")
-@click.option("--algorithm", "names", metavar="NAME", multiple=True, help="Only this algorithm; repeatable.")
+@click.option(
+    "--backend", "backends", metavar="NAME", multiple=True, help="Run only on this backend. Repeatable."
+)
+@click.option(
+    "--device", "devices", metavar="NAME", multiple=True, help="Run only on this device. Repeatable."
+)
+@click.option(
+    "--algorithm", "names", metavar="NAME", multiple=True, help="Check only this algorithm. Repeatable."
+)
 @click.option(
     "--compile",
     "targets",
     metavar="TARGET",
     multiple=True,
-    help="Compile for this target, as for aot; runs nothing but what --backend names; repeatable.",
+    help="Compile for this target, named as for aot, and run only what --backend names. Repeatable.",
 )
-@click.option("--quick", is_flag=True, help="Fewer cases: for a first look.")
-@click.option("--full", is_flag=True, help="Many more cases: takes minutes.")
+@click.option("--quick", is_flag=True, help="Check fewer cases, for a first look.")
+@click.option("--full", is_flag=True, help="Check many more cases, which takes minutes.")
 @click.option(
-    "--seed", type=click.IntRange(0, (1 << 64) - 1), help="Of the random data.  [default: a new one]"
+    "--seed", type=click.IntRange(0, (1 << 64) - 1), help="Seed of the random data.  [default: a new one]"
 )
 @click.option(
     "--jobs",
     type=click.IntRange(1),
-    help="Processes that share the work.  [default: one a processor, at most 8]",
+    help="Number of processes that share the work.  [default: one per processor, at most 8]",
 )
 @click.option(
     "--report",
     "reports",
     metavar="FILE",
     multiple=True,
-    help="Write a report: .json, .md, .html, or .xml for JUnit's; repeatable.",
+    help="Write a report in the format of the suffix: .json, .md, .html, or .xml for JUnit. Repeatable.",
 )
 @json_option
 def conformance(
@@ -59,10 +65,11 @@ def conformance(
     reports: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Check every algorithm on every backend and device here: known answers, layouts, streams, forgeries,
-    agreement.
+    """Check every algorithm on every backend and device of this machine.
 
-    Status 0 if all that was asked for ran and passed; what was named and is absent has not.
+    The checks cover known answers, layouts in memory, streams, forged tags, and agreement between backends.
+    The exit status is 0 if everything that was asked for ran and passed, and 1 otherwise. A backend, device
+    or algorithm that is named and absent has not passed.
     """
     from .. import conformance as suite
     from ..backends.native import usable_cpus

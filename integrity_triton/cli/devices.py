@@ -1,4 +1,4 @@
-"""The command ``devices``: the backends, and what each of them runs on."""
+"""The command ``devices`` lists the backends and what each of them runs on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .terminal import Output
 @click.command()
 @report_options
 def devices(as_json: bool, backend: str | None) -> int:
-    """List the backends: what each runs on, or why it is absent."""
+    """List the backends. Each comes with its devices, or with the reason why it is absent."""
     from ..backends.registry import get, statuses
 
     output = Output(as_json=as_json)

@@ -1,4 +1,4 @@
-"""The command ``hash``: digests of files, printed or checked as sha256sum does."""
+"""The command ``hash`` prints or checks digests of files, as sha256sum does."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ _MAX_DIGEST_LENGTH = 1 << 20
 @click.argument("files", metavar="[FILE]...", nargs=-1)
 @click.option("-c", "--check", is_flag=True, help="Read digests from the FILEs and check them.")
 @click.option("--tag", "tagged", is_flag=True, help="Print BSD-style lines.")
-@click.option("-z", "--zero", is_flag=True, help="End lines with NUL and escape no file names.")
+@click.option("-z", "--zero", is_flag=True, help="End lines with NUL, and do not escape file names.")
 @click.option(
     "-l",
     "--length",
     type=click.IntRange(1, _MAX_DIGEST_LENGTH),
     metavar="BYTES",
-    help="Digest length, for algorithms with extendable output.",
+    help="Length of the digest, for algorithms with extendable output.",
 )
-@click.option("--key-file", metavar="FILE", help="File whose bytes are the key, for keyed algorithms.")
-@click.option("--ignore-missing", is_flag=True, help="With --check: pass over files that do not exist.")
+@click.option(
+    "--key-file", metavar="FILE", help="Use the bytes of this file as the key, for keyed algorithms."
+)
+@click.option("--ignore-missing", is_flag=True, help="With --check: skip files that do not exist.")
 @click.option("--quiet", is_flag=True, help="With --check: do not print OK for each good file.")
-@click.option("--status", "silent", is_flag=True, help="With --check: print nothing; exit status only.")
+@click.option(
+    "--status", "silent", is_flag=True, help="With --check: print nothing, and only set the exit status."
+)
 @click.option("--strict", is_flag=True, help="With --check: fail on improperly formatted lines.")
-@click.option("-w", "--warn", is_flag=True, help="With --check: name improperly formatted lines.")
+@click.option("-w", "--warn", is_flag=True, help="With --check: report improperly formatted lines.")
 @report_options
 def hash_files(
     algorithm: str,
@@ -54,7 +58,7 @@ def hash_files(
 ) -> int:
     """Print or check digests of files, as sha256sum does.
 
-    Without FILE, or where it is -, read standard input.
+    Without a FILE, or if FILE is -, read standard input.
     """
     from .. import algorithms as registry
     from ..hashing import new
@@ -75,12 +79,12 @@ def hash_files(
         raise ValueError(f"{record.name} takes tuples of byte strings, not files")
     if check and record.security is registry.Security.CHECKSUM:
         raise ValueError(
-            f"{record.name} is a checksum, which is no proof that a file is unchanged; "
+            f"{record.name} is a checksum, which does not prove that a file is unchanged; "
             f"--check takes {', '.join(registry.without_checksums())}"
         )
     key = None if key_file is None else read_secret(key_file)
     hasher = FileHasher(record, key, record.check_length(length, {}), backend)
-    new(record.name, key=key, backend=backend)  # a bad key or backend is no fault of any one file
+    new(record.name, key=key, backend=backend)  # reports a bad key or backend once, not for each file
     output = Output(as_json=as_json)
     names = files or ("-",)
     if check:
@@ -93,9 +97,9 @@ def _check_hash_options(check: bool, only_printing: dict[str, bool], only_checki
     unfit = only_printing if check else only_checking
     for option, given in unfit.items():
         if given and check:
-            raise click.UsageError(f"{option} is not for --check", click.get_current_context())
+            raise click.UsageError(f"{option} cannot be used with --check", click.get_current_context())
         if given:
-            raise click.UsageError(f"{option} is only for --check", click.get_current_context())
+            raise click.UsageError(f"{option} can only be used with --check", click.get_current_context())
 
 
 def _print_digests(

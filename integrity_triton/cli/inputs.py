@@ -1,4 +1,4 @@
-"""What commands read: files and standard input to hash, secrets, and sizes for a progress bar."""
+"""Reading the inputs of commands: files and standard input, secrets, and sizes for a progress bar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_SECRET_SIZE = 1 << 16
 
 @dataclass(frozen=True)
 class FileHasher:
-    """Hashes named files, ``-`` being standard input, with one set of parameters."""
+    """Hashes files with one set of parameters. The name ``-`` stands for standard input."""
 
     algorithm: Algorithm
     key: bytes | None
@@ -38,7 +38,7 @@ class FileHasher:
             _update_from_stream(hasher, stdin(), progress)
         elif _regular_size(name):
             update_from_file(hasher, name, progress=progress)
-        else:  # pipes and devices have no size, and files under /proc say that theirs is 0
+        else:  # pipes and devices have no size, and files under /proc report a size of 0
             with open(name, "rb", buffering=0) as stream:
                 _update_from_stream(hasher, stream, progress)
         return hasher.digest(self.length if self.algorithm.xof else None)
@@ -64,7 +64,7 @@ def _regular_size(name: str) -> int | None:
 
 
 def total_size(names: Sequence[str]) -> int | None:
-    """The size of all files together, or None where it cannot be known beforehand."""
+    """The size in bytes of all files together; None if one of them is not a regular file."""
     total = 0
     for name in names:
         try:
@@ -81,12 +81,12 @@ def read_secret(path: str) -> bytes:
     with open(path, "rb") as file:
         secret = file.read(_MAX_SECRET_SIZE + 1)
     if len(secret) > _MAX_SECRET_SIZE:
-        raise ValueError(f"{path}: larger than {_MAX_SECRET_SIZE} bytes; that is no key")
+        raise ValueError(f"{path}: larger than {_MAX_SECRET_SIZE} bytes; a key or password is not that long")
     return secret
 
 
 def model_size(source: str) -> int:
-    """The bytes of a safetensors file, or of those directly in a folder."""
+    """The size in bytes of a safetensors file, or of all safetensors files directly in a folder."""
     path = Path(source)
     files = path.glob("*.safetensors") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)

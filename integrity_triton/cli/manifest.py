@@ -1,4 +1,4 @@
-"""The commands ``manifest create`` and ``manifest verify``."""
+"""The commands ``manifest create`` and ``manifest verify`` make manifests of models and check them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group(no_args_is_help=False)
 def manifest() -> None:
-    """Make manifests of a model's tensors, and check models against them.
+    """Make manifests of models' tensors, and check models against them.
 
     SOURCE is a .safetensors file, or a folder of them.
     """
@@ -26,7 +26,9 @@ def manifest() -> None:
 
 @manifest.command("create")
 @click.argument("source")
-@click.option("-o", "--output", "path", metavar="FILE", help="Write the manifest here, not to stdout.")
+@click.option(
+    "-o", "--output", "path", metavar="FILE", help="Write the manifest to this file.  [default: stdout]"
+)
 @click.option("--algorithm", default="blake3", show_default=True, help="Hash of the tensors and the root.")
 @report_options
 def create(source: str, path: str | None, algorithm: str, as_json: bool, backend: str | None) -> int:
@@ -56,7 +58,7 @@ def create(source: str, path: str | None, algorithm: str, as_json: bool, backend
 @click.argument("source")
 @report_options
 def verify(manifest_path: str, source: str, as_json: bool, backend: str | None) -> int:
-    """Check SOURCE against MANIFEST; name every changed, missing and unexpected tensor."""
+    """Check SOURCE against MANIFEST, and name every changed, missing and unexpected tensor."""
     from ..models import Manifest
 
     output = Output(as_json=as_json)

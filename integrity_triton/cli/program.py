@@ -38,9 +38,10 @@ for _command in (algorithms, aot, conformance, devices, hash_files, keygen, mani
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line, by default the process's own, and return its exit status.
+    """Run a command line, by default the arguments of this process, and return the exit status.
 
-    0: all good; 1: data, a manifest or a signature does not match; 2: bad use or unreadable input.
+    The status is 0 if everything is good, 1 if data, a manifest or a signature does not match, and 2 for bad
+    use or unreadable input. It is 130 after an interrupt, and 141 if the reader of the output has gone away.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     status = _run(given)
@@ -71,13 +72,13 @@ def _run(given: list[str]) -> int:
 def _fail(message: str, as_json: bool, status: int = TROUBLE) -> int:
     complain(message)
     if as_json:
-        with suppress(OSError):  # stdout itself may be what failed
+        with suppress(OSError):  # the error may be that stdout cannot be written
             write_document(ok=False, error=message)
     return status
 
 
 def _settle_stdout() -> None:
-    """Drop what stdout could not take: Python would try, and complain, once more at exit."""
+    """Drop output that stdout could not take. Python would try to write it again at exit, and complain."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

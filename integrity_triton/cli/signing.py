@@ -1,4 +1,4 @@
-"""The commands ``keygen``, ``sign`` and ``verify``, for models in the OpenSSF Model Signing format."""
+"""The commands ``keygen``, ``sign`` and ``verify`` make and check OpenSSF Model Signing signatures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _signature_path(folder: str, given: str | None) -> Path:
 @click.argument("public_key")
 @json_option
 def keygen(private_key: str, public_key: str, as_json: bool) -> int:
-    """Make a P-256 key pair: PRIVATE_KEY signs, PUBLIC_KEY verifies. Both are PEM files."""
+    """Make a P-256 key pair. PRIVATE_KEY signs and PUBLIC_KEY verifies; both are PEM files."""
     from ..models import oms
 
     oms.generate_key(Path(private_key), Path(public_key))
@@ -47,20 +47,28 @@ _ignore_path_option = click.option(
     "ignore_paths",
     multiple=True,
     metavar="PATH",
-    help="Leave out this path, relative to FOLDER; repeatable.",
+    help="Leave out this path, relative to FOLDER. Repeatable.",
 )
 
 
 @click.command()
 @click.argument("folder")
-@click.option("--key", required=True, metavar="FILE", help="Private key, PEM.")
+@click.option("--key", required=True, metavar="FILE", help="PEM file of the private key.")
 @click.option(
-    "-o", "--signature", metavar="FILE", help="Where the signature goes.  [default: FOLDER/model.sig]"
+    "-o", "--signature", metavar="FILE", help="Write the signature to this file.  [default: FOLDER/model.sig]"
 )
-@click.option("--method", type=click.Choice(["files", "shards"]), default="files", show_default=True)
-@click.option("--algorithm", help="[default: blake3 for files, sha256 for shards]")
-@click.option("--shard-size", type=click.IntRange(1), metavar="BYTES", help="With --method shards.")
-@click.option("--password-file", metavar="FILE", help="File with the password of the private key.")
+@click.option(
+    "--method",
+    type=click.Choice(["files", "shards"]),
+    default="files",
+    show_default=True,
+    help="Sign a digest of each file, or of each shard of a file.",
+)
+@click.option("--algorithm", help="Hash to use.  [default: blake3 for files, sha256 for shards]")
+@click.option(
+    "--shard-size", type=click.IntRange(1), metavar="BYTES", help="Size of a shard, with --method shards."
+)
+@click.option("--password-file", metavar="FILE", help="Read the password of the private key from this file.")
 @_ignore_path_option
 @report_options
 def sign(
@@ -79,7 +87,9 @@ def sign(
     from ..models import oms
 
     if shard_size is not None and method != "shards":
-        raise click.UsageError("--shard-size is only for --method shards", click.get_current_context())
+        raise click.UsageError(
+            "--shard-size can only be used with --method shards", click.get_current_context()
+        )
     if algorithm is None:
         algorithm = "blake3" if method == "files" else "sha256"
     output = Output(as_json=as_json)
@@ -105,11 +115,16 @@ def sign(
 
 @click.command()
 @click.argument("folder")
-@click.option("--key", required=True, metavar="FILE", help="Public key, PEM.")
-@click.option("--signature", metavar="FILE", help="The signature.  [default: FOLDER/model.sig]")
+@click.option("--key", required=True, metavar="FILE", help="PEM file of the public key.")
+@click.option(
+    "--signature", metavar="FILE", help="Read the signature from this file.  [default: FOLDER/model.sig]"
+)
 @click.option("--ignore-unsigned-files", is_flag=True, help="Allow files that the signature does not name.")
 @click.option(
-    "--manifest", "manifest_path", metavar="MANIFEST", help="If verification fails, name the tensors by this."
+    "--manifest",
+    "manifest_path",
+    metavar="MANIFEST",
+    help="If verification fails, name the tensors that differ from this manifest.",
 )
 @_ignore_path_option
 @report_options
@@ -154,7 +169,7 @@ def verify(
 
 
 def _diagnose(output: Output, folder: str, expected: Manifest, backend: str | None) -> dict[str, Any]:
-    """Name the tensors that differ in a folder already known to be wrong, as far as it can be read."""
+    """Name the tensors that differ, in a folder whose signature does not match, as far as it can be read."""
     try:
         with output.progress(folder, model_size(folder)) as progress:
             report = expected.verify(Path(folder), backend=backend, progress=progress)

@@ -1,4 +1,4 @@
-"""What the command line puts out: one report on stdout, messages and a progress bar on stderr."""
+"""The output of the command line: one report on stdout, messages and a progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _NARROWEST = 20
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters escaped, so that a name cannot send them to a terminal."""
+    """``text`` with control characters escaped, so that a file name cannot control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def complain(message: str) -> None:
-    """Write one line to stderr, whatever lines ``message`` has."""
+    """Write ``message`` to stderr in one line, even if it has several."""
     if sys.stderr is not None:
         line = printable(" ".join(message.splitlines()))
         sys.stderr.write(f"{PROGRAM}: {line}\n")
@@ -39,10 +39,11 @@ def complain(message: str) -> None:
 
 
 def write_stdout(data: bytes) -> None:
+    """Write all of ``data`` to stdout, and flush it. Raises OSError if stdout is closed."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, "standard output is closed")
     rest = memoryview(data)
-    while rest:  # unbuffered (python -u), one write may take a part only
+    while rest:  # if stdout is unbuffered (python -u), a write may take only a part
         rest = rest[sys.stdout.buffer.write(rest) :]
     sys.stdout.buffer.flush()
 
@@ -53,10 +54,10 @@ def write_document(**fields: Any) -> None:
 
 
 class Meter:
-    """A progress bar on stderr that appears only once the work has turned out to be long."""
+    """A progress bar on stderr. It appears only when the work turns out to be long."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # hashing threads report on their own
+        self._lock = threading.Lock()  # threads that hash report their progress independently
         self._began = time.monotonic()
         self._refreshed = 0.0
         self._label = ""
@@ -66,7 +67,7 @@ class Meter:
         self._shown = False
 
     def begin(self, label: str, total: int | None) -> None:
-        """Turn to a piece of work of ``total`` bytes; None if that is not known."""
+        """Begin a piece of work of ``total`` bytes, or None if its size is not known."""
         with self._lock:
             self._label, self._total, self._done = printable(label), total, 0
             if self._bar is not None:
@@ -92,7 +93,7 @@ class Meter:
             bar.update(task, completed=self._done, refresh=True)
 
     def hide(self) -> None:
-        """Take the bar off the terminal, so that something else can be written there."""
+        """Remove the bar from the terminal, so that something else can be written there."""
         with self._lock:
             if self._bar is not None and self._shown:
                 self._shown = False
@@ -121,14 +122,14 @@ def _build_bar() -> Progress:
         console=Console(stderr=True),
         transient=True,
         expand=True,
-        auto_refresh=False,  # drawn from advance() alone: no thread, and nothing after hide()
-        redirect_stdout=False,  # rich would send what is printed to the bar's console: stderr
+        auto_refresh=False,  # only advance() draws: there is no thread, and nothing is drawn after hide()
+        redirect_stdout=False,  # rich would send what is printed to the console of the bar, which is stderr
         redirect_stderr=False,
     )
 
 
 class Output:
-    """A command's report: text, or with ``as_json`` one document."""
+    """The report of a command: text, or one JSON document if ``as_json``."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
@@ -139,39 +140,39 @@ class Output:
             self._meter.hide()
 
     def write(self, data: bytes) -> None:
-        """Bytes of the text report."""
+        """Write bytes of the text report."""
         if not self.as_json:
             self._hide_meter()
             write_stdout(data)
 
     def line(self, text: str) -> None:
-        """One line of the text report."""
+        """Write one line of the text report."""
         self.write(printable(text).encode("utf-8") + b"\n")
 
     def hanging(self, first: str, text: str) -> None:
-        """``text`` behind ``first``; on a terminal in as many lines as it takes, all indented alike."""
+        """Write ``text`` after ``first``. On a terminal it is wrapped, and its lines are indented equally."""
         width = 0
         if sys.stdout is not None and sys.stdout.isatty():
             width = shutil.get_terminal_size().columns - len(first)
-        # Where next to nothing is left, the terminal's own wrapping is the better.
+        # If hardly any width is left, the wrapping of the terminal itself is easier to read.
         lines = textwrap.wrap(text, width, break_on_hyphens=False) if width >= _NARROWEST else [text]
         for line in lines or [""]:
             self.line((first + line).rstrip())
             first = " " * len(first)
 
     def document(self, **fields: Any) -> None:
-        """The JSON report, once, when all is known."""
+        """Write the JSON report, once, when everything is known."""
         if self.as_json:
             write_document(**fields)
 
     def complain(self, message: str) -> None:
-        """One line on stderr, whatever the report's form."""
+        """Write one line to stderr, for text and JSON alike."""
         self._hide_meter()
         complain(message)
 
     @contextmanager
     def meter(self) -> Iterator[Meter | None]:
-        """A meter for the work inside, or None where nobody watches."""
+        """A meter for the work of the block; None if stderr is not a terminal or the report is JSON."""
         terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         if self.as_json or not terminal:
             yield None
@@ -185,7 +186,7 @@ class Output:
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[int], None] | None]:
-        """A progress callback for one piece of work of ``total`` bytes."""
+        """A callback that reports progress in a piece of work of ``total`` bytes, or None."""
         with self.meter() as meter:
             if meter is not None:
                 meter.begin(label, total)

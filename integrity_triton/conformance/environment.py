@@ -1,4 +1,4 @@
-"""What a run depends on: versions, devices, digests of the kernels."""
+"""What the result of a run depends on: versions, devices and digests of the kernels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KERNELS = "integrity_triton.kernels"
 
 
 def describe() -> dict[str, Any]:
-    """Facts for a report, by name."""
+    """The facts of a report, by their names."""
     found: dict[str, Any] = {
         "package": f"integrity-triton {__version__}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -48,7 +48,8 @@ def describe() -> dict[str, Any]:
 
 
 def _libraries() -> list[str]:
-    """What the package needs, with the CPU's runtime, and the CPU libraries that its records name."""
+    """The names of the packages that this one requires, those of the extra ``cpu``, and the CPU libraries
+    that the algorithms' records name."""
     names = []
     with suppress(metadata.PackageNotFoundError):
         for requirement in metadata.requires("integrity-triton") or ():
@@ -60,6 +61,7 @@ def _libraries() -> list[str]:
 
 
 def _devices(backend: Backend, names: tuple[str, ...]) -> Iterator[str]:
+    """The devices' names, each with the version of its driver if that is known."""
     versions = backend.driver_versions()
     for i, name in enumerate(names):
         yield f"{name}, driver {versions[i]}" if i < len(versions) else name
@@ -74,7 +76,7 @@ def _processor() -> str:
 
 
 def kernel_sources() -> str:
-    """A digest of all device files of the package: what a JIT compiles."""
+    """A digest of the package's device files, which are the source that a JIT compiles."""
     files = sorted(
         path.name.removesuffix(".py")
         for path in resources.files(_KERNELS).iterdir()
@@ -84,11 +86,11 @@ def kernel_sources() -> str:
 
 
 def prebuilt_kernels() -> str:
-    """A digest of the lock file, which holds those of every artifact."""
+    """The digest of the lock file, which in turn holds the digests of all prebuilt kernels."""
     path = prebuilt.folder() / prebuilt.LOCK
     try:
         text = path.read_bytes()
         count = sum(len(entry["artifacts"]) for entry in prebuilt.lock()["archives"].values())
-    except Exception as error:  # a package without them runs all the same
+    except Exception as error:  # the package also runs without them
         return f"none: {error}"
     return f"{count} kernels, {prebuilt.LOCK} sha256 {hashlib.sha256(text).hexdigest()}"
