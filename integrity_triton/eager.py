@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import algorithms
 from .backends.registry import dispatch
-from .messages.from_caller import batch_messages, chunk_messages, is_tensor, per_message, tuple_messages
+from .messages.from_caller import batch_messages, chunk_messages, is_tensor, parameter_value, tuple_messages
 from .messages.layout import Messages
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _digests(
     backend: str | None,
 ) -> torch.Tensor:
     given = {
-        name: per_message(value, messages.count, f"{record.name}: {name}")
+        name: parameter_value(value, messages.count, f"{record.name}: {name}")
         for name, value in parameters.items()
         if name != "usedforsecurity"
     }

@@ -8,7 +8,7 @@ from . import algorithms
 from .algorithms import Algorithm
 from .backends.registry import dispatch as run_batch
 from .backends.registry import dispatch_pbkdf2 as pbkdf2
-from .messages.from_caller import batch_messages, buffer_view, per_message
+from .messages.from_caller import batch_messages, buffer_view, parameter_value
 from .messages.layout import Messages, Ragged, Rows
 from .messages.per_message import PerMessage
 
@@ -56,7 +56,7 @@ def hkdf_batch(
     size = record.digest_size
     _positive("length", length, 255 * size)
     messages = batch_messages(key_material)
-    salts = per_message(salt, messages.count, "salt")
+    salts = parameter_value(salt, messages.count, "salt")
     if not isinstance(salts, PerMessage):
         # Without a salt, RFC 5869 (section 2.2) takes as many zeros as a digest has bytes.
         salts = bytes(buffer_view(salts)) or bytes(size)
@@ -104,7 +104,7 @@ def pbkdf2_batch(
     length = size if length is None else _positive("length", length, size * (2**32 - 1))
     _positive("iterations", iterations, 2**63 - 1)
     messages = batch_messages(passwords)
-    salts = per_message(salt, messages.count, "salt")
+    salts = parameter_value(salt, messages.count, "salt")
     if not isinstance(salts, PerMessage):
         salts = bytes(buffer_view(salts))
     return pbkdf2(record, _values(messages), salts, iterations, length, messages.device, backend=backend)

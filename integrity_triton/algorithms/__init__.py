@@ -39,7 +39,7 @@ from .constructions import (
     XxHash,
 )
 from .hmac import hmac_over
-from .parameter import EachMessage, Parameter
+from .parameter import Parameter, ValuesPerMessage
 from .record import Algorithm, Security
 
 __all__ = [
@@ -52,7 +52,6 @@ __all__ = [
     "Blake3Tree",
     "Construction",
     "Crc",
-    "EachMessage",
     "HighwayHash",
     "Hmac",
     "IteratedHash",
@@ -66,6 +65,7 @@ __all__ = [
     "Sponge",
     "SpongeTree",
     "TupleSponge",
+    "ValuesPerMessage",
     "XxHash",
     "all_algorithms",
     "get",

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 
-class EachMessage:
-    """A parameter's values, of type bytes, of which every message of a batch has its own."""
+class ValuesPerMessage:
+    """The values of a parameter of type bytes, one for each message of a batch, as far as a record checks
+    them. ``messages/per_message.py`` implements it."""
 
     sizes: tuple[int, ...]
-    """Bytes in each."""
+    """The length of each value in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Parameter:
         Errors tell lengths and types of bytes alone, which may be a key.
         """
         label = f"{algorithm}: {self.name}"
-        if isinstance(value, EachMessage):
+        if isinstance(value, ValuesPerMessage):
             return self._check_each(label, value)
         if self.type is bytes:
             try:
@@ -64,7 +65,7 @@ class Parameter:
             self._check_range(label, value)
         return value
 
-    def _check_each(self, label: str, values: EachMessage) -> EachMessage:
+    def _check_each(self, label: str, values: ValuesPerMessage) -> ValuesPerMessage:
         if not self.per_message:
             raise TypeError(f"{label} is one for all messages of a batch")
         for i, size in enumerate(values.sizes):

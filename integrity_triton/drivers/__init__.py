@@ -1,7 +1,8 @@
-"""What the host does for each kind of construction: which kernels, over what, in which order.
+"""What the host does for each kind of construction: which kernels it launches, over which data, in which
+order.
 
-A driver is made for one algorithm and one backend. It asks the backend for memory, layout and
-launches, and knows nothing of where they happen.
+A driver is made for one algorithm and one backend. It asks a host for memory and launches, and does not know
+where these are.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ _DRIVERS: dict[type, type[Driver]] = {
 def make_driver(host: Host, algorithm: Algorithm) -> Driver:
     """A driver of ``algorithm`` on ``host``. Raises TypeError if there is none."""
     hash_name = algorithm.construction.hmac_of
-    if hash_name is not None:  # HMAC is the only construction that is made of any other algorithm
+    if hash_name is not None:  # HMAC runs over any hash that has a driver.
         return HmacDriver(host, algorithm, make_driver(host, get(hash_name)))
     return driver_class(algorithm)(host, algorithm)
 

@@ -1,4 +1,4 @@
-"""MACs of AES: its keys are expanded on the device, where blocks are encrypted too (``kernels/aes.py``)."""
+"""MACs that use AES. Keys are expanded and blocks encrypted on the device (``kernels/aes.py``)."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _TABLE_WORDS = 128
 
 
 def rounds_of(key_size: int) -> int:
-    """Of the cipher, for a key of so many bytes (FIPS 197, section 5)."""
+    """The rounds of AES with a key of ``key_size`` bytes (FIPS 197, section 5)."""
     return key_size // 4 + 6
 
 
 def expand_keys(host: Host, keys: Rows) -> torch.Tensor:
-    """The round keys of each of ``keys``, of 16, 24 or 32 bytes, as the kernels take them: uint32
-    ``[n, 128]``, of which ``8 * (rounds + 1)`` words are theirs and 8 or more behind them the caller's, who
-    is to keep all secret.
+    """The round keys of each of ``keys``, which are 16, 24 or 32 bytes long, as the kernels take them: uint32
+    ``[n, 128]``. In each row the first ``8 * (rounds + 1)`` words are round keys; at least 8 words follow
+    that the caller may use. The caller has to keep all of it secret.
     """
     import torch
 
-    # As long for every size of key, so that one binary serves all.
+    # Rows are as long for every size of key: one binary serves all.
     out = host.empty((keys.count, _TABLE_WORDS), torch.uint32, keys.device)
     host.run(
         AES_EXPAND_KEYS,
@@ -52,8 +52,8 @@ def expand_keys(host: Host, keys: Rows) -> torch.Tensor:
 
 
 def encrypt(host: Host, round_keys: torch.Tensor, blocks: torch.Tensor, rounds: int) -> torch.Tensor:
-    """AES of ``blocks``, uint8 ``[m, 16]``: uint8 of the same shape. ``round_keys`` is what
-    :func:`expand_keys` gave for one key, or for m of them, one a block. Nothing waits for the device."""
+    """AES of ``blocks``, uint8 ``[m, 16]``: uint8 of the same shape. ``round_keys`` is the result of
+    :func:`expand_keys` for one key, or for m keys, one for each block. Nothing waits for the device."""
     import torch
 
     count = blocks.shape[0]
@@ -76,10 +76,10 @@ def encrypt(host: Host, round_keys: torch.Tensor, blocks: torch.Tensor, rounds: 
 
 
 class _AesDriver(IteratedDriver):
-    keys_per_message = True
+    per_message = True
 
     def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
-        """Keys of one size at a time, which makes the number of rounds."""
+        """Take the keys of one size at a time, since the number of rounds depends on it."""
         import numpy as np
         import torch
 

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 
 class Secrets:
-    """Device memory that holds key material: overwritten with zeros by :meth:`wipe`, or once this object is
-    gone, which the last stream that uses it keeps alive. The overwriting is queued behind what was queued
-    before on the stream on which the memory was held; nothing waits for the device."""
+    """Device memory that holds key material. :meth:`wipe` overwrites it with zeros, as does the end of this
+    object, which lives as long as the last stream that uses it. The overwriting is queued on the device's
+    stream on which :meth:`hold` was called, behind what was queued there before; nothing waits for the
+    device."""
 
     def __init__(self) -> None:
         self._held: list[tuple[torch.Tensor, Any]] = []
 
     def hold(self, memory: torch.Tensor) -> torch.Tensor:
-        """Take ``memory`` into care, and return it. A view stands for the part that it shows."""
+        """Remember ``memory`` and return it. Of a view, only the part that it shows is overwritten."""
         self._held.append((memory, _current_stream(memory.device)))
         return memory
 
@@ -56,20 +57,20 @@ def _on_stream(device: torch.device, stream: Any) -> Any:
 
 
 class Driver(abc.ABC):
-    """Runs one algorithm on one backend, its ``host``. There is one driver a batch, and one for a stream and
-    its copies."""
+    """Runs one algorithm on the backend behind ``host``. Each batch has a driver of its own; a stream and its
+    copies share one."""
 
-    keys_per_message: ClassVar[bool] = False
-    """Whether ``enqueue`` takes parameters of which each message has its own."""
+    per_message: ClassVar[bool] = False
+    """Whether ``enqueue`` takes parameters with one value for each message."""
 
     ways: ClassVar[tuple[str, ...]] = ()
-    """Names of several ways to the same result, of which the driver takes the fastest."""
+    """Names of the ways to the same result, where there are several; the driver takes the fastest."""
 
     way: str | None = None
-    """One of ``ways``, which alone is taken: for tests, and to build the kernels of all."""
+    """The only one of ``ways`` that is taken, if not None: for tests, and to build all kernels."""
 
     key_in_messages: bool = False
-    """Whether a key is among what streams take in as the message."""
+    """Whether streams take in a key as part of the message."""
 
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         self.host = host
@@ -77,41 +78,42 @@ class Driver(abc.ABC):
         self.secrets = Secrets()
 
     def secret(self, memory: torch.Tensor) -> torch.Tensor:
-        """``memory``, which is overwritten with zeros when this driver has done its work."""
+        """Return ``memory``, which is overwritten with zeros when this driver has done its work."""
         return self.secrets.hold(memory)
 
     def key_rows(self, key: bytes | PerMessage, size: int, device: torch.device) -> Rows:
-        """A key, or the keys of all messages, as messages of ``size`` bytes, zeros behind shorter ones."""
+        """A key, or the keys of all messages, as rows of ``size`` bytes, with zeros behind shorter keys."""
         if isinstance(key, PerMessage):
             return Rows.of(self.secret(key.rows(device, size)))
         return Rows.of(self.secret(self.host.words(key.ljust(size, b"\0"), device, 8)).view(1, size))
 
     def pending(self, device: torch.device) -> PendingBytes:
-        """An empty end of a message, for a stream."""
+        """A stream's end of the message, still empty."""
         return PendingBytes(device, self.key_in_messages)
 
     @abc.abstractmethod
     def references(self) -> tuple[str, ...]:
-        """Kernels and device functions, ``"module:name"``, without which the algorithm does not run."""
+        """The kernels and device functions that the algorithm needs, as ``"module:name"``."""
 
     @abc.abstractmethod
     def main_kernel(self) -> tuple[str, str | None]:
-        """The kernel that does most of the work, and the block function that it is compiled with."""
+        """The kernel that does most of the work, and the block function with which it is compiled, if any."""
 
     @abc.abstractmethod
     def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
-        """Digests of at least one message, which the kernels can read where it is, of at least one byte:
-        contiguous uint8 ``[n, length]``. Nothing waits for the device. A value of ``parameters`` is a
-        ``PerMessage`` only where the class says so."""
+        """The digests of ``messages``: contiguous uint8 ``[n, length]``. There is at least one message, the
+        kernels can read all of them where they are, and ``length`` is at least 1. Nothing waits for the
+        device. A value of ``parameters`` is a ``PerMessage`` only if the class has ``per_message``."""
 
     @abc.abstractmethod
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
-        """A fresh stream of data on ``device``. Only its ``digest`` waits for the device."""
+        """A fresh stream for data on ``device``. Only its ``digest`` waits for the device."""
 
 
 class PendingBytes:
-    """The end of a message that does not fill a block yet, on the device. Where a key comes before the
-    message, it may be among these bytes: ``secret`` then has them overwritten when they have served."""
+    """The end of a message that does not fill a block yet, on the device. Where a key precedes the message,
+    these bytes may include key material: with ``secret`` they are overwritten when they are not needed any
+    more."""
 
     def __init__(self, device: torch.device, secret: bool = False) -> None:
         import torch
@@ -120,11 +122,11 @@ class PendingBytes:
         self.data = torch.empty(0, dtype=torch.uint8, device=device)
 
     def take(self, view: torch.Tensor, wanted: int) -> torch.Tensor:
-        """Move bytes from the front of ``view`` here until there are ``wanted``; returns the rest."""
+        """Copy bytes from the front of ``view`` until ``wanted`` are here; return the rest of ``view``."""
         import torch
 
         moved = min(max(wanted - self.data.numel(), 0), view.numel())
-        # Never a view of the caller's memory, which may change after update() returns.
+        # A copy and never a view of the caller's memory, which may change after update() returns.
         self.data = torch.cat([self.data, view[:moved]])
         if self.secrets is not None:
             self.secrets = Secrets()  # copies may still use the old bytes
@@ -137,7 +139,8 @@ AnyStream = TypeVar("AnyStream", bound="BlockStream")
 
 class BlockStream(Stream):
     """A stream that absorbs blocks of ``block`` bytes as they come, and keeps the end of the message: what
-    fills no block, and at least ``held_back`` bytes, where what follows tells how a block is absorbed."""
+    does not fill a block, and always the last ``held_back`` bytes, for algorithms that absorb a block in
+    another way if nothing follows it."""
 
     _driver: Driver
 
@@ -148,13 +151,13 @@ class BlockStream(Stream):
 
     @abc.abstractmethod
     def _absorb(self, view: torch.Tensor) -> None:
-        """Take in whole blocks, at least one, which may be in the caller's memory."""
+        """Take in one or more whole blocks, which may be in the caller's memory."""
 
     def update(self, data: Any) -> None:
         view = piece_on(data, self._device)
         held = self._pending.data.numel()
         whole = max(0, held + view.numel() - self._held_back) // self._block * self._block
-        # The blocks that begin with pending bytes, which are copied together, and then those of ``view``.
+        # First the blocks that begin with pending bytes, which are copied together, then those of ``view``.
         first = min(-(-held // self._block) * self._block, whole)
         if first:
             view = self._pending.take(view, first)

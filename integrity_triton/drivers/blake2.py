@@ -1,4 +1,4 @@
-"""BLAKE2: a start that its parameters make, and a key that is the first block (RFC 7693, section 2.9)."""
+"""BLAKE2: parameters determine the initial state, and a key is the first block (RFC 7693, section 2.9)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BLAKE2X_OUTPUT = "integrity_triton.kernels.blake2x:blake2x_output"
 
 
 class Blake2Driver(IteratedDriver):
-    keys_per_message = True
+    per_message = True
 
     def start_words(self, parameters: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         """The initial state, words ``[8]``: the initial value and the parameter block (the BLAKE2 paper,
@@ -62,12 +62,12 @@ class Blake2Driver(IteratedDriver):
         return words
 
     def key_block(self, parameters: Mapping[str, Any], device: torch.device) -> Rows | None:
-        """What goes before the message, for all or for each of them; None without a key."""
+        """The block that precedes the messages: one for all, or one for each. None without a key."""
         key = parameters.get("key", b"")
         return self.key_rows(key, self.algorithm.block_size, device) if len(key) else None
 
     def unkeyed(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
-        """The start before the key's block."""
+        """The start of the block that holds the key, or without a key that of the message."""
         state = self.host.upload(self.start_words(parameters), device)
         return Start(state, flags=int(parameters.get("last_node", False)))
 
@@ -91,13 +91,14 @@ class Blake2Driver(IteratedDriver):
         empty = messages.addressed().lengths == 0
         if not empty.any():
             return states
-        # With no message after it, the block is the last.
+        # The key's block of an empty message is its last block.
         return self.replace_rows(states, empty, self.iterate(blocks, before, final=True))
 
     def replace_rows(
         self, states: torch.Tensor, rows: np.ndarray[Any, Any], values: torch.Tensor
     ) -> torch.Tensor:
-        """``states`` with ``values``, which broadcast, in the rows where the host array ``rows`` is true."""
+        """``states``, in which ``values`` replace the rows where the host array ``rows`` is true. ``values``
+        broadcast."""
         import torch
 
         signed = torch.int64 if self.construction.word_bits == 64 else torch.int32
@@ -115,7 +116,7 @@ class Blake2Driver(IteratedDriver):
 
 
 class Blake2ParallelDriver(Driver):
-    """Leaves of all messages in one launch, roots in another (the BLAKE2 paper, section 2.10)."""
+    """One launch hashes the leaves of all messages, another the roots (the BLAKE2 paper, section 2.10)."""
 
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
@@ -123,7 +124,7 @@ class Blake2ParallelDriver(Driver):
         self.construction = algorithm.construction
         node = algorithms.get(self.construction.node)
         self.root = Blake2Driver(host, node)
-        # The leaf's chaining state, and whether it is the last of its level.
+        # A leaf's words are its chaining state, and a flag: whether it is the last of its level.
         leaf = replace(self.root.construction, block=self.construction.leaf_block, state_words=9)
         self.leaf = Blake2Driver(host, replace(node, construction=leaf))
         self.block_size = node.block_size
@@ -158,13 +159,13 @@ class Blake2ParallelDriver(Driver):
         return Start(self.host.upload(words, device))
 
     def key_blocks(self, parameters: Mapping[str, Any], device: torch.device) -> torch.Tensor | None:
-        """A key's block for each leaf: what a stripe before the message deals out. None without a key."""
+        """The key's block once for each leaf, as a stripe that precedes the message. None without a key."""
         block = self.leaf.key_block(parameters, device)
         return None if block is None else self.secret(block.data.repeat(1, self.construction.leaves).view(-1))
 
     def leaf_states(self, messages: Addressed, start: Start, *, final: bool) -> torch.Tensor:
-        """States of all messages' leaves, words ``[n * leaves, 9]``. Each message's start at ``start``;
-        with ``[leaves, 9]`` all do at the same."""
+        """States of the leaves of all messages: words ``[n * leaves, 9]``. The leaves of every message begin
+        at the states of ``start``, ``[leaves, 9]``."""
         import numpy as np
 
         leaves, block = self.construction.leaves, self.block_size
@@ -183,7 +184,7 @@ class Blake2ParallelDriver(Driver):
         return self.leaf.iterate(places, start, final=final, step=self.stripe)
 
     def _signed(self, words: torch.Tensor) -> torch.Tensor:
-        """Unsigned words lack operations on some devices."""
+        """The same words as signed ones: unsigned words lack operations on some devices."""
         import torch
 
         return words.view(torch.int64 if words.dtype == torch.uint64 else torch.int32)
@@ -210,7 +211,7 @@ class Blake2ParallelDriver(Driver):
             start = Start(self.secret(self.leaf_states(keys, before, final=False)), self.block_size)
         states = self.leaf_states(places, start, final=True)
         if key_blocks is not None:
-            # A leaf with nothing after the key's block has that for its last.
+            # Where no byte of a message reaches a leaf, the key's block is the last of the leaf.
             firsts = self.block_size * np.arange(self.construction.leaves)
             empty = (places.lengths[:, None] <= firsts).reshape(-1)
             if empty.any():
@@ -234,7 +235,7 @@ class _Blake2ParallelStream(BlockStream):
     def __init__(
         self, driver: Blake2ParallelDriver, parameters: Mapping[str, Any], device: torch.device
     ) -> None:
-        # Every leaf's last block stays, so that a stripe goes once each leaf has another byte.
+        # Every leaf's last block is held back: a stripe is absorbed once each leaf has another byte.
         super().__init__(driver, device, driver.stripe, driver.stripe - driver.block_size + 1)
         self._parameters = parameters
         self._at = driver.leaf_start(parameters, device)
@@ -258,9 +259,9 @@ class _Blake2ParallelStream(BlockStream):
 
 
 class Blake2XDriver(Driver):
-    """A root hash of each message, and any blocks of output of all in one launch ("BLAKE2X", section 2)."""
+    """A root hash for each message; one launch then gives any blocks of output ("BLAKE2X", section 2)."""
 
-    keys_per_message = True
+    per_message = True
 
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
@@ -276,7 +277,7 @@ class Blake2XDriver(Driver):
 
     def root_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         bound = parameters.get("digest_size", self.construction.unknown_length)
-        # The output's length is above the four bytes that are left of the node offset.
+        # The node offset keeps its lower four bytes; the length of the output is in those above.
         return {**parameters, "digest_size": self.node.algorithm.digest_size, "node_offset": bound << 32}
 
     def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
@@ -286,7 +287,7 @@ class Blake2XDriver(Driver):
     def output(
         self, parameters: Mapping[str, Any], roots: torch.Tensor, length: int, seek: int
     ) -> torch.Tensor:
-        """``length`` bytes from byte ``seek`` on, uint8 ``[n, length]``, of root hashes."""
+        """``length`` bytes of output of root hashes, from byte ``seek`` on: uint8 ``[n, length]``."""
         import torch
 
         size, count = self.node.algorithm.digest_size, roots.shape[0]

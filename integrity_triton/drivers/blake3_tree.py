@@ -1,4 +1,4 @@
-"""BLAKE3's chunk tree: one launch over the chunks and one a level of parents (specification, section 2)."""
+"""BLAKE3's tree: one launch hashes all chunks, and one each level of parents (specification, section 2)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BLAKE3_OUTPUT_BLOCK = 64
 
 
 class Blake3TreeDriver(Driver):
-    keys_per_message = True
+    per_message = True
 
     def references(self) -> tuple[str, ...]:
         return (BLAKE3_CHUNKS,)
@@ -63,7 +63,7 @@ class Blake3TreeDriver(Driver):
     def digests(
         self, messages: Messages, key: torch.Tensor, flags: int, length: int, *, seek: int
     ) -> torch.Tensor:
-        """``length`` bytes of BLAKE3 output of each message, from byte ``seek`` on: uint8 ``[n, length]``."""
+        """``length`` bytes of output for each message, from byte ``seek`` on: uint8 ``[n, length]``."""
         import torch
 
         if length == 32 and seek == 0:
@@ -75,7 +75,8 @@ class Blake3TreeDriver(Driver):
         return self.output(nodes, length, seek)
 
     def output(self, nodes: torch.Tensor, length: int, seek: int) -> torch.Tensor:
-        """Output of root nodes, uint32 ``[n, 28]``, as uint8 ``[n, length]``."""
+        """``length`` bytes of output of root nodes, uint32 ``[n, 28]``, from byte ``seek`` on: uint8
+        ``[n, length]``."""
         import torch
 
         first, skip = divmod(seek, _BLAKE3_OUTPUT_BLOCK)
@@ -96,8 +97,8 @@ class Blake3TreeDriver(Driver):
         return int(load_constant(f"{_KERNELS}.blake3_tree:NODE_WORDS"))
 
     def subtree(self, view: torch.Tensor, key: torch.Tensor, flags: int, counter: int) -> torch.Tensor:
-        """The chaining value, uint32 ``[8]``, of a part of a longer message that starts at chunk
-        ``counter`` and is a subtree of its own."""
+        """The chaining value, uint32 ``[8]``, of a subtree: the part of a longer message that starts at chunk
+        ``counter``."""
         message = Rows.single(view)
         return self._tree(message, key, flags, key, _INNER, counter)[0]
 
@@ -110,7 +111,7 @@ class Blake3TreeDriver(Driver):
         roots: int,
         counter: int = 0,
     ) -> torch.Tensor:
-        """Run the chunk level and all parent levels; returns the last level's chaining values."""
+        """Run the chunk level and all levels of parents; return the chaining values of the last level."""
         import numpy as np
         import torch
 
@@ -126,7 +127,7 @@ class Blake3TreeDriver(Driver):
             "key_ptr": key,
         }
         constants = {"TABLE": placement.has_table, "OWN_KEY": key.dim() == 2, "ROOTS": roots}
-        # Where every message ends in a root at the chunk level, nothing is stored here.
+        # Where every message is a single chunk, and so a root, nothing is stored here.
         rows = nodes + messages.count if placement.has_table else nodes
         stored = rows if widest > 1 or roots == _INNER else 1
         values = self.host.empty((stored, 8), torch.uint32, device)
@@ -180,7 +181,7 @@ class Blake3TreeDriver(Driver):
     def join(
         self, left: torch.Tensor, right: torch.Tensor, key: torch.Tensor, flags: int, roots: int
     ) -> torch.Tensor:
-        """The parent of two chaining values: its own, or if ``roots`` asks for it its root node."""
+        """The parent of two chaining values: its chaining value, or its root node where ``roots`` says so."""
         import torch
 
         chunk = Blake3Tree.chunk_size
@@ -213,12 +214,12 @@ class Blake3TreeDriver(Driver):
 
 
 class _Blake3Stream(BlockStream):
-    """Complete subtrees are reduced as they come; their chaining values wait on a stack."""
+    """Complete subtrees are hashed as they come; their chaining values wait on a stack."""
 
     _driver: Blake3TreeDriver
 
     def __init__(self, driver: Blake3TreeDriver, parameters: Mapping[str, Any], device: torch.device) -> None:
-        # The last chunk, whole or not, stays: only the end of the message tells what it is.
+        # The last chunk, whole or not, is held back: whether it is a root depends on what follows.
         super().__init__(driver, device, Blake3Tree.chunk_size, held_back=1)
         self._key, self._flags = driver.mode(parameters, device)
         self._stack: tuple[torch.Tensor, ...] = ()

@@ -1,4 +1,4 @@
-"""CRCs: long messages folded to short rows by many lanes, then a lane for each piece (``kernels/crc.py``)."""
+"""CRCs: many lanes fold long messages into short rows, then each takes one piece (``kernels/crc.py``)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CRC_FOLD = f"{_KERNEL_FILE}:crc_fold"
 CRC_FINISH = f"{_KERNEL_FILE}:crc_finish"
 
 PIECE_BYTES = 4096
-"""What one lane takes of a message that is not folded."""
-_BLOCKS_WORTH_FOLDING = 8  # of a message on average; a row that is left is as long as one
-_CHUNKS = 4096  # as many groups of lanes, and rows, as a large batch is worth
+"""Bytes of a message that one lane takes if the message is not folded."""
+_BLOCKS_WORTH_FOLDING = 8  # blocks of an average message; folding leaves a row as long as one block
+_CHUNKS = 4096  # a large batch is folded into about so many rows, each by a group of lanes
 
 
 @cache
 def powers(width: int, polynomial: int, shift: int) -> tuple[int, ...]:
-    """The table that ``crc_finish`` finds at ``powers_ptr``, row 0 times x**(-8 * shift)."""
+    """The table that ``crc_finish`` finds at ``powers_ptr``; row 0 is multiplied by x**(-8 * shift)."""
     field = BinaryField(width, polynomial)
     found = []
     for k in range(16):
@@ -68,7 +68,8 @@ class CrcDriver(Driver):
         return self.host.empty((self.algorithm.digest_size,), torch.uint8, device).zero_()
 
     def extend(self, start: torch.Tensor, messages: Messages) -> torch.Tensor:
-        """The check of each message put behind data whose check is ``start``: uint8 ``[n, digest_size]``."""
+        """The check of some data followed by each message: uint8 ``[n, digest_size]``. ``start`` is the check
+        of the data."""
         import numpy as np
         import torch
 
@@ -143,7 +144,7 @@ class CrcDriver(Driver):
 
     @staticmethod
     def _cut(total: int, count: int, block: int) -> tuple[bool, int, int]:
-        """For messages of ``total`` bytes together: whether to fold, bytes of a unit and of a chunk."""
+        """Whether to fold messages of ``total`` bytes together, and the bytes of a unit and of a chunk."""
         if total < count * _BLOCKS_WORTH_FOLDING * block:
             return False, PIECE_BYTES, PIECE_BYTES
         wanted = max(total // _CHUNKS, 4 * block)
@@ -151,7 +152,7 @@ class CrcDriver(Driver):
 
 
 class _CrcStream(Stream):
-    """The check so far is all there is to keep."""
+    """The check of the data so far is the whole state."""
 
     def __init__(self, driver: CrcDriver, device: torch.device) -> None:
         self._driver, self._device = driver, device

@@ -1,4 +1,4 @@
-"""HighwayHash, one message a lane (``kernels/highwayhash.py``)."""
+"""HighwayHash: each lane takes one message (``kernels/highwayhash.py``)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _STATE_WORDS = 16
 
 
 class HighwayHashDriver(IteratedDriver):
-    """An iterated hash but for its kernel, which has ends of messages of its own."""
+    """An iterated hash with a kernel of its own, since it does not pad the ends of messages as others do."""
 
-    keys_per_message = True
+    per_message = True
 
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         Driver.__init__(self, host, algorithm)
@@ -44,7 +44,7 @@ class HighwayHashDriver(IteratedDriver):
         # Unsigned words lack operations on some devices.
         constants = self.host.words([*init[0], *init[1]] * 2, device, 64).view(torch.int64)
         keys = self.key_rows(parameters["key"], 32, device).data
-        # For v1 the halves of each word change places.
+        # v1 takes the key with the halves of each word exchanged.
         turned = self.secret(keys.view(-1, 4, 2, 4).flip(2).reshape(-1, 32))
         mixed = self.secret(torch.cat([keys, turned, torch.zeros_like(keys).repeat(1, 2)], dim=1))
         states = self.secret(mixed.view(torch.int64) ^ constants).view(torch.uint64)

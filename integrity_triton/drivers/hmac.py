@@ -1,4 +1,4 @@
-"""HMAC over whatever hash: a block of key before the message, another before the digest (RFC 2104)."""
+"""HMAC over any hash: a block made of the key precedes the message, another the digest (RFC 2104)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _INNER, _OUTER = 0x36, 0x5C
 
 
 class HmacDriver(Driver):
-    """A sequential hash takes each key's two blocks in once, and the messages go on from there where they
-    are. Before the messages of another hash the blocks are put in memory."""
+    """An iterated hash takes in each key's two blocks once and reads the messages where they are. For other
+    hashes, the blocks and the messages are copied together."""
 
-    keys_per_message = True
+    per_message = True
 
     def __init__(self, host: Host, algorithm: Algorithm, hash_: Driver) -> None:
         """``hash_`` is the driver of the hash, on the same host."""
@@ -42,13 +42,13 @@ class HmacDriver(Driver):
         return self.hash.main_kernel()
 
     def pads(self, key: bytes | PerMessage, device: torch.device) -> tuple[Rows, Rows]:
-        """The inner and the outer block, for all messages or for each."""
+        """The inner and the outer block: one of each for all messages, or one for each message."""
         block = self.hash.algorithm.block_size
         keys = self.key_rows(self.short_keys(key, device), block, device).data
         return Rows.of(self.secret(keys ^ _INNER)), Rows.of(self.secret(keys ^ _OUTER))
 
     def short_keys(self, key: bytes | PerMessage, device: torch.device) -> bytes | PerMessage:
-        """The keys, with the digests of those that are longer than a block in their place."""
+        """The keys, in which a digest replaces each key that is longer than a block."""
         block = self.hash.algorithm.block_size
         if isinstance(key, bytes):
             if len(key) <= block:
@@ -69,7 +69,7 @@ class HmacDriver(Driver):
         return tags[:, :length].contiguous()
 
     def hash_behind(self, blocks: Rows, messages: Messages) -> torch.Tensor:
-        """Digests of messages behind a block, one for all or one for each."""
+        """Digests of messages that follow a block. ``blocks`` holds one for all messages, or one for each."""
         if isinstance(self.hash, IteratedDriver):
             before = self.hash.finish(self.hash.start({}, messages.device), self.size)
             start = self.hash.behind_blocks(before, blocks)
@@ -96,7 +96,7 @@ class HmacDriver(Driver):
         return Ragged(views, messages.device)
 
     def chain(self, keys: PerMessage, first: torch.Tensor, rounds: int) -> torch.Tensor:
-        """See ``Backend.mac_chain``; over a sequential hash alone."""
+        """See ``Backend.mac_chain``. The hash must be an iterated one."""
         import torch
 
         hash_, count, device = self.hash, first.shape[0], first.device

@@ -1,4 +1,4 @@
-"""A block function applied block by block, one message a lane."""
+"""Hashes that apply a block function block by block; each lane takes one message."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Start:
     """Where the hashing of a message begins."""
 
     state: torch.Tensor
-    """Words ``[state_words]``, or ``[n, state_words]`` with one a message."""
+    """Words ``[state_words]``, or ``[n, state_words]`` with a state for each message."""
     prefix: int = 0
-    """Bytes that were absorbed into it."""
+    """Bytes that were absorbed into the state."""
     padding: int = 0
     minimum_padding: int = 0
     flags: int = 0
     constants: torch.Tensor | None = None
-    """Words that the block function finds in the place of the algorithm's constants, ``[k]``, or ``[n, k]``
-    with those of one message in each row."""
+    """Words that the block function finds where the algorithm's constants would be: ``[k]``, or ``[n, k]``
+    with a row for each message."""
 
     def own_constants(self) -> int:
-        """Words of constants that each message has for itself."""
+        """How many words of constants each message has of its own; 0 if all messages share them."""
         return self.constants.shape[1] if self.constants is not None and self.constants.dim() == 2 else 0
 
 
@@ -59,7 +59,8 @@ def by_length(places: Places, results: np.ndarray[Any, Any] | None = None) -> np
 
 
 class IteratedDriver(Driver):
-    """A subclass may begin elsewhere (``start``) and make more of the final state (``output``)."""
+    """Subclasses may replace the state in which messages begin (``start``) and what becomes of the final
+    state (``output``)."""
 
     def __init__(self, host: Host, algorithm: Algorithm, construction: IteratedHash | None = None) -> None:
         super().__init__(host, algorithm)
@@ -83,12 +84,13 @@ class IteratedDriver(Driver):
         )
 
     def finish(self, start: Start, length: int) -> Start:
-        """What ``start`` is for a last block before ``length`` bytes of output."""
+        """``start`` as the last block needs it, if ``length`` bytes of output follow."""
         return start
 
     def behind_blocks(self, before: Start, blocks: Messages) -> Start:
-        """The start of messages behind secret blocks, which begin at ``before``: one for all, or one for each
-        message, of a multiple of the block size; which, if they differ in it, must not matter."""
+        """The start of messages that follow secret blocks, which themselves begin at ``before``. ``blocks``
+        holds one message for all, or one for each message; each is a multiple of the block size long. Where
+        lengths differ, the number of bytes absorbed is not counted: the algorithm must not depend on it."""
         states = self.secret(self.iterate(blocks, before, final=False))
         absorbed = blocks.length if isinstance(blocks, Rows) else 0
         return replace(
@@ -96,11 +98,11 @@ class IteratedDriver(Driver):
         )
 
     def iterate_behind(self, messages: Messages, before: Start, blocks: Rows, start: Start) -> torch.Tensor:
-        """Final states of messages that begin at ``start``, which is what :meth:`behind_blocks` gave."""
+        """Final states of messages that begin at ``start``, the result of :meth:`behind_blocks`."""
         return self.iterate(messages, start, final=True)
 
     def output(self, states: torch.Tensor, length: int, seek: int) -> torch.Tensor:
-        """``length`` bytes from byte ``seek`` on, uint8 ``[n, length]``, of final states."""
+        """``length`` bytes of output of final states, from byte ``seek`` on: uint8 ``[n, length]``."""
         import torch
 
         return states.view(torch.uint8)[:, seek : seek + length].contiguous()
@@ -123,17 +125,18 @@ class IteratedDriver(Driver):
     def iterate(
         self, messages: AnyMessages, start: Start, *, final: bool, step: int | None = None
     ) -> torch.Tensor:
-        """The states of messages begun at ``start``, words ``[n, state_words]``: with ``final`` after
-        their padding and in the algorithm's byte order, otherwise after whole blocks.
+        """The states of messages that begin at ``start``: words ``[n, state_words]``. With ``final`` they are
+        the states after padding, in the algorithm's byte order; otherwise those after the whole blocks.
 
-        ``step`` is the distance in bytes between a message's blocks, if they do not touch.
+        ``step`` is the distance in bytes between the starts of a message's blocks; by default the blocks
+        touch.
         """
         import torch
 
         construction, block = self.construction, self.block_size
         places = messages.places()
         placement = self.host.placement(places, by_length(places))
-        # Whole states are stored, so that hashes that differ in truncation alone share a kernel.
+        # Whole states are stored: hashes that differ only in truncation share a kernel.
         dtype = torch.uint64 if construction.word_bits == 64 else torch.uint32
         out = self.host.empty((messages.count, construction.state_words), dtype, messages.device)
         self.host.run(
@@ -166,7 +169,7 @@ class IteratedDriver(Driver):
                 "OWN_STATE": start.state.dim() == 2,
                 "OWN_CONSTANTS": start.own_constants(),
                 "FINAL": final,
-                # A block's place in its message, too, has to be aligned.
+                # Every block has to be aligned, not only the first of a message.
                 "ALIGN": min(placement.align, (step or block) & -(step or block)),
             },
         )
@@ -177,7 +180,7 @@ class IteratedStream(BlockStream):
     _driver: IteratedDriver
 
     def __init__(self, driver: IteratedDriver, start: Start, device: torch.device) -> None:
-        # A last block that padding does not follow must not be absorbed before the end is known.
+        # If padding may add nothing, the last block must not be absorbed before the end is known.
         super().__init__(driver, device, driver.block_size, 1 if start.minimum_padding == 0 else 0)
         self._at = start
 

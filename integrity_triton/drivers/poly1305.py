@@ -1,4 +1,5 @@
-"""Poly1305: a lane a message, a program a part, or a row of a matrix a part (``kernels/poly1305.py``)."""
+"""Poly1305: a lane takes a message, or a program or a row of a matrix takes a part of one
+(``kernels/poly1305*.py``)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _KERNELS = "integrity_triton.kernels"
 POLY1305 = f"{_KERNELS}.poly1305:poly1305"
-"""Under this name the tuning data say which way is taken."""
+"""The name under which the tuning data say which way is taken."""
 POLY1305_POWERS = f"{_KERNELS}.poly1305:poly1305_powers"
 POLY1305_MATRIX = f"{_KERNELS}.poly1305_matrix:poly1305_matrix"
 POLY1305_OFFSETS = f"{_KERNELS}.poly1305_matrix:poly1305_offsets"
@@ -31,7 +32,7 @@ POLY1305_SUM = f"{_KERNELS}.poly1305:poly1305_sum"
 POLY1305_FINISH = f"{_KERNELS}.poly1305:poly1305_finish"
 
 _BLOCK = 16
-_PARTS = 4096  # as many as a large batch is worth
+_PARTS = 4096  # a large batch is cut into about so many parts
 _LEAST_PART_BITS, _MOST_PART_BITS = 8, 16
 
 
@@ -42,7 +43,7 @@ class Shape:
     lane_bits: int
     item_bits: int
     words: int
-    """Of 32 bits that a lane takes of an item: half a block or a block."""
+    """Words of 32 bits that a lane takes of an item: half a block, or a block."""
 
     @property
     def items(self) -> int:
@@ -50,15 +51,15 @@ class Shape:
 
     @property
     def row_bits(self) -> int:
-        """Of the blocks of an item of all lanes."""
+        """log2 of the blocks that all lanes together take of an item."""
         return self.lane_bits - (1 if self.words == 2 else 0)
 
 
 class Key:
-    """r of one key for all messages, or of one for each, on the device, and what is made of it."""
+    """r of one key for all messages, or of one key for each, on the device, and what is computed from it."""
 
     def __init__(self, words: torch.Tensor, count: int, stride: int) -> None:
-        """``words``: flat uint32, of each key the first four of every ``stride``."""
+        """``words`` is flat uint32: r of each key is the first four of every ``stride`` words."""
         self.words, self.count = words, count
         self.stride = stride if count > 1 else 0
         self._own_words = stride
@@ -67,8 +68,8 @@ class Key:
         self._matrix: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def powers(self, driver: Poly1305Driver, bits: int) -> torch.Tensor:
-        """uint32 ``[count, n, 5]``: r, r**2, r**4, ..., ``self.bits`` powers but at least ``bits``, and the
-        factors of parts."""
+        """uint32 ``[count, n, 5]``: the powers r, r**2, r**4 and so on, ``self.bits`` of them and at least
+        ``bits``, and then the factors of parts."""
         import torch
 
         if self._powers is None or bits > self.bits:
@@ -128,7 +129,7 @@ class Key:
 
 
 class Poly1305Driver(Driver):
-    keys_per_message = True
+    per_message = True
     ways = ("messages", "parts", "rows")
 
     def references(self) -> tuple[str, ...]:
@@ -138,8 +139,8 @@ class Poly1305Driver(Driver):
         return POLY1305_PARTS, None
 
     def choice(self) -> dict[str, int]:
-        """Of how many bytes on a message is cut into parts (PARTS_FROM), and into rows of a matrix of
-        ``1 << ROW_BITS`` bytes (ROWS_FROM; 0 for none) where all have one key."""
+        """From how many bytes on a message is cut into parts (PARTS_FROM). Where all messages have one key:
+        from how many on into rows of a matrix (ROWS_FROM, 0 for never), of ``1 << ROW_BITS`` bytes."""
         return self.host.tuned(POLY1305)
 
     def shape(self) -> Shape:
@@ -147,8 +148,8 @@ class Poly1305Driver(Driver):
         return Shape(tuning["BLOCK_MSGS"].bit_length() - 1, tuning["ITEM_BITS"], tuning["WORDS"])
 
     def ways_of(self, lengths: np.ndarray[Any, Any], key: Key) -> np.ndarray[Any, Any]:
-        """Of ``ways``, which is taken for messages of each of ``lengths``: its index. A matrix is worth its
-        making for many bytes under one key."""
+        """For each of ``lengths``, the index in ``ways`` of the way that a message of that length takes.
+        Making a matrix pays for many bytes under one key."""
         import numpy as np
 
         if self.way is not None and not (self.way == "rows" and key.count > 1):
@@ -164,7 +165,7 @@ class Poly1305Driver(Driver):
     def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
         given = parameters["key"]
         keys = self.keys(given, messages.device)
-        # With r in common, powers and matrices of it serve all messages.
+        # If all keys have the same r, its powers and its matrix serve all messages.
         one = isinstance(given, PerMessage) and given.shared >= _BLOCK
         return self.tags(messages, Key(keys.view(-1), 1 if one else len(keys), 8), keys.view(-1)[4:], 8)
 
@@ -172,15 +173,15 @@ class Poly1305Driver(Driver):
         return Poly1305Stream(self, self.keys(parameters["key"], device), device)
 
     def keys(self, key: bytes | PerMessage, device: torch.device) -> torch.Tensor:
-        """One key, or one for each message, as words: uint32 ``[n, 8]``, r and s."""
+        """One key, or one for each message, as words: uint32 ``[n, 8]``, r followed by s."""
         import torch
 
         return self.key_rows(key, 32, device).data.contiguous().view(torch.uint32)
 
     def tags(self, messages: AnyMessages, key: Key, pads: torch.Tensor, stride: int) -> torch.Tensor:
-        """Tags of messages under r of ``key``: uint8 ``[n, 16]``. ``pads``, flat uint32, are s of every
-        message, four words of ``stride`` each; or if ``key`` is one for all and there are no more, s of
-        all."""
+        """Tags of messages under r of ``key``: uint8 ``[n, 16]``. ``pads``, flat uint32, holds s of every
+        message, the first four of every ``stride`` words; or, if it is not longer than ``stride``, s for all
+        messages."""
         import torch
 
         own = pads.numel() > stride
@@ -189,14 +190,14 @@ class Poly1305Driver(Driver):
         return out.view(torch.uint8)
 
     def zeros(self, device: torch.device) -> torch.Tensor:
-        """The value of no message, uint64 ``[5]``."""
+        """The value of an empty message: uint64 ``[5]``."""
         import torch
 
         return self.host.empty((5,), torch.int64, device).zero_().view(torch.uint64)
 
     def extend(self, start: torch.Tensor, message: torch.Tensor, key: Key) -> torch.Tensor:
-        """The value, uint64 ``[5]``, of a message whose first part has the value ``start``, of whole
-        blocks."""
+        """The value, uint64 ``[5]``, of a message that consists of whole blocks with the value ``start``,
+        followed by ``message``."""
         secrets = Secrets()
         values = self.values(Rows.single(message), key, secrets)
         value = self.finish(values, key, start, None, 0, -(-message.numel() // _BLOCK)).view(-1)
@@ -212,8 +213,8 @@ class Poly1305Driver(Driver):
         stride: int,
         blocks: int = 0,
     ) -> torch.Tensor:
-        """Values of messages to which ``start`` times r**blocks is added, uint64 ``[5, n]``; or with ``pads``
-        added, too, tags, uint32 ``[n, 4]``."""
+        """Add ``start`` times r**blocks to the values of messages: uint64 ``[5, n]``. With ``pads``, add
+        these as well, which gives the tags: uint32 ``[n, 4]``."""
         import torch
 
         count, device = values.shape[1], values.device
@@ -244,8 +245,8 @@ class Poly1305Driver(Driver):
     # Values of messages
 
     def values(self, messages: AnyMessages, key: Key, secrets: Secrets | None = None) -> torch.Tensor:
-        """The polynomials of messages at r of ``key``: uint64 ``[5, n]``, limbs of 26 bits in 64. They, and
-        what leads to them, are in the care of ``secrets``, by default the driver's."""
+        """The polynomials of messages at r of ``key``: uint64 ``[5, n]``, limbs of 26 bits in 64.
+        ``secrets``, by default the driver's, holds them and all intermediate results."""
         secrets = self.secrets if secrets is None else secrets
         import numpy as np
         import torch
@@ -275,7 +276,7 @@ class Poly1305Driver(Driver):
         out: torch.Tensor,
         secrets: Secrets,
     ) -> None:
-        """Add the values of messages to ``out``, to those of ``rows`` if that is given."""
+        """Add the values of messages to ``out``: to all its columns, or to those that ``rows`` names."""
         if way == 0:
             self._run_messages(places, rows, key, out)
         else:
@@ -395,12 +396,12 @@ class Poly1305Driver(Driver):
 
 
 class Poly1305Stream(BlockStream):
-    """The value of the blocks so far is on the device, where the rest waits for more."""
+    """The value of the blocks so far and the pending bytes are on the device."""
 
     _driver: Poly1305Driver
 
     def __init__(self, driver: Poly1305Driver, keys: torch.Tensor, device: torch.device) -> None:
-        """``keys``: r and s, uint32 of eight elements."""
+        """``keys`` holds r and s: uint32 of eight elements."""
         super().__init__(driver, device, _BLOCK)
         self._key, self._pad = Key(keys.view(-1), 1, 8), keys.view(-1)[4:]
         self._value = driver.zeros(device)

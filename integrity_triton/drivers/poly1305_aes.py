@@ -1,4 +1,4 @@
-"""Poly1305-AES: the pads of messages are AES of their nonces (D. J. Bernstein, 2005)."""
+"""Poly1305-AES: the pad of a message is AES of its nonce (D. J. Bernstein, 2005)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Poly1305AesDriver(Poly1305Driver):
         return Poly1305Stream(self, self.secret(one_time).view(torch.uint32), device)
 
     def parts(self, parameters: Mapping[str, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The keys, k and r, uint32 ``[n, 8]``, and the pads of the nonces, uint32 ``[m, 4]``; each for all
-        messages or for each."""
+        """The keys, k followed by r, uint32 ``[n, 8]``, and the pads that the nonces give, uint32 ``[m, 4]``.
+        There is one of either for all messages, or one for each."""
         import torch
 
         keys = self.keys(parameters["key"], device)

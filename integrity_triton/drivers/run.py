@@ -68,7 +68,7 @@ class Run:
         in_rows = isinstance(local, Rows) or local.count == 1
         driver = self.driver(Request(self.algorithm, "rows" if in_rows else "table", own, local))
         try:
-            if driver.keys_per_message or not own:
+            if driver.per_message or not own:
                 digests = driver.enqueue(parameters, local, length)
             else:
                 digests = _one_by_one(driver, parameters, local, length)

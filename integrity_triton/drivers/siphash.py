@@ -1,4 +1,4 @@
-"""SipHash, one message a lane (``kernels/siphash.py``)."""
+"""SipHash: each lane takes one message (``kernels/siphash.py``)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 SIPHASH_MESSAGES = "integrity_triton.kernels.siphash:siphash_messages"
 SIPHASH_IV = "integrity_triton.kernels.siphash:SIPHASH_IV"
 _STATE_WORDS = 4
-# A launch takes in this many bytes of a message in one turn of its loop.
+# Bytes of a message that the kernel takes in one turn of its loop.
 _TURN = 32
-# Two words of output begin with this in the second word of the state (the reference implementation).
+# Added by exclusive or to the second word of the state for two words of output (reference implementation).
 _WIDE = 0xEE
 
 
 class SipHashDriver(IteratedDriver):
-    """An iterated hash but for its kernel, which finishes with rounds of its own."""
+    """An iterated hash with a kernel of its own, since its last rounds differ from the others."""
 
-    keys_per_message = True
+    per_message = True
 
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         Driver.__init__(self, host, algorithm)
@@ -42,7 +42,7 @@ class SipHashDriver(IteratedDriver):
         return SIPHASH_MESSAGES, None
 
     def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
-        """``flags`` of it are the words of output."""
+        """``flags`` of the start is the number of words of output."""
         import torch
 
         words = self.algorithm.size(parameters) // 8

@@ -1,4 +1,4 @@
-"""Keccak's modes: where a sponge starts, what follows the message, and output of any length."""
+"""Keccak's modes: the state in which a sponge starts, what follows the message, and output of any length."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RATE_SHIFT = 48
 
 
 class SpongeDriver(IteratedDriver):
-    """``construction`` need not be the algorithm's own: tree modes run several sponges."""
+    """``construction`` may differ from the algorithm's: tree modes run several sponges."""
 
     construction: Sponge
 
@@ -57,7 +57,7 @@ class SpongeDriver(IteratedDriver):
         return self.behind(start, right_encode(8 * length if tells == "length" else 0))
 
     def behind(self, start: Start, data: bytes) -> Start:
-        """``start`` for messages that up to five bytes of ``data`` follow, without copying the messages."""
+        """The start of messages that are followed by ``data``, at most five bytes. No message is copied."""
         suffix = start.padding & ((1 << _RATE_SHIFT) - 1)
         return self._followed(start, data + suffix.to_bytes(start.minimum_padding, "little"))
 
@@ -93,15 +93,15 @@ class SpongeDriver(IteratedDriver):
 
 
 class KmacDriver(SpongeDriver):
-    """The key's blocks are taken in once (SP 800-185, section 4.3)."""
+    """A sponge that takes in the blocks of the key once, for all messages (SP 800-185, section 4.3)."""
 
-    keys_per_message = True
+    per_message = True
 
     def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
         return self.behind_blocks(super().start(parameters, device), self.encoded(parameters["key"], device))
 
     def encoded(self, key: bytes | PerMessage, device: torch.device) -> Messages:
-        """``bytepad(encode_string(K), rate)`` of a key or of all messages' keys."""
+        """``bytepad(encode_string(K), rate)`` of one key, or of the key of each message."""
         import torch
 
         rate = self.construction.rate

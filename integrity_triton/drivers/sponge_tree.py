@@ -1,7 +1,7 @@
 """Two levels of sponges: KangarooTwelve (RFC 9861) and ParallelHash (SP 800-185).
 
-All chunks of all messages are hashed by one launch, where they lie; the chaining values go to the roots
-with what the modes put around them in one buffer, and a second launch takes those.
+One launch hashes the chunks of all messages where they lie. One buffer then holds the roots: the chaining
+values and what the modes put around them. A second launch hashes these.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     import torch
 
 
-# A message's parts, in order: of the host's bytes, or on the device.
+# The parts of a message in order: bytes of the host, or tensors on the device.
 Node = tuple["bytes | torch.Tensor", ...]
 
-# Bytes that a sponge can have behind a message without a copy (see SpongeDriver.behind), and one.
+# A sponge can have fewer bytes than this behind a message without a copy (see SpongeDriver.behind).
 _MOST_BEHIND = 6
-# Messages of as many chunks that are not worth laying out together.
+# Fewer messages with the same number of chunks than this are not worth laying out together.
 _FEW = 16
-# Roots begin at multiples of this, which is what the widest loads of words want.
+# Roots begin at multiples of this, so that whole words can be loaded.
 _ALIGNMENT = 8
 _INNER_NODE = b"\x03" + bytes(7)
 
 
 def length_encode(n: int) -> bytes:
-    """RFC 9861, section 3.3."""
+    """``length_encode`` of RFC 9861, section 3.3."""
     size = (n.bit_length() + 7) // 8
     return n.to_bytes(size, "big") + bytes([size])
 
 
 class SpongeTreeDriver(Driver):
-    """A subclass says how messages become chunks and what roots are made of."""
+    """Subclasses say how messages become chunks, and of what roots consist."""
 
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
@@ -61,7 +61,7 @@ class SpongeTreeDriver(Driver):
         return int(parameters.get("block_size", self.construction.chunk_size))
 
     def chaining_values(self, chunks: AnyMessages) -> torch.Tensor:
-        """uint8 ``[n, chaining_size]``."""
+        """The chaining values of chunks: uint8 ``[n, chaining_size]``."""
         import torch
 
         if chunks.count == 0:
@@ -76,16 +76,16 @@ class SpongeTreeDriver(Driver):
         device: torch.device,
         length: int,
     ) -> torch.Tensor:
-        """Digests of roots, each given by its parts: uint8 ``[n, length]``."""
+        """Digests of roots that are given by their parts: uint8 ``[n, length]``."""
         return self.digests(self.joined(nodes, device), parameters, length)
 
     def digests(self, roots: AnyMessages, parameters: Mapping[str, Any], length: int) -> torch.Tensor:
-        """uint8 ``[n, length]``."""
+        """Digests of roots: uint8 ``[n, length]``."""
         start = self.root.finish(self.root.start(parameters, roots.device), length)
         return self.root.output(self.root.iterate(roots, start, final=True), length, 0)
 
     def joined(self, nodes: Sequence[Node], device: torch.device) -> Addressed:
-        """Messages from their parts, bytes of the host's or uint8 tensors, in one buffer."""
+        """Messages put together from their parts, in one buffer."""
         import numpy as np
         import torch
 
@@ -114,7 +114,7 @@ class SpongeTreeDriver(Driver):
 def _chunks(
     addresses: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any], size: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Addresses and lengths of the chunks of ``size`` bytes of messages."""
+    """Addresses and lengths of the chunks of ``size`` bytes into which messages are cut."""
     import numpy as np
 
     counts = -(-lengths // size)
@@ -124,7 +124,7 @@ def _chunks(
 
 
 class ParallelHashDriver(SpongeTreeDriver):
-    """SP 800-185, section 6."""
+    """ParallelHash (SP 800-185, section 6)."""
 
     def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
         import numpy as np
@@ -136,8 +136,8 @@ class ParallelHashDriver(SpongeTreeDriver):
         chunks = Addressed(*_chunks(addresses, lengths, size), device, messages)
         values = self.chaining_values(chunks)
         ends = np.cumsum(counts)
-        # Messages of as many chunks are laid out together, since work on each by itself takes the host longer
-        # than the device a short message.
+        # Messages with the same number of chunks are laid out together: work on each by itself would take the
+        # host longer than a short message takes the device.
         kinds, members = np.unique(counts, return_counts=True)
         if len(kinds) == 1:
             return self._alike(int(kinds[0]), messages.count, values, size, parameters, length)
@@ -198,17 +198,18 @@ class ParallelHashDriver(SpongeTreeDriver):
 
 @dataclass(frozen=True)
 class _Part:
-    """A message on its way to a root: what is done, and the bytes that remain."""
+    """A message whose whole chunks are hashed, with the bytes that remain."""
 
     first: torch.Tensor | None
-    """Its first chunk, if that is whole."""
+    """The first chunk of the message, if that is whole."""
     values: tuple[torch.Tensor, ...]
     """Chaining values of the chunks after that."""
     rest: torch.Tensor
 
 
 class KangarooDriver(SpongeTreeDriver):
-    """RFC 9861, section 3. S is the message, the customization string C and the length of C."""
+    """KangarooTwelve (RFC 9861, section 3). What is hashed is the message, the customization string and the
+    length of the latter."""
 
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
@@ -229,7 +230,7 @@ class KangarooDriver(SpongeTreeDriver):
         short = lengths + len(self.ending(parameters)) <= size
         if short.all():
             return self.one_chunk(messages, None, parameters, length)
-        # Whole chunks of the messages are hashed where they are, all but the first of each.
+        # Except for the first of each message, whole chunks are hashed where they are.
         long = np.flatnonzero(~short)
         inner = np.maximum(lengths[long] // size - 1, 0)
         values = self.chaining_values(
@@ -260,8 +261,8 @@ class KangarooDriver(SpongeTreeDriver):
         parameters: Mapping[str, Any],
         length: int,
     ) -> torch.Tensor:
-        """Digests of messages, all or the chosen ones, that fit one chunk with all that follows them:
-        uint8 ``[n, length]``."""
+        """Digests of messages that fit one chunk together with what follows them: uint8 ``[n, length]``.
+        ``chosen`` are the indices of those to hash; None stands for all."""
         device, ending = messages.device, self.ending(parameters)
         start = self.single.start({}, device)
         located: AnyMessages = messages
@@ -282,7 +283,7 @@ class KangarooDriver(SpongeTreeDriver):
 
         size, ending = self.construction.chunk_size, self.ending(parameters)
         rest = self.joined([(part.rest, ending) for part in parts], device)
-        # Where not even the first chunk was whole, it is at the front of the rest.
+        # A first chunk that was not whole is at the front of the rest.
         taken = np.array([0 if part.first is not None else size for part in parts], np.int64)
         chunks = _chunks(rest.addresses + taken, rest.lengths - taken, size)
         values = self.chaining_values(Addressed(*chunks, device, rest))
@@ -303,7 +304,7 @@ class KangarooDriver(SpongeTreeDriver):
 
 
 class _TreeStream(BlockStream):
-    """Whole chunks are hashed as they come; their chaining values wait for the root."""
+    """Whole chunks are hashed as they come; their chaining values are kept for the root."""
 
     _driver: Any
 

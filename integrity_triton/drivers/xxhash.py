@@ -1,4 +1,4 @@
-"""XXH64 and XXH3, one message a lane (``kernels/xxhash.py``)."""
+"""XXH64 and XXH3: each lane takes one message (``kernels/xxhash.py``)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _constant(name: str) -> Any:
 
 
 def xxh64_start(seed: int) -> list[int]:
-    """The accumulators that XXH64 begins with."""
+    """The accumulators with which XXH64 begins."""
     first, second = _constant("XXH_PRIME64_1"), _constant("XXH_PRIME64_2")
     return [n & _MASK for n in (seed + first + second, seed + second, seed, seed - first)]
 
@@ -41,7 +41,7 @@ def _every_word(secret: bytes) -> tuple[int, ...]:
 
 @lru_cache(maxsize=16)
 def xxh3_secrets(seed: int) -> tuple[int, ...]:
-    """The default secret and that of a seed, each as its words from every byte on."""
+    """The default secret and the one that a seed gives, each as the 64-bit words that start at every byte."""
     words = _constant("XXH3_SECRET")
     signs = (1, -1)
     seeded = [(word + signs[i % 2] * seed) & _MASK for i, word in enumerate(words)]
@@ -76,7 +76,7 @@ class XxHashDriver(Driver):
         return self.host.words(_constant("XXH3_ACC") if self._xxh3 else xxh64_start(seed), device, 64)
 
     def digests(self, messages: Messages, state: torch.Tensor, prefix: int, seed: int) -> torch.Tensor:
-        """Of messages begun with ``prefix`` bytes, which left ``state``: uint8 ``[n, digest_size]``."""
+        """Digests of messages whose first ``prefix`` bytes led to ``state``: uint8 ``[n, digest_size]``."""
         import torch
 
         out = self._run(messages, state, prefix, seed, self.algorithm.digest_size // 8, final=True)

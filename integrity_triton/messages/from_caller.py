@@ -93,7 +93,7 @@ def message_bytes(x: Any) -> memoryview | torch.Tensor:
     return tensor_bytes(x) if is_tensor(x) else buffer_view(x)
 
 
-def per_message(x: Any, count: int, label: str) -> Any:
+def parameter_value(x: Any, count: int, label: str) -> Any:
     """The value of a parameter. A list, a tuple or a 2-D tensor holds one value for each of ``count``
     messages and becomes a :class:`PerMessage`; anything else is returned as it is.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..algorithms import EachMessage
+from ..algorithms import ValuesPerMessage
 from .moving import moved
 
 if TYPE_CHECKING:
     import torch
 
 
-class PerMessage(EachMessage):
+class PerMessage(ValuesPerMessage):
     """The values of one parameter for the messages of a batch, as flat uint8 tensors.
 
     Its ``repr`` does not show them, since they may be keys.
