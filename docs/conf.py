@@ -21,8 +21,8 @@ release = version = __version__
 html_title = f"{project} {release}"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "docs/index"
-include_patterns = ["docs/**.md", "bench/README.md", "examples/**/README.md", "*.md"]
-exclude_patterns = [".*", "build", "dist", "integrity_triton", "kernels", "tests", "xpu-compiler"]
+include_patterns = ["docs/**.md", "bench/README.md", "examples/**/README.md", "tests/README.md", "*.md"]
+exclude_patterns = [".*", "build", "dist", "integrity_triton", "kernels", "tests/[!R]*", "xpu-compiler"]
 
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
