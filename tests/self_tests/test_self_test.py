@@ -464,7 +464,7 @@ def test_a_graph_that_is_captured_has_its_kernels_tested_before(monkeypatch):
     cuda = CudaBackend()
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     launch = Launch("integrity_triton.kernels.batch:hash_messages", 1, {}, {}, torch.device("cuda", 0))
-    with pytest.raises(it.SelfTestError, match="while a graph is captured"):
+    with pytest.raises(it.SelfTestError, match="while a graph is being captured"):
         cuda.admit(Request(algorithms.get("sha256"), "table"), launch, {})
 
 
