@@ -597,7 +597,16 @@ def read_terminal(controller: int) -> bytes:
     [(300 << 20, [], True), (300 << 20, ["--json"], False), (1 << 20, [], False)],
     ids=["long", "long, json", "short"],
 )
-def test_progress_bar(tmp_path: Path, size: int, options: list[str], shown: bool) -> None:
+def test_progress_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, options: list[str], shown: bool
+) -> None:
+    # Only the size decides here: on a busy machine even short work takes long enough for a bar.
+    folder = tmp_path / "imported_at_start"
+    folder.mkdir()
+    folder.joinpath("sitecustomize.py").write_text(
+        "from integrity_triton.cli import terminal\nterminal._LONG_SECONDS = 3600\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path]))
     with open(tmp_path / "data", "wb") as file:
         file.truncate(size)
     got = on_terminal("hash", "blake3", tmp_path / "data", *options)
