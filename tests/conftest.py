@@ -144,7 +144,8 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item):
+def pytest_runtest_setup(item: pytest.Item):
+    # The runner of mutants calls the phases of a test, and not pytest_runtest_protocol.
     item.stash[BEGAN] = tiers.processor_seconds()
     return (yield)
 

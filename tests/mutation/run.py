@@ -74,7 +74,7 @@ def forget(folder: str | None) -> None:
         del sys.modules[name]
         delattr(package, name.rpartition(".")[2])
     algorithms.load_constant.cache_clear()
-    host._table.cache_clear()
+    host._joined.cache_clear()
     backend = registry.get("interpreter")
     assert isinstance(backend, interpreter.InterpreterBackend)
     backend._twins = interpreter._Twins()
