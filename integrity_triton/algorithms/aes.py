@@ -71,8 +71,8 @@ RECORDS = (
                 default=16,
                 minimum=12,
                 maximum=16,
-                doc="bytes of the tag; 16 if not given. The 4 and 8 that SP 800-38D, appendix C, leaves to "
-                "applications that limit their messages are not had here",
+                doc="bytes of the tag; 16 if not given. Tags of 4 and 8 bytes, which SP 800-38D, appendix C, "
+                "leaves to applications that limit their messages, are not supported",
             ),
         ),
         construction=AesGmac(),

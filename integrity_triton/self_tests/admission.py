@@ -101,13 +101,14 @@ class SelfTests:
                 )
             # No sign of a fault: where nobody asked for this backend, another may serve.
             raise BackendUnavailable(
-                f"no known answer of {algorithm.name} tests {launch.kernel} as it is to be used on "
-                f"{self._launcher.name}: {dict(launch.constants)}"
+                f"no known answer of {algorithm.name} tests {launch.kernel} with these "
+                f"constants on {self._launcher.name}: {dict(launch.constants)}"
             )
         self._run(trial, algorithm, launch.device)
         if configuration not in self._passed:
             raise SelfTestError(
-                f"{algorithm.name} on {self._launcher.name}: a self-test was not what it was to be"
+                f"{algorithm.name} on {self._launcher.name}: a self-test compared no digest of this kernel "
+                "with a known answer"
             )
 
     def _run(self, trial: Trial, algorithm: Algorithm, device: torch.device) -> None:

@@ -367,7 +367,7 @@ def test_a_trial_that_compares_nothing_proves_nothing(monkeypatch):
 
     monkeypatch.setattr(self_test, "trials", lambda *_: [Trial("nothing", "rows", 0, False, False, run)])
     for _ in range(2):
-        with pytest.raises(it.SelfTestError, match="not what it was to be"):
+        with pytest.raises(it.SelfTestError, match="compared no digest of this kernel with a known answer"):
             it.hash_batch([MESSAGE], "md5", backend="other")
 
 
