@@ -138,7 +138,7 @@ def pytest_testnodedown(node) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Thousands of collected tests, and torch, live to the end: no collection of garbage needs to visit them.
+    # Thousands of collected tests, and torch, live to the end: garbage collection need not visit them.
     gc.collect()
     gc.freeze()
 
@@ -169,7 +169,7 @@ def backend(request: pytest.FixtureRequest) -> str:
             pytest.fail(f"backend {name!r} was asked for and is absent: {status.reason}")
         pytest.skip(f"absent: {status.reason}")
     if name == "interpreter":
-        # Where nothing is compiled, a known answer more costs seconds and says what the test itself says.
+        # Nothing is compiled here, so a self-test would take seconds to show what the test itself shows.
         request.getfixturevalue("monkeypatch").setenv(VARIABLE, "off")
     return name
 
@@ -184,7 +184,7 @@ def small_tiles(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def scratch_registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registrations made in a test vanish with it."""
+    """Registrations that a test makes end with the test."""
     for name in ("_records", "_names"):
         monkeypatch.setattr(algorithms, name, dict(getattr(algorithms, name)))
     registry.statuses()
@@ -196,7 +196,7 @@ def scratch_registries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter with loads and stores of ``request.param`` words, and without self-tests, which would
-    cost more than what it is asked for."""
+    take longer than the test."""
     monkeypatch.setenv(VARIABLE, "off")
     kernels = registry.get("interpreter")
     assert isinstance(kernels, TritonBackend)
@@ -211,7 +211,8 @@ def _of_modes(record: Algorithm) -> object:
 
 
 def _derived(record: Algorithm, test: str) -> str | None:
-    """Why a test of an HMAC is left out: one of each kind of hash runs all, the others what differs."""
+    """Why a test of an HMAC is left out, or None. One HMAC of each kind of hash runs all tests; the others
+    run those of what differs between them."""
     if record.construction.hmac_of is None or test in {*EDGES, *MODES, *MACS}:
         return None
     first = first_of(record, driver_family)
@@ -219,9 +220,9 @@ def _derived(record: Algorithm, test: str) -> str | None:
 
 
 def _interpreted(record: Algorithm, test: str) -> str | None:
-    """Why a test is left out in the interpreter, where a block takes up to a tenth of a second: one algorithm
-    of each driver kernel runs everything, one of each block function its modes, and the others their lengths.
-    """
+    """Why a test is left out in the interpreter, which takes up to a tenth of a second for a block, or None.
+    One algorithm of each driver kernel runs all tests, one of each block function those of its modes, and the
+    others those of their lengths."""
     lengths, modes = EDGES, {*EDGES, *MODES, *MACS}
     of_driver, of_kernel = first_of(record, driver_family), first_of(record, kernel_family)
     if record.construction.hmac_of is not None:
@@ -268,7 +269,7 @@ def _note_cell(request: pytest.FixtureRequest, record_property) -> None:
         record_property("algorithm", name)
         if name != "(other)" and backend == "native":
             reason = registry.get("native").unsupported(algorithms.get(name))
-            if reason is not None:  # a library that is optional
+            if reason is not None:  # an optional library is not installed
                 pytest.skip(f"absent: {name}: {reason}")
 
 
@@ -336,7 +337,7 @@ def _write_times(terminalreporter) -> None:
 
 
 def _summarise_compilation(terminalreporter) -> None:
-    """What test_compile.py noted: seconds of the processor for each target, and the slowest kernels."""
+    """Write what test_compile.py noted: seconds of processor time of each target, and the slowest kernels."""
     seconds: dict[str, list[tuple[float, str]]] = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):

@@ -32,7 +32,7 @@ from integrity_triton.drivers.crc import CRC_FOLD
 from integrity_triton.drivers.poly1305 import POLY1305_PARTS
 from integrity_triton.launching.launch import Launch
 
-# Oracles for machines without a library; each is itself checked against that library elsewhere.
+# Oracles for machines that do not have the library. Each is itself checked against that library.
 PLAIN_ORACLES = {
     "blake3": "oracles.blake3_plain:blake3",
     "xxh64": "oracles.xxhash_plain:xxh64",
@@ -41,7 +41,7 @@ PLAIN_ORACLES = {
     "cmac_aes": "oracles.aes_plain:cmac_aes",
     "gmac_aes": "oracles.aes_plain:gmac_aes",
 }
-# The interpreter takes up to a tenth of a second a block.
+# The interpreter takes up to a tenth of a second for a block.
 EXAMPLES = {"native": 30, "interpreter": 3}
 MOST_OUTPUT = 1000
 
@@ -56,7 +56,7 @@ def interruptible(command: list[str]) -> list[str]:
 
 
 def pattern(length: int) -> bytes:
-    """Bytes 0 to 250 over and over: a period coprime to every block and chunk size."""
+    """The bytes 0 to 250 over and over: their period is coprime to the size of every block and chunk."""
     return (bytes(range(251)) * (length // 251 + 1))[:length]
 
 
@@ -68,7 +68,7 @@ def oracle(
         length = None
     elif length is None:
         length = params.get("digest_size", size_of(record))
-    # Patterns come again and again, and some oracles are plain Python.
+    # The same patterns are asked for again and again, and some oracles are plain Python.
     answer = _remembered if isinstance(data, bytes) and len(data) <= 4096 else _answer
     return answer(record.oracle, PLAIN_ORACLES.get(record.name), data, length, seek, **params)
 
@@ -92,7 +92,7 @@ _remembered = functools.lru_cache(20_000)(_answer)
 
 
 def required(record: Algorithm) -> dict[str, Any]:
-    """Values for the parameters that have to be given."""
+    """Values for the parameters that a caller must give."""
     return {p.name: example(p) for p in record.parameters if p.name in record.required}
 
 
@@ -102,7 +102,7 @@ def example(parameter: Parameter) -> bytes:
 
 
 def size_of(record: Algorithm) -> int:
-    """Bytes in a digest of the default length, or for an algorithm without one of some length."""
+    """Bytes of a digest of the default length, or of some length where an algorithm has no default."""
     return record.digest_size or 32
 
 
@@ -113,7 +113,7 @@ def _sized(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def hash_batch(messages: Any, name: str, **kwargs: Any) -> torch.Tensor:
-    """As the package's, with a length where it insists on one."""
+    """The package's function, with a length for algorithms that need one."""
     return it.hash_batch(messages, name, **_sized(name, kwargs))
 
 
@@ -122,7 +122,7 @@ def hash_chunks(data: Any, name: str, **kwargs: Any) -> torch.Tensor:
 
 
 class new:
-    """As the package's, with a length where ``digest`` insists on one."""
+    """The package's function, with a length where ``digest`` needs one."""
 
     def __init__(self, name: str, *args: Any, **kwargs: Any) -> None:
         self._hasher = it.new(name, *args, **{**required(algorithms.get(name)), **kwargs})
@@ -144,7 +144,7 @@ class new:
 
 
 def kernel_family(record: Algorithm) -> Any:
-    """The same for algorithms that run the same kernels and differ in constants and truncation."""
+    """A value that is equal for algorithms that run the same kernels, with other constants or truncation."""
     construction = record.construction
     if construction.hmac_of is not None:
         return "hmac", kernel_family(algorithms.get(construction.hmac_of))
@@ -158,7 +158,7 @@ def kernel_family(record: Algorithm) -> Any:
 
 
 def driver_family(record: Algorithm) -> Any:
-    """The same for algorithms whose messages the same driver kernel reads in the same way."""
+    """A value that is equal for algorithms whose messages the same driver kernel reads in the same way."""
     construction = record.construction
     if construction.hmac_of is not None:
         return "hmac", type(algorithms.get(construction.hmac_of).construction)
@@ -173,7 +173,7 @@ _firsts: dict[object, Algorithm] = {}
 
 
 def first_of(record: Algorithm, family: Callable[[Algorithm], object]) -> Algorithm:
-    """The first algorithm of the family that ``record`` is of."""
+    """The first registered algorithm of the family of ``record``."""
     key = family, record.name
     if key not in _firsts:
         wanted = family(record)
@@ -182,8 +182,8 @@ def first_of(record: Algorithm, family: Callable[[Algorithm], object]) -> Algori
 
 
 def variants(record: Algorithm) -> list[dict[str, Any]]:
-    """Parameter sets that make the algorithm take each of its modes; what has to be given is left out
-    where it is not what the set is about."""
+    """Sets of parameters that make the algorithm take each of its modes. A set does not repeat what
+    :func:`required` gives."""
     found: list[dict[str, Any]] = [{}]
     for parameter in record.parameters:
         if parameter.choices is not None:
@@ -212,7 +212,7 @@ def around(*sizes: int) -> set[int]:
 
 
 def edge_lengths(record: Algorithm, backend: str) -> list[int]:
-    """Lengths at which an implementation's cases change, from the record's sizes."""
+    """The lengths at which an implementation's cases change, from the record's sizes."""
     if record.construction.hmac_of is not None:
         return edge_lengths(algorithms.get(record.construction.hmac_of), backend)
     block = record.block_size
@@ -282,7 +282,7 @@ def rows_as_bytes(digests: torch.Tensor) -> list[bytes]:
 
 
 def tensor_message(x: torch.Tensor) -> bytes:
-    """A tensor's bytes by another way than the package's: out of the memory of a dense copy."""
+    """A tensor's bytes, read in another way than the package reads them: from the memory of a dense copy."""
     dense = x.detach().resolve_conj().resolve_neg().cpu().clone(memory_format=torch.contiguous_format)
     return ctypes.string_at(dense.data_ptr(), dense.numel() * dense.element_size())
 
@@ -291,7 +291,7 @@ POISON, CANARY, CANARY_BYTES = 0xA5, 0x5C, 256
 
 
 class GuardedMemory:
-    """Replaces a backend's allocator: poisoned memory with canary bytes on both sides."""
+    """Replaces a backend's allocator: it gives poisoned memory with canary bytes on both sides."""
 
     def __init__(self) -> None:
         self.buffers: list[torch.Tensor] = []

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Vector:
 
 
 def _bytes(text: str) -> bytes:
-    """Hexadecimal, or one of two ways to say which bytes."""
+    """The bytes that a file gives in hexadecimal, or by name: ``ptn(n)`` for the pattern, ``range(n)``."""
     named = re.fullmatch(r"(ptn|range)\((\d+)(?:\*\*(\d+))?\)", text)
     if named is None:
         return bytes.fromhex(text)
@@ -193,6 +194,7 @@ def records(lines: Iterable[str], *first: str) -> list[dict[str, str]]:
     return found
 
 
+@cache
 def messages(file: VectorFile) -> list[Vector]:
     """The vectors of a file of kind "messages", in one of the formats of the packages.
 
@@ -233,6 +235,7 @@ def messages(file: VectorFile) -> list[Vector]:
     return found
 
 
+@cache
 def macs(file: VectorFile) -> list[tuple[Vector, bool]]:
     """The vectors of a file of kind "cmac", "gcm" or "wycheproof", and whether each tag is the message's.
 
