@@ -109,7 +109,7 @@ class Measurement:
 
 
 @dataclass
-class Report:
+class DeviceReport:
     """The whole report, as it is written to JSON."""
 
     environment: dict[str, Any]
@@ -337,7 +337,7 @@ def read_verdict(path: Path) -> Verdict:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Arrangement:
     """A way in which messages lie in memory. ``cut`` makes them from a buffer of random bytes and is not
     timed."""
 
@@ -361,31 +361,33 @@ class Layout:
 
 
 def size_of(messages: Any) -> int:
-    """The number of bytes in messages that ``Layout.cut`` made."""
+    """The number of bytes in messages that ``Arrangement.cut`` made."""
     if isinstance(messages, torch.Tensor):
         return messages.numel()
     return sum(view.numel() for view in messages)
 
 
-def _rows(size: int, most_bytes: int | None = None) -> Layout:
+def _rows(size: int, most_bytes: int | None = None) -> Arrangement:
     def cut(data: torch.Tensor) -> torch.Tensor:
         return data[: data.numel() // size * size].view(-1, size)
 
-    return Layout(f"rows of {size} bytes", cut, it.hash_batch, lambda rows: rows[0], most_bytes=most_bytes)
+    return Arrangement(
+        f"rows of {size} bytes", cut, it.hash_batch, lambda rows: rows[0], most_bytes=most_bytes
+    )
 
 
-def _chunks(size: int) -> Layout:
+def _chunks(size: int) -> Arrangement:
     hash_chunks = functools.partial(it.hash_chunks, chunk_size=size)
-    return Layout(f"chunks of {size} bytes", lambda data: data, hash_chunks, lambda data: data[:size])
+    return Arrangement(f"chunks of {size} bytes", lambda data: data, hash_chunks, lambda data: data[:size])
 
 
-def _one_message() -> Layout:
-    return Layout(
+def _one_message() -> Arrangement:
+    return Arrangement(
         "one message", lambda data: [data], it.hash_batch, lambda messages: messages[0], needs_tree=True
     )
 
 
-def _ragged(smallest: int, largest: int, *, needs_tree: bool, most_bytes: int | None = None) -> Layout:
+def _ragged(smallest: int, largest: int, *, needs_tree: bool, most_bytes: int | None = None) -> Arrangement:
     def cut(data: torch.Tensor) -> list[torch.Tensor]:
         views: list[torch.Tensor] = []
         offset, ratio = 0, largest / smallest
@@ -396,7 +398,7 @@ def _ragged(smallest: int, largest: int, *, needs_tree: bool, most_bytes: int | 
             offset += size
         return views
 
-    return Layout(
+    return Arrangement(
         f"tensors of {smallest} to {largest} bytes",
         cut,
         it.hash_batch,
@@ -406,7 +408,7 @@ def _ragged(smallest: int, largest: int, *, needs_tree: bool, most_bytes: int | 
     )
 
 
-def layouts(quick: bool) -> list[Layout]:
+def layouts(quick: bool) -> list[Arrangement]:
     if quick:
         return [_rows(64), _chunks(128), _one_message(), _ragged(16, 200, needs_tree=False)]
     return [
@@ -458,7 +460,7 @@ def not_timed(record: Algorithm, backend: str) -> str | None:
 
 def measure(
     record: Algorithm,
-    layout: Layout,
+    layout: Arrangement,
     buffers: Sequence[torch.Tensor],
     device: Device,
     backend: str,
@@ -646,7 +648,7 @@ def brief(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".replace("|", "/").split("\n")[0][:200]
 
 
-def markdown(report: Report) -> str:
+def markdown(report: DeviceReport) -> str:
     """The report as a page."""
     facts = report.environment
     lines = [f"# {report.headline} ({facts['device']}, {facts['date'][:10]})", ""]
@@ -696,7 +698,7 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(report: Report, folder: Path) -> Path:
+def write(report: DeviceReport, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", report.environment["device"].lower()).strip("-")
     path = folder / f"{slug}-{report.environment['date'][:10]}.json"
@@ -734,7 +736,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.no_tests
         else run_tests(status.name, clock.left() * TEST_SHARE)
     )
-    report = Report(environment(status, device), tests)
+    report = DeviceReport(environment(status, device), tests)
     write(report, options.out)
     if tests.green or options.no_tests:
         time_everything(report, options, device, status.name, clock)
@@ -747,7 +749,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def time_everything(
-    report: Report, options: argparse.Namespace, device: Device, backend: str, clock: Clock
+    report: DeviceReport, options: argparse.Namespace, device: Device, backend: str, clock: Clock
 ) -> None:
     """Fill the report, and write it after each step, so that an interruption loses only the step it falls
     into."""

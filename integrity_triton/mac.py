@@ -44,7 +44,7 @@ class TagMismatch(IntegrityError):
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _TensorSpec:
     """A tensor's name, dtype and shape."""
 
     name: str
@@ -52,7 +52,7 @@ class _Layout:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, name: Any, tensor: Any) -> _Layout:
+    def of(cls, name: Any, tensor: Any) -> _TensorSpec:
         if not isinstance(name, str):
             raise TypeError(f"a tensor is named by a str, not {type(name).__name__}")
         if not is_tensor(tensor):
@@ -82,23 +82,23 @@ class TensorTags:
         self,
         nonce: bytes,
         chunk_size: int,
-        layouts: Sequence[_Layout],
+        specs: Sequence[_TensorSpec],
         chunks: Sequence[torch.Tensor],
         tags: Sequence[torch.Tensor],
     ) -> None:
         self.nonce = nonce
         self.chunk_size = chunk_size
-        self._layouts = tuple(layouts)
+        self._specs = tuple(specs)
         self._chunks = tuple(chunks)
         self._tags = tuple(tags)
-        self._index = {layout.name: i for i, layout in enumerate(self._layouts)}
+        self._index = {spec.name: i for i, spec in enumerate(self._specs)}
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._index)
 
     def __len__(self) -> int:
-        return len(self._layouts)
+        return len(self._specs)
 
     def __getitem__(self, name: str) -> bytes:
         """A tensor's tag of 16 bytes. Raises KeyError for a name without a tag. Waits for the device."""
@@ -121,19 +121,17 @@ class TensorTags:
         unknown or of another dtype or shape. Otherwise raises as :func:`mac_tensors` does. Waits for the
         devices once.
         """
-        found = [_Layout.of(name, tensor) for name, tensor in tensors.items()]
-        unknown = [layout.name for layout in found if layout.name not in self._index]
+        found = [_TensorSpec.of(name, tensor) for name, tensor in tensors.items()]
+        unknown = [spec.name for spec in found if spec.name not in self._index]
         if unknown:
             raise TagMismatch(f"no tag for {_listed(unknown)}", [(name, None) for name in unknown])
         missing = [name for name in self._index if name not in tensors]
         if missing and not partial:
             raise TagMismatch(f"missing: {_listed(missing)}", [(name, None) for name in missing])
-        for layout in found:
-            tagged = self._layouts[self._index[layout.name]]
-            if layout != tagged:
-                raise TagMismatch(
-                    f"{layout.name!r} is {layout}, and {tagged} was tagged", [(layout.name, None)]
-                )
+        for spec in found:
+            tagged = self._specs[self._index[spec.name]]
+            if spec != tagged:
+                raise TagMismatch(f"{spec.name!r} is {spec}, and {tagged} was tagged", [(spec.name, None)])
         now = mac_tensors(tensors, key, nonce=self.nonce, chunk_size=self.chunk_size, backend=backend)
         # All chunks are compared on the devices, regardless of the results, before the first one is fetched.
         differing = [
@@ -142,9 +140,9 @@ class TensorTags:
         ]
         mismatches: list[tuple[str, int | None]] = []
         told = []
-        for layout, chunks in zip(now._layouts, (d.cpu().tolist() for d in differing), strict=True):
-            mismatches += [(layout.name, i) for i, differs in enumerate(chunks) if differs]
-            told += [f"{layout.name!r}: {_places(chunks, self.chunk_size)}"] if any(chunks) else []
+        for spec, chunks in zip(now._specs, (d.cpu().tolist() for d in differing), strict=True):
+            mismatches += [(spec.name, i) for i, differs in enumerate(chunks) if differs]
+            told += [f"{spec.name!r}: {_places(chunks, self.chunk_size)}"] if any(chunks) else []
         if mismatches:
             raise TagMismatch(f"the tags do not match: {_listed(told, quoted=False)}", mismatches)
         wrong = [name for name in now.names if now[name] != self[name]]
@@ -155,13 +153,13 @@ class TensorTags:
         """The tags as JSON text, which holds no key."""
         tensors = [
             {
-                "name": layout.name,
-                "dtype": layout.dtype,
-                "shape": list(layout.shape),
-                "tag": self[layout.name].hex(),
-                "chunks": bytes(self.chunk_tags(layout.name).cpu().numpy().reshape(-1)).hex(),
+                "name": spec.name,
+                "dtype": spec.dtype,
+                "shape": list(spec.shape),
+                "tag": self[spec.name].hex(),
+                "chunks": bytes(self.chunk_tags(spec.name).cpu().numpy().reshape(-1)).hex(),
             }
-            for layout in self._layouts
+            for spec in self._specs
         ]
         document = {
             "format": _FORMAT,
@@ -189,22 +187,22 @@ class TensorTags:
                 raise ValueError(f"format {document['format']!r}")
             nonce, chunk_size = bytes.fromhex(document["nonce"]), document["chunk_size"]
             _check_chunk_size(chunk_size)
-            layouts, chunks, whole = [], [], []
+            specs, chunks, whole = [], [], []
             for entry in document["tensors"]:
                 shape = tuple(entry["shape"])
                 if not isinstance(entry["name"], str) or not isinstance(entry["dtype"], str):
                     raise ValueError("a name or dtype that is no text")
                 if any(type(size) is not int or not 0 <= size < 1 << 63 for size in shape):
                     raise ValueError("a shape that is none")
-                layouts.append(_Layout(entry["name"], entry["dtype"], shape))
+                specs.append(_TensorSpec(entry["name"], entry["dtype"], shape))
                 chunks.append(tags(entry["chunks"]))
                 (tag,) = tags(entry["tag"])
                 whole.append(tag)
-            if len(nonce) != NONCE_SIZE or len({layout.name for layout in layouts}) != len(layouts):
+            if len(nonce) != NONCE_SIZE or len({spec.name for spec in specs}) != len(specs):
                 raise ValueError("a nonce of another size, or a name twice")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"these are no tags of tensors: {error}") from None
-        return cls(nonce, chunk_size, layouts, chunks, whole)
+        return cls(nonce, chunk_size, specs, chunks, whole)
 
 
 def mac_tensors(
@@ -227,9 +225,9 @@ def mac_tensors(
     """
     key, nonce = _sized(key, "key", KEY_SIZE), _sized(nonce, "nonce", NONCE_SIZE)
     _check_chunk_size(chunk_size)
-    layouts, data = [], []
+    specs, data = [], []
     for name, tensor in tensors.items():
-        layouts.append(_Layout.of(name, tensor))
+        specs.append(_TensorSpec.of(name, tensor))
         try:
             data.append(tensor_bytes(tensor))
         except (TypeError, ValueError) as error:
@@ -238,12 +236,12 @@ def mac_tensors(
     tags: list[Any] = [None] * len(data)
     for device in dict.fromkeys(view.device for view in data):
         here = [i for i, view in enumerate(data) if view.device == device]
-        identities = [layouts[i].identity() for i in here]
+        identities = [specs[i].identity() for i in here]
         found = _chunk_tags([data[i] for i in here], identities, key, nonce, chunk_size, backend)
         whole = _tensor_tags(found, identities, key, nonce, backend)
         for i, chunk_tags, tag in zip(here, found, whole, strict=True):
             chunks[i], tags[i] = chunk_tags, tag
-    return TensorTags(nonce, chunk_size, layouts, chunks, tags)
+    return TensorTags(nonce, chunk_size, specs, chunks, tags)
 
 
 def _chunk_tags(

@@ -17,7 +17,7 @@ import torch
 
 import integrity_triton as it
 from bench import device_report
-from bench.device_report import Measurement, Report, Verdict
+from bench.device_report import DeviceReport, Measurement, Verdict
 from integrity_triton import algorithms
 from integrity_triton.self_tests.admission import VARIABLE
 
@@ -424,7 +424,7 @@ def test_the_report_needs_few_packages():
 
 
 def test_the_page_of_a_whole_report():
-    report = Report(
+    report = DeviceReport(
         {"device": "A GPU", "date": "2026-01-02T03:04:05+00:00"},
         Verdict(passed=9),
         {"read": 4000.0, "bytes": 1},
