@@ -1,8 +1,9 @@
-"""What kernels take to compile, without a GPU: ``python -m bench.compile_time [ALGORITHM]... [--target T]``.
+"""How long kernels take to compile: ``python -m bench.compile_time [ALGORITHM]... [--target T]``. No GPU is
+needed.
 
-Prints for every kernel and target the seconds of a cold compile, the registers of a thread, and what is
-spilled. Seconds are of the processor (this process's and its assembler's), which other work on the
-machine disturbs less than the clock on the wall.
+For every kernel and target, this prints the seconds of a compilation without a cache, the registers of a
+thread, and the amount that is spilled. The seconds are processor time of this process and of its assembler,
+which depends less on other work of the machine than elapsed time does.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ TARGETS = {
     "hip:gfx1100": GPUTarget("hip", "gfx1100", 32),
 }
 MOST_SECONDS = 4.0
-# What is compiled apart: aligned rows, unaligned messages of any lengths, and pieces of one message.
+# Kernels are compiled separately for aligned rows, unaligned messages of any lengths, and pieces of one
+# message.
 LAYOUTS = ("rows", "ragged", "stream")
-# Constants of kernels that do not make another kernel of it: data, and what depends on the layout.
+# Another value of these constants does not count as another kernel: data, and what depends on the layout.
 _DATA = {"REFLECTED"}
 _LAYOUT = {"TABLE", "OWN_STATE", "OWN_CONSTANTS", "OWN_KEY", "FINAL", "ALIGN", "ROOTS", "FOLDED", "LANES"}
 _SHORT, _HALF = 5120, 1 << 19
@@ -53,21 +55,21 @@ _SHORT, _HALF = 5120, 1 << 19
 
 @dataclass(frozen=True)
 class Build:
-    """A kernel as it was compiled for one target."""
+    """The compilation of a kernel for one target."""
 
     kernel: str
     compiled: Any
     seconds: float
-    """Of the processor."""
+    """Processor time."""
     binary: bytes
     registers: int | None
-    """A thread's; None where there is no tool to tell."""
+    """The registers of a thread. None if there is no tool that tells their number."""
     spilled: int | None
-    """Bytes, or for AMD vector registers, that a thread has in memory."""
+    """Bytes that a thread keeps in memory for lack of registers; for AMD, the number of vector registers."""
 
 
 class _Driver:
-    """As much of a Triton driver as compiling asks for."""
+    """The part of a Triton driver that a compilation needs."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target
@@ -76,14 +78,14 @@ class _Driver:
         return self.target
 
     def get_current_device(self) -> int:
-        return list(TARGETS.values()).index(self.target)  # Triton keeps its binaries by device
+        return list(TARGETS.values()).index(self.target)  # Triton caches binaries by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
 
 
 class _Recorder(JitBackend):
-    """Lays out and launches as the backend of its vendor does, but only writes down the launches."""
+    """Prepares launches as the vendor's backend does, but records them instead of running anything."""
 
     summary = "compiles only"
     device_types = ("cpu",)
@@ -91,7 +93,7 @@ class _Recorder(JitBackend):
     device_kind = "nothing"
 
     def __init__(self, vendor: str, variants: bool) -> None:
-        self.name = vendor  # type: ignore[misc]  # whose tuning it takes
+        self.name = vendor  # type: ignore[misc]  # selects the tuning
         self.variants = variants
         self.asked: dict[Any, tuple[Launch, Mapping[str, int]]] = {}
 
@@ -110,17 +112,18 @@ class _Recorder(JitBackend):
 def launches(
     vendor: str, layouts: Collection[str] = ("rows",), *, records: Iterable[Algorithm] | None = None
 ) -> dict[str, list[tuple[Launch, Mapping[str, int]]]]:
-    """Every kernel that a vendor's backend launches, each once, under the first algorithm that does.
+    """The kernels that a vendor's backend launches, each once, by the first algorithm that launches it.
 
-    Algorithms of one family run the same kernels, so that only one of them is named. ``layouts`` are of
-    :data:`LAYOUTS`; with "rows" alone there is one of a kernel's variants, else each that these lead to.
+    Algorithms of one family run the same kernels, so only one of them is named. ``layouts`` are some of
+    :data:`LAYOUTS`. If there is only "rows", the result has one variant of each kernel; otherwise it has
+    every variant to which the layouts lead.
     """
     recorder = _Recorder(vendor, variants=len(layouts) > 1)
     found: dict[str, list[tuple[Launch, Mapping[str, int]]]] = {}
     memory = torch.zeros(2 * _HALF + 32, dtype=torch.uint8)
     memory = memory[-memory.data_ptr() % 16 :]
     for record in algorithms.all_algorithms() if records is None else records:
-        # Hashes of tuples run the sponge's kernels, over messages that they make themselves; HMAC its hash's.
+        # Hashes of tuples encode them to messages and run the sponge's kernels. HMAC runs its hash's kernels.
         if recorder.unsupported(record) or record.takes_tuples:
             continue
         known = set(recorder.asked)
@@ -165,9 +168,9 @@ def _launch(recorder: _Recorder, record: Algorithm, memory: torch.Tensor, layout
 
 @contextlib.contextmanager
 def compiling_for(target: str, cache: Path) -> Iterator[None]:
-    """Triton compiles for ``target``, and keeps what it compiles in the folder ``cache``."""
+    """Inside this context, Triton compiles for ``target`` and stores the results in the folder ``cache``."""
     config: Any = triton.runtime.driver
-    # Where Triton has the attribute, reading "active" itself would look for a GPU.
+    # Reading "active" would look for a GPU. Some versions of Triton have "_active", which avoids that.
     active = config._active if hasattr(config, "_active") else config.active
     folder = os.environ.get("TRITON_CACHE_DIR")
     config.set_active(_Driver(TARGETS[target]))
@@ -185,7 +188,7 @@ def compiling_for(target: str, cache: Path) -> Iterator[None]:
 def build(launch: Launch, options: Mapping[str, Any]) -> Build:
     """Compile one kernel, inside :func:`compiling_for`."""
     kernel = load_reference(launch.kernel)
-    kernel.device_caches.clear()  # what this process compiled before; Triton has no public way
+    kernel.device_caches.clear()  # forgets earlier compilations; Triton has no public way
     constants = {
         name: load_reference(value) if isinstance(value, str) else value
         for name, value in launch.constants.items()
@@ -199,7 +202,8 @@ def build(launch: Launch, options: Mapping[str, Any]) -> Build:
 
 @triton.jit
 def _yardstick(words):  # type: ignore[no-untyped-def]  # Triton reads annotations
-    """Something to compile that stays as it is, of a hash function's kind: loads, rounds, stores."""
+    """A kernel that must not change, so that its compilation measures the machine. Like a hash function, it
+    has loads, rounds and stores."""
     lane = words + tl.arange(0, 256)
     a, b, c, d = tl.load(lane), tl.load(lane + 256), tl.load(lane + 512), tl.load(lane + 768)
     for turn in tl.static_range(64):
@@ -212,8 +216,9 @@ def _yardstick(words):  # type: ignore[no-untyped-def]  # Triton reads annotatio
 
 
 def yardstick(target: str) -> float:
-    """Seconds that compiling a fixed kernel takes here and now, by which machines can be compared."""
-    for _ in range(2):  # the first loads the compiler
+    """The seconds that the compilation of a fixed kernel takes on this machine at this moment. Times from
+    different machines can be compared in relation to it."""
+    for _ in range(2):  # the first turn loads the compiler
         with tempfile.TemporaryDirectory() as cache, compiling_for(target, Path(cache)):
             _yardstick.device_caches.clear()
             before = _processor_seconds()
@@ -223,7 +228,7 @@ def yardstick(target: str) -> float:
 
 
 def label(launch: Launch) -> str:
-    """A kernel's name with the constants that tell its variants apart."""
+    """The name of a kernel with the constants that distinguish its variants."""
     words = [launch.kernel.partition(":")[2], launch.constants.get("BLOCK", "").partition(":")[2]]
     for name, value in launch.constants.items():
         if isinstance(value, bool):
@@ -241,7 +246,7 @@ def _processor_seconds() -> float:
 def _usage(compiled: Any) -> tuple[int | None, int | None]:
     if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
-        # Scalar registers spill into vector registers, which is no way to memory.
+        # Scalar registers are spilled into vector registers, not to memory, so they do not count.
         return _first(r"\.vgpr_count:\s+(\d+)", text), _first(r"\.vgpr_spill_count:\s+(\d+)", text)
     text = cuobjdump("-res-usage", compiled.asm["cubin"])
     if text is None:
@@ -252,12 +257,12 @@ def _usage(compiled: Any) -> tuple[int | None, int | None]:
 def _first(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     if found is None:
-        raise ValueError(f"no {pattern} in {text}")
+        raise ValueError(f"{pattern} matches nothing in {text}")
     return int(found[1])
 
 
 def cuobjdump(option: str, cubin: bytes) -> str | None:
-    """What NVIDIA's tool says of a binary; None where Triton does not bring it along."""
+    """The output of NVIDIA's cuobjdump for a binary. None if this Triton does not contain the tool."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if not tool.exists():
         return None
@@ -270,14 +275,18 @@ def cuobjdump(option: str, cubin: bytes) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.compile_time", description=__doc__)
-    parser.add_argument("algorithms", nargs="*", metavar="ALGORITHM", help="default: one of every family")
-    parser.add_argument("--target", action="append", choices=TARGETS, help="default: NVIDIA's")
-    parser.add_argument("--thorough", action="store_true", help="every layout that is compiled apart")
+    parser.add_argument(
+        "algorithms", nargs="*", metavar="ALGORITHM", help="by default, one algorithm of every family"
+    )
+    parser.add_argument(
+        "--target", action="append", choices=TARGETS, help="by default, all targets of NVIDIA"
+    )
+    parser.add_argument("--thorough", action="store_true", help="compile for every layout")
     options = parser.parse_args()
     targets = options.target or [name for name in TARGETS if name.startswith("cuda")]
     records = [algorithms.get(name) for name in options.algorithms] or None
-    print(f"Triton {triton.__version__}; seconds of processor time, registers, spilled")
-    print(f"the yardstick takes {yardstick(targets[0]):.2f} s")
+    print(f"Triton {triton.__version__}; seconds of processor time, registers, and what is spilled")
+    print(f"The yardstick takes {yardstick(targets[0]):.2f} s.")
     cells: dict[str, dict[str, str]] = {}
     slow = []
     for target in targets:
@@ -297,7 +306,7 @@ def main() -> None:
         print(f"| {' | '.join(row)} |")
     for kernel, by_target in cells.items():
         print(f"| {' | '.join([kernel, *(by_target.get(target, '') for target in targets)])} |")
-    print(f"\nover {MOST_SECONDS:.0f} s: {'; '.join(slow) or 'none'}")
+    print(f"\nCompilations of more than {MOST_SECONDS:.0f} s: {'; '.join(slow) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What the self-tests at first use take: ``python -m bench.self_test [--backend NAME] [ALGORITHM]...``
+"""How long the self-tests at first use take: ``python -m bench.self_test [--backend NAME] [ALGORITHM]...``
 
-For each algorithm, every test that a batch, rows and a stream of short and long messages bring about, on the
-backend's first device: how many, the longest, and all together. A test is timed anew when its kernels have
-been built, which is not the test's time, and with what it takes to find it; the median of three.
+For each algorithm, this hashes short and long messages as a batch, as rows and as a stream on the backend's
+first device. It prints the number of tests that these cause, the time of the longest test, and the time of
+all tests. A time is the median of three runs after the kernels have been built. It includes the search for
+the test and excludes the compilation.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ class _Timed(SelfTests):
         before, begin = len(self.seconds), time.perf_counter()
         super()._prove(*arguments)  # type: ignore[arg-type]
         took = time.perf_counter() - begin
-        # A test of HMAC may have had its hash tested, which has been counted.
+        # A test of HMAC may have caused a test of its hash, whose time has been counted already.
         self.seconds.append(took - sum(self.seconds[before:]))
 
 
 def uses(record: Algorithm, backend: TritonBackend) -> None:
+    """Hash short and long messages as a batch, as rows and as a stream."""
     device = backend.device_for(None)
     data = torch.zeros(300_000, dtype=torch.uint8, device=device)
     parameters = record.check_parameters(record.trial_parameters())
@@ -54,9 +56,9 @@ def uses(record: Algorithm, backend: TritonBackend) -> None:
 
 
 def measured(record: Algorithm, backend: TritonBackend) -> list[float]:
-    """Seconds of each test."""
+    """The seconds that each test takes."""
     runs = []
-    for _ in range(_REPEATED + 1):  # the first builds the kernels
+    for _ in range(_REPEATED + 1):  # the first run builds the kernels
         timed = _Timed(backend)
         backend.self_tests = timed
         uses(record, backend)
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"integrity-triton {__version__}, torch {torch.__version__}, {status.reason}, {status.devices[0]}")
     chosen = [algorithms.get(name) for name in options.algorithms] or list(algorithms.all_algorithms())
     longest = 0.0
-    print(f"{'algorithm':<26}{'tests':>6}{'longest':>12}{'together':>12}")
+    print(f"{'algorithm':<26}{'tests':>6}{'longest':>12}{'all':>12}")
     for record in chosen:
         times = measured(record, backend)
         longest = max(longest, *times)
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{record.name:<26}{len(times):>6}{1e3 * max(times):>9.1f} ms{1e3 * sum(times):>9.1f} ms",
             flush=True,
         )
-    print(f"the longest: {1e3 * longest:.1f} ms")
+    print(f"The longest test takes {1e3 * longest:.1f} ms.")
 
 
 if __name__ == "__main__":

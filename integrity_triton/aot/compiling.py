@@ -1,4 +1,5 @@
-"""Compiling kernels for a target that need not be here: which ones, with what, and what came out."""
+"""Compiling kernels for a target, which need not be present: the choice of the kernels and of their
+compile-time arguments, the compilation, and the description of its results."""
 
 from __future__ import annotations
 
@@ -34,50 +35,50 @@ if TYPE_CHECKING:
 
 INTEL_COMPILER = "triton-xpu 3.3.0b1"
 SIDECAR_FORMAT = 1
-# Bytes of a message that is long: some algorithms run other kernels over it.
+# The size in bytes of a long message. Some algorithms hash long messages with other kernels.
 _HALF = 1 << 19
 
 
 class CompileError(IntegrityTritonError, RuntimeError):
-    """A kernel did not compile, or there is no compiler for its target; the message says why."""
+    """Raised if a kernel does not compile or there is no compiler for its target. The message says why."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What to compile for: ``cuda:90``, ``hip:gfx942`` or ``xpu``."""
+    """A device architecture to compile for, such as ``cuda:90``, ``hip:gfx942`` or ``xpu``."""
 
     name: str
     backend: str
-    """Triton's name of the vendor."""
+    """Triton's name for the vendor's backend."""
     architecture: int | str | None
     threads_per_warp: int | None
-    """None where the tuning data say it."""
+    """None if the tuning data determine it."""
     tuning: str
-    """The backend whose tile sizes are taken."""
+    """The name of the backend whose tile sizes are used."""
     binaries: tuple[str, ...]
-    """The kinds of file that come out; the first is what a driver loads."""
+    """The kinds of file that the compiler writes. The first is the one that a driver loads."""
     pointer_alignment: int
-    """Bytes that divide every pointer argument: what a kernel for this target is promised."""
+    """The alignment in bytes of every pointer argument. The compiler relies on it."""
 
     @classmethod
     def parse(cls, name: str) -> Target:
-        """Raises ValueError for what is no target."""
+        """The target with this name. Raises ValueError if there is none."""
         if name == "xpu":
             return cls(name, "xpu", None, None, "opencl", ("spv",), 4)
         if found := re.fullmatch(r"cuda:(\d{2,3})", name):
             return cls(name, "cuda", int(found[1]), 32, "cuda", ("cubin", "ptx"), 16)
         if found := re.fullmatch(r"hip:(gfx[0-9a-f]{3,4})", name):
-            # The CDNA family has wavefronts of 64, RDNA of 32.
+            # Wavefronts have 64 lanes in the CDNA family and 32 in the RDNA family.
             warp = 64 if found[1].startswith("gfx9") else 32
             return cls(name, "hip", found[1], warp, "hip", ("hsaco",), 16)
         raise ValueError(
-            f"unknown target {name!r}; a target is cuda:90 (any compute capability), "
-            "hip:gfx942 (any architecture) or xpu"
+            f"unknown target {name!r}; targets are cuda:90 or another compute capability, "
+            "hip:gfx942 or another architecture, and xpu"
         )
 
 
 class _Recorder(TritonBackend):
-    """Lays out and launches as a backend does, but only writes down what it would run."""
+    """Prepares launches as a backend does, but records them instead of running anything."""
 
     summary = "records launches"
     device_types = ("cpu",)
@@ -101,8 +102,8 @@ class _Recorder(TritonBackend):
 def specializations(
     records: Iterable[Algorithm] | None = None, target: Target | None = None
 ) -> dict[str, Specialization]:
-    """Every kernel, by its artifact's name, that is launched for ``records`` (by default all built in)
-    on a target (by default ``xpu``)."""
+    """The kernels that are launched for ``records`` (by default all built-in algorithms) on a target (by
+    default ``xpu``), by the names of their artifacts."""
     import torch
 
     recorder = _Recorder((target or Target.parse("xpu")).tuning)
@@ -119,7 +120,8 @@ def specializations(
 
 @contextlib.contextmanager
 def taking(record: Algorithm, way: str | None) -> Iterator[None]:
-    """A record's driver takes one of the ways that it has."""
+    """Inside this context, the driver of ``record`` takes only ``way``; None leaves the choice to the
+    driver."""
     kind = driver_class(record)
     before = kind.way
     kind.way = way
@@ -130,7 +132,7 @@ def taking(record: Algorithm, way: str | None) -> Iterator[None]:
 
 
 def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> None:
-    """Have everything launched for ``record`` that is compiled apart."""
+    """Hash messages of all forms that lead to different compilations of the kernels for ``record``."""
     import torch
 
     size = record.digest_size or 32
@@ -154,13 +156,14 @@ def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> Non
             keys = PerMessage([torch.zeros(16, dtype=torch.uint8)] * 2)
             recorder.mac_chain(record, keys, torch.zeros((2, size), dtype=torch.uint8), 1)
         stream = recorder.stream(record, record.trial_parameters())
-        # Streams copy what does not fill a block; whole blocks are read where they are.
+        # A stream copies bytes that do not fill a block, and reads whole blocks in place.
         stream.update(data)
         stream.digest(size, 0)
 
 
 def _modes(record: Algorithm) -> list[dict[str, torch.Tensor]]:
-    """Values for each message that make the algorithm run other kernels; at first none."""
+    """Sets of parameters with a value for each message, for which the algorithm runs other kernels. The first
+    set is empty."""
     import torch
 
     modes: list[dict[str, torch.Tensor]] = [{}]
@@ -174,7 +177,8 @@ def _modes(record: Algorithm) -> list[dict[str, torch.Tensor]]:
 
 
 def _keys_of_two_lengths(record: Algorithm) -> Iterator[dict[str, Any]]:
-    """Parameters of two messages whose keys are not as long; none where all keys are."""
+    """Parameters of two messages whose keys differ in length. There are none if all keys have the same
+    length."""
     import torch
 
     for parameter in record.parameters:
@@ -194,13 +198,14 @@ def compile_all(
     compiler: Path | None = None,
     matrix: bool = False,
 ) -> list[dict[str, Any]]:
-    """Compile for ``target`` in other processes, with the Triton in the folder ``compiler``, or without
-    one with the Triton that is installed.
+    """Compile ``wanted`` for ``target`` in other processes, with the Triton in the folder ``compiler``, or by
+    default with the installed Triton.
 
-    Writes for each output its path with each of the target's kinds appended as a suffix, and returns
-    for each what the sidecar needs. ``matrix``: the Intel device has matrix units.
+    The files of each kernel have its path in ``outputs``, with each of ``target.binaries`` appended as a
+    suffix. Returns the results that :func:`sidecar` needs, one for each kernel. ``matrix`` says whether the
+    Intel device has matrix units.
 
-    Raises CompileError with the compiler's own words if it fails.
+    Raises CompileError with the compiler's message if the compilation fails.
     """
     if compiler is not None and not (compiler / "triton" / "__init__.py").exists():
         raise CompileError(f"{compiler} holds no Triton")
@@ -252,7 +257,8 @@ def _warp(wanted: Specialization, target: Target) -> int:
 
 
 def sidecar(wanted: Specialization, target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a program in any language needs to launch the kernel; docs/guide/aot.md describes it."""
+    """The data that a program in any language needs to launch the kernel. docs/guide/aot.md describes
+    them."""
     return {
         "format": SIDECAR_FORMAT,
         "target": target.name,

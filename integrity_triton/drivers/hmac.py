@@ -1,4 +1,6 @@
-"""HMAC over any hash: a block made of the key precedes the message, another the digest (RFC 2104)."""
+"""HMAC over any hash (RFC 2104): the hash of an inner block and the message gives a digest, and the hash of
+an outer block and this digest gives the tag. Both blocks are made from the key.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ _INNER, _OUTER = 0x36, 0x5C
 
 
 class HmacDriver(Driver):
-    """An iterated hash takes in each key's two blocks once and reads the messages where they are. For other
-    hashes, the blocks and the messages are copied together."""
+    """HMAC with the driver of its hash. An iterated hash absorbs the two blocks of each key once and reads
+    the messages in place. For other hashes, each message is copied behind its block."""
 
     per_message = True
 
@@ -42,13 +44,14 @@ class HmacDriver(Driver):
         return self.hash.main_kernel()
 
     def pads(self, key: bytes | PerMessage, device: torch.device) -> tuple[Rows, Rows]:
-        """The inner and the outer block: one of each for all messages, or one for each message."""
+        """The inner and the outer blocks: one of each kind for all messages, or one of each kind for each
+        message."""
         block = self.hash.algorithm.block_size
         keys = self.key_rows(self.short_keys(key, device), block, device).data
         return Rows.of(self.secret(keys ^ _INNER)), Rows.of(self.secret(keys ^ _OUTER))
 
     def short_keys(self, key: bytes | PerMessage, device: torch.device) -> bytes | PerMessage:
-        """The keys, in which a digest replaces each key that is longer than a block."""
+        """The keys. Each key that is longer than a block is replaced by its digest."""
         block = self.hash.algorithm.block_size
         if isinstance(key, bytes):
             if len(key) <= block:
@@ -69,7 +72,8 @@ class HmacDriver(Driver):
         return tags[:, :length].contiguous()
 
     def hash_behind(self, blocks: Rows, messages: Messages) -> torch.Tensor:
-        """Digests of messages that follow a block. ``blocks`` holds one for all messages, or one for each."""
+        """Digests of messages, each with a block before it. ``blocks`` holds one block for all messages, or
+        one for each message."""
         if isinstance(self.hash, IteratedDriver):
             before = self.hash.finish(self.hash.start({}, messages.device), self.size)
             start = self.hash.behind_blocks(before, blocks)
@@ -103,7 +107,7 @@ class HmacDriver(Driver):
         assert isinstance(hash_, IteratedDriver)
         construction = hash_.construction
         before = hash_.finish(hash_.start({}, device), self.size)
-        # torch.cat lacks unsigned words on some devices.
+        # On some devices, torch.cat does not support unsigned words.
         signed = torch.int64 if construction.word_bits == 64 else torch.int32
         sides = [hash_.behind_blocks(before, blocks).state for blocks in self.pads(keys, device)]
         states = self.secret(torch.cat([side.view(signed).view(count, -1) for side in sides]))

@@ -1,8 +1,9 @@
 """Self-tests at first use: before a kernel gives its first result in a process, it has to give known answers
-on the device where it is to run.
+on the device on which it runs.
 
-What is tested is a configuration: a kernel with its compile-time arguments and tuning, on one device, for one
-algorithm, which has constants of its own. One that fails is out of use for the rest of the process.
+The tests are of configurations. A configuration is a kernel with its compile-time arguments and its tuning,
+on one device, for one algorithm, because each algorithm has its own constants. A configuration that fails its
+test is not used again in the process.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ _logger = logging.getLogger("integrity_triton")
 
 
 def enabled() -> bool:
-    """Whether the environment leaves the self-tests on. Raises ValueError where it says neither."""
+    """Whether the environment leaves the self-tests on. Raises ValueError if the variable is neither "on" nor
+    "off"."""
     value = os.environ.get(VARIABLE) or "on"
     if value not in ("on", "off"):
-        raise ValueError(f"{VARIABLE} is on or off, not {value!r}")
+        raise ValueError(f"{VARIABLE} must be on or off, not {value!r}")
     return value == "on"
 
 
@@ -46,12 +48,13 @@ def _warn() -> None:
 
 
 def described() -> str:
-    """The setting, in words. Raises as :func:`enabled` does."""
-    return "at first use" if enabled() else f"OFF, by {VARIABLE}: kernels run untested"
+    """A description of the setting. Raises ValueError as :func:`enabled` does."""
+    return "at first use" if enabled() else f"OFF because of {VARIABLE}: kernels run untested"
 
 
 class SelfTests:
-    """Which configurations of a backend have given known answers in this process."""
+    """Keeps the configurations of a backend that have given known answers in this process, and those that
+    have failed, and tests each new one."""
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
@@ -60,17 +63,21 @@ class SelfTests:
         self._reach: dict[tuple[int, torch.device], _Reach] = {}
         self._renew_lock()
         if hasattr(os, "register_at_fork"):
-            # A child has only the thread that forked, which was not in a test.
+            # A child process has only the thread that forked. That thread was not in a test, but another one
+            # may have held the lock.
             os.register_at_fork(after_in_child=self._renew_lock)
 
     def _renew_lock(self) -> None:
         self._lock = threading.RLock()
 
     def admit(self, request: Request, launch: Launch, options: Mapping[str, int]) -> None:
-        """Before a launch: test its configuration if that has not been done. Raises SelfTestError where it
-        failed, now or earlier, or its algorithm has no known answers, and BackendUnavailable where none of
-        these reaches it."""
-        # Records are not hashable; that one is not freed whose number is known here.
+        """Test the configuration of a launch, which follows this call, unless it has been tested before.
+
+        Raises SelfTestError if the configuration fails the test or has failed it before, or if the algorithm
+        has no known answers. Raises BackendUnavailable if no known answer of the algorithm leads to a launch
+        of the configuration.
+        """
+        # Records are not hashable. A record that was tested stays referenced, so no other gets its id.
         configuration = (id(request.algorithm), *self._launcher.configuration(launch, options))
         if configuration in self._passed:
             return
@@ -81,7 +88,7 @@ class SelfTests:
             _warn()
 
     def _prove(self, request: Request, launch: Launch, configuration: Configuration) -> None:
-        if configuration in self._passed:  # by another thread
+        if configuration in self._passed:  # another thread has tested it
             return
         if configuration in self._refused:
             raise SelfTestError(self._refused[configuration])
@@ -97,9 +104,10 @@ class SelfTests:
         if trial is None:
             if not self._reach[key].found:
                 raise SelfTestError(
-                    f"{algorithm.name} has no known answers to test kernels with: its record's `answers`"
+                    f"{algorithm.name} has no known answers to test kernels with; "
+                    "`answers` in its record must name them"
                 )
-            # No sign of a fault: where nobody asked for this backend, another may serve.
+            # This is no sign of a fault. If the caller did not name this backend, another may be used.
             raise BackendUnavailable(
                 f"no known answer of {algorithm.name} tests {launch.kernel} with these "
                 f"constants on {self._launcher.name}: {dict(launch.constants)}"
@@ -123,8 +131,8 @@ class SelfTests:
             digest = found if isinstance(found, bytes) else found.cpu().numpy().tobytes()
             if digest != expected:
                 message = (
-                    f"{self._launcher.name} on {device} fails its self-test and gives no such result in this "
-                    f"process: {label}: {digest.hex()}, not {expected.hex()}"
+                    f"{self._launcher.name} on {device} fails its self-test, and the tested kernels are not "
+                    f"used in this process: {label}: the digest is {digest.hex()} instead of {expected.hex()}"
                 )
                 self._refused.update(dict.fromkeys(tested - self._passed, message))
                 raise SelfTestError(message)
@@ -133,7 +141,8 @@ class SelfTests:
 
 
 class _Reach:
-    """Which trial tests which configurations, found out as far as it is asked for."""
+    """Finds the trial that tests a configuration. It looks no further than necessary for each question, and
+    remembers what it has found."""
 
     def __init__(self, launcher: Launcher, algorithm: Algorithm, device: torch.device) -> None:
         self._launcher, self._algorithm, self._device = launcher, algorithm, device

@@ -1,7 +1,7 @@
-"""Known-answer tests of kernels: short runs in each of the ways in which an algorithm can be asked for.
+"""Known-answer tests of kernels: short runs for each form in which messages can be given to an algorithm.
 
-Which kernels a run takes, and compiled for what, is its driver's choice; whoever needs to know has it run
-with a :class:`Run` that only takes note of the launches.
+The driver chooses which kernels a run launches, and with which compile-time arguments. To find out which they
+are, carry out the run with a :class:`Run` that records the launches instead of launching.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ if TYPE_CHECKING:
 
 _Any = TypeVar("_Any")
 Outcome = tuple[str, bytes, "bytes | torch.Tensor"]
-"""What was hashed, in words, the digest that it has, and the one that was found."""
+"""A description of what was hashed, the expected digest, and the digest that was computed."""
 
-# Where messages start, in bytes from a multiple of _LINE: the alignments that kernels are compiled for.
+# Distances in bytes between a multiple of _LINE and the start of a message. They lead to all alignments for
+# which kernels are compiled.
 _STARTS = (0, 4, 1)
 _LINE = 64
+# The value of the bytes around the messages, which must not change a digest.
 _AROUND = 0xFF
-# Blocks of the longest messages that are hashed at first.
+# The first trials hash messages of at most this many blocks.
 _SHORT = 4
 _SHORT_MESSAGES = "short messages"
 _ROWS = 3
@@ -57,45 +59,48 @@ class Trial:
 
     label: str
     shape: str
-    """As of a :class:`Request`."""
+    """The form of the messages, as in :class:`Request`."""
     start: int
+    """The alignment of the messages: one of _STARTS."""
     own: bool
-    """Whether messages have keys of their own."""
+    """Whether each message has a key of its own."""
     long: bool
-    """Whether it is of messages that :func:`is_long` says so of."""
+    """Whether the messages are long in the sense of :func:`is_long`."""
     _run: Callable[[Run, torch.device], Iterator[Outcome]]
     way: str | None = None
-    """What :meth:`run` is to be given a :class:`Run` with."""
+    """The ``way`` of the :class:`Run` that :meth:`run` must be given."""
 
     def run(self, host: Run, device: torch.device) -> Iterator[Outcome]:
         return self._run(host, device)
 
     def taking(self, way: str) -> Trial:
-        """The same with the driver's ``way``."""
+        """The same trial, for which the driver takes ``way``."""
         return replace(self, label=f"{self.label}, by {way}", way=way)
 
     def unlike(self, constants: Mapping[str, Any], request: Request, long: bool | None) -> tuple[int, bool]:
-        """How much it differs from what a kernel with these constants was to be launched for: the least
-        different trials are the likeliest to launch it."""
+        """How much the trial differs from the request for which a kernel with these constants is launched.
+        The trials that differ least are the most likely to launch the same kernel."""
         align = constants.get("ALIGN")
         start = self.start if align is None else align if align in _STARTS else 0
-        # Drivers lay out anew what they are given: how it came tells more than how a kernel sees it.
+        # A driver may change the layout of its messages, so the form of the request tells more than the
+        # kernel's constants.
         elsewhere = (request.shape != self.shape) + (request.own != self.own)
         unlikely = 2 * elsewhere + (start != self.start)
-        # Of short messages there are the most answers: where they launch the kernel too, they watch it best.
+        # Most answers are for short messages. If these launch the kernel as well, they test it best.
         return unlikely, self.label != _SHORT_MESSAGES and long is not None and long != self.long
 
 
 def is_long(record: Algorithm, size: int) -> bool:
-    """Whether messages of so many bytes come after those of the first trials."""
+    """Whether messages of ``size`` bytes are too long for the first trials."""
     return size > _SHORT * record.block_size
 
 
 def trials(record: Algorithm, launcher: Launcher, device: torch.device) -> Iterator[Trial]:
-    """All of an algorithm's known-answer tests, those first that launch the fewest kernels; none where it has
-    no known answers. Those of an HMAC without are made by ``launcher`` on ``device`` with the hash.
+    """All known-answer tests of an algorithm, beginning with those that launch the fewest kernels. There are
+    none if the algorithm has no known answers. For an HMAC without known answers, ``launcher`` computes them
+    on ``device`` with the hash.
 
-    Raises as :func:`load` does.
+    Raises the errors of :func:`load`.
     """
     known = load(record)
     if known is not None:
@@ -112,7 +117,7 @@ def trials(record: Algorithm, launcher: Launcher, device: torch.device) -> Itera
 def _by_definition(
     record: Algorithm, hash_: Algorithm, launcher: Launcher, device: torch.device
 ) -> list[Answer]:
-    """RFC 2104, section 2, in batches."""
+    """The answers for an HMAC, computed with its hash in batches as RFC 2104, section 2, defines it."""
     host, block, size = Run(launcher, hash_), record.block_size, hash_.digest_size
 
     def hashed(messages: Sequence[bytes]) -> list[bytes]:
@@ -141,7 +146,7 @@ def _by_definition(
 def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
     plain = usual(record, known)
     short = [a for a in plain if not is_long(record, a.size)]
-    long = _few([a for a in plain if is_long(record, a.size)], 3)
+    long = _spread([a for a in plain if is_long(record, a.size)], 3)
 
     def keys(answers: Sequence[Answer], what: str, far: bool) -> Iterator[Trial]:
         for group in _own(record, answers):
@@ -156,15 +161,16 @@ def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
         for start in _STARTS:
             yield Trial(what, "table", start, False, far, partial(_ragged, answers, start, False))
             if far:
-                # What a batch has of work may decide how it is done.
+                # A driver may choose its kernels by the amount of work in a batch.
                 longest = answers[-1:] * 2
                 yield Trial("longest", "table", start, False, far, partial(_ragged, longest, start, False))
             yield Trial(what, "rows", start, False, far, partial(_rows, answers, start, False))
-            yield Trial(f"{what} alone", "rows", start, False, far, partial(_alone, answers, start))
+            yield Trial(f"{what}, one at a time", "rows", start, False, far, partial(_alone, answers, start))
             yield Trial(what, "stream", start, False, far, partial(_streams, answers, start))
         if not far:
             yield from keys([a for a in known if not is_long(record, a.size)], "keys of their own", far)
-            # Where rows are made of what is hashed, their alignment comes from its size.
+            # A driver that copies messages into rows of its own gets their alignment from the size of the
+            # messages.
             every = partial(_rows, answers, 0, False, most=_MANY)
             yield Trial("every length", "rows", 0, False, far, every)
             for group in alike(known):
@@ -174,32 +180,34 @@ def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
                     twice = partial(_ragged, group * 2, start, False)
                     yield Trial("modes", "table", start, False, far, twice)
                     yield Trial("modes", "rows", start, False, far, partial(_rows, group, start, False))
-                    yield Trial("modes, alone", "rows", start, False, far, partial(_alone, group, start))
+                    yield Trial(
+                        "modes, one at a time", "rows", start, False, far, partial(_alone, group, start)
+                    )
                     yield Trial("modes", "stream", start, False, far, partial(_streams, group, start))
     yield from keys([a for a in known if is_long(record, a.size)], "long messages, keys of their own", True)
     if record.construction.hmac_of is not None:
         yield Trial("tags of tags", "chain", 0, True, False, partial(_chain, known))
 
 
-def _few(found: Sequence[_Any], count: int) -> list[_Any]:
-    """At most ``count``, spread evenly, the last among them."""
+def _spread(found: Sequence[_Any], count: int) -> list[_Any]:
+    """At most ``count`` of the items, spread evenly. The last item is always among them."""
     if len(found) <= count:
         return list(found)
     return [found[(i + 1) * len(found) // count - 1] for i in range(count)]
 
 
 def _own(record: Algorithm, answers: Sequence[Answer]) -> Iterator[list[Answer]]:
-    """Of answers that depend on a key or the like, those that can be in one batch, each message with its own;
-    and of these the ones with keys of one size."""
+    """Groups of answers for one batch in which each message has its own key, or another such parameter. Each
+    group is followed by smaller ones in which all keys have the same size."""
     for group in each_its_own(record, answers):
-        yield _few(group, 12)
+        yield _spread(group, 12)
         sizes = [tuple(len(v) for v in a.values(record).values() if isinstance(v, bytes)) for a in group]
         for size in sorted(set(sizes)):
-            same = _few([a for a, s in zip(group, sizes, strict=True) if s == size], 4)
+            same = _spread([a for a, s in zip(group, sizes, strict=True) if s == size], 4)
             yield same if len(same) > 1 else same * 2
 
 
-# Runs
+# Functions that carry out a trial
 
 
 def _ragged(
@@ -218,27 +226,30 @@ def _rows(
     *,
     most: int | None = None,
 ) -> Iterator[Outcome]:
-    """Rows of one size: all messages of it, or copies of one, of which the last is shorter where there is an
-    answer to a shorter one. Without parameters of their own, of some of the sizes."""
+    """Batches of rows: all messages of one size, or copies of the only message of a size. Some batches of
+    copies end with a shorter message if there is an answer to one. If the messages have no parameters of
+    their own, copies are made only for ``most`` of the sizes (by default the launcher's
+    ``trial_messages``)."""
     by_size: dict[int, list[Answer]] = {}
     for answer in answers:
-        # A tuple has a size as it is written.
+        # The size of a tuple is the size of its encoding.
         by_size.setdefault(len(_content(host, answer)), []).append(answer)
     sizes = sorted(by_size)
     before = {b: by_size[a][0] for a, b in itertools.pairwise(sizes)}
-    chosen = set(sizes if own else _few([n for n in sizes if n], most or host.launcher.trial_messages))
+    chosen = set(sizes if own else _spread([n for n in sizes if n], most or host.launcher.trial_messages))
     groups = []
     for size, group in by_size.items():
         if len(group) > 1:
             groups.append(group)
         elif size in chosen:
-            # Those whose last row is as long as the others may be laid out in another way.
+            # Both kinds of batch are needed, because a driver may use another layout if all rows are
+            # equally long.
             last = group[0] if own or len(groups) % 2 else before.get(size, group[0])
             groups.append([*group * (_ROWS - 1), last])
     for group in groups:
         contents = [_content(host, a) for a in group]
         size = len(contents[0])
-        # As many bytes as the alignment that is wanted, and no more, divide the distance.
+        # The distance between rows must have the alignment of ``start`` and no larger one.
         stride = size + -size % _LINE + start
         data = b"".join(content.ljust(stride, b"\xff") for content in contents)
         (flat,) = _placed([data], start, device)
@@ -248,7 +259,8 @@ def _rows(
 
 
 def _alone(answers: Sequence[Answer], start: int, host: Run, device: torch.device) -> Iterator[Outcome]:
-    for answer in _few(answers, host.launcher.trial_messages):
+    """One message at a time. The last message is also given as a single row."""
+    for answer in _spread(answers, host.launcher.trial_messages):
         (view,) = _placed([_content(host, answer)], start, device)
         yield from _batch(host, device, [answer], Ragged([view], device))
     row = Rows(view, view.data_ptr(), 1, view.numel(), view.numel(), view.numel())
@@ -256,17 +268,18 @@ def _alone(answers: Sequence[Answer], start: int, host: Run, device: torch.devic
 
 
 def _streams(answers: Sequence[Answer], start: int, host: Run, device: torch.device) -> Iterator[Outcome]:
-    """One that grows, where the answers are to ever longer messages, and others that are given at once."""
+    """If the messages are beginnings of one pattern, one stream that grows from each length to the next. Then
+    streams that get their whole message at once."""
     record = host.algorithm
     growing = [answer for answer in answers if isinstance(answer.message, int)]
     if len({answer.size for answer in growing}) > 1:
         done, stream = 0, host.stream(_values(record, growing[0]), device)
-        for answer in _few(growing, host.launcher.trial_messages):
+        for answer in _spread(growing, host.launcher.trial_messages):
             (view,) = _placed([_content(host, answer)[done:]], start, device)
             stream.update(view)
             done = answer.size
             yield _described(record, answer), answer.digest, stream.digest(len(answer.digest), 0)
-    for answer in _few(answers, 2):
+    for answer in _spread(answers, 2):
         stream = host.stream(_values(record, answer), device)
         (view,) = _placed([_content(host, answer)], start, device)
         stream.update(view)
@@ -274,7 +287,8 @@ def _streams(answers: Sequence[Answer], start: int, host: Run, device: torch.dev
 
 
 def _chain(answers: Sequence[Answer], host: Run, device: torch.device) -> Iterator[Outcome]:
-    """What PBKDF2 adds up: tags of tags under one key, of which each has an answer."""
+    """The sum of PBKDF2: the exclusive or of a chain of tags under one key, in which each tag is the tag of
+    the one before it. Each of these tags has a known answer."""
     import torch
 
     record = host.algorithm
@@ -331,8 +345,9 @@ def _content(host: Run, answer: Answer) -> bytes:
 
 
 def _placed(contents: Sequence[bytes], start: int, device: torch.device) -> list[torch.Tensor]:
-    """``contents`` on the device, flat uint8, between bytes that must not count. As ``start`` has it, they
-    begin at multiples of _LINE, at words, or anywhere."""
+    """``contents`` on the device, as flat uint8 tensors. The bytes between them must not change a digest.
+    They begin at multiples of _LINE if ``start`` is 0, at multiples of 4 bytes if it is 4, and at any byte if
+    it is 1."""
     import torch
 
     starts, data = [], bytearray()

@@ -480,7 +480,7 @@ def test_off_is_explicit_and_told(broken_kernels, monkeypatch, caplog):
     assert "self-tests are OFF" in caplog.text
     assert not torch.equal(wrong, it.hash_batch([MESSAGE], "sha256", backend="native"))
     statuses = {status.name: status for status in it.backends()}
-    assert statuses["broken"].self_test.startswith("OFF, by INTEGRITY_TRITON_SELF_TEST")
+    assert statuses["broken"].self_test.startswith("OFF because of INTEGRITY_TRITON_SELF_TEST")
     assert statuses["native"].self_test is None
     monkeypatch.setenv(self_test.VARIABLE, "on")
     # Nothing was proven while it was off.
@@ -492,7 +492,7 @@ def test_off_is_explicit_and_told(broken_kernels, monkeypatch, caplog):
 def test_a_setting_that_is_neither_is_an_error(monkeypatch, value):
     other = registered("other")
     monkeypatch.setenv(self_test.VARIABLE, value)
-    with pytest.raises(ValueError, match=f"INTEGRITY_TRITON_SELF_TEST is on or off, not '{value}'"):
+    with pytest.raises(ValueError, match=f"INTEGRITY_TRITON_SELF_TEST must be on or off, not '{value}'"):
         it.hash_batch([MESSAGE], "md5", backend="other")
     assert not type(other).launches
 
@@ -507,5 +507,5 @@ def test_devices_shows_the_setting():
 
     available = [s for s in it.backends() if s.available and s.self_test is not None]
     assert shown() == ["at first use"] * len(available)
-    off = "OFF, by INTEGRITY_TRITON_SELF_TEST: kernels run untested"
+    off = "OFF because of INTEGRITY_TRITON_SELF_TEST: kernels run untested"
     assert shown(INTEGRITY_TRITON_SELF_TEST="off") == [off] * len(available)

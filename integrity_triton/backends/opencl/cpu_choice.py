@@ -1,7 +1,8 @@
-"""Whether a batch on the CPU is hashed faster by the OpenCL kernels or by the native libraries.
+"""The choice between the OpenCL kernels and the native libraries: which of them hashes a batch on the CPU
+faster.
 
-The kernels hash one message a lane: fast over many messages of like length, and no faster for one
-than for a whole program of them. ``cpu_choice.json`` holds the figures, measured by
+Each lane of the kernels hashes one message. This is fast for many messages of similar length, but one message
+takes as long as a message in every lane of a program. ``cpu_choice.json`` holds the figures, measured by
 ``python -m bench.cpu_choice``; docs/guide/backends.md says how they are used.
 """
 
@@ -34,8 +35,9 @@ def _threads() -> int:
 
 
 def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> tuple[float, float] | None:
-    """Seconds that the kernels and the native library would take; None without figures."""
-    if algorithm.construction.hmac_of is not None:  # all but two blocks of the work are its hash's
+    """The estimated seconds that the kernels and the native library take. None if there are no figures for
+    the algorithm."""
+    if algorithm.construction.hmac_of is not None:  # the hash does all work except two blocks
         algorithm = get(algorithm.construction.hmac_of)
     figures = _figures()["algorithms"].get(algorithm.name)
     if figures is None:
@@ -57,7 +59,7 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
         calls * figures["opencl_call"]
         + max(computed / threads, lanes * longest) / figures["opencl_bytes_per_second"]
     )
-    # The library's threads are not worth waking for little (see native.py).
+    # The native backend hashes a small batch in one thread (see ``backends/native``).
     spread = threads if total >= _WORTH_THREADS else 1
     native = (
         count * figures["native_message"] + max(total / spread, alone) / figures["native_bytes_per_second"]
@@ -66,7 +68,8 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
 
 
 def _work(messages: Messages, lanes: int) -> tuple[int, int, int, int]:
-    """Messages, their bytes, the longest's, and the bytes that lanes of programs spend their time on."""
+    """The number of messages, the bytes in all of them, the bytes in the longest, and the bytes in all lanes
+    if each lane of a program counts as long as the longest message of the program."""
     import numpy as np
 
     if isinstance(messages, Rows):
@@ -74,7 +77,8 @@ def _work(messages: Messages, lanes: int) -> tuple[int, int, int, int]:
         used = -(-messages.count // lanes) * lanes
         return messages.count, min(messages.total, messages.count * longest), longest, used * longest
     lengths = np.sort(np.fromiter((v.numel() for v in messages.views), np.int64, messages.count))[::-1]
-    # Programs take the messages in order of length, and each runs as long as its longest.
+    # Programs take the messages in the order of their lengths. Each runs as long as its longest message
+    # takes.
     return (
         messages.count,
         int(lengths.sum()),
