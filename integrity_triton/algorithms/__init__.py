@@ -1,7 +1,7 @@
-"""The registry of algorithms: frozen records, looked up by hashlib's name or an alias.
+"""The registry of algorithms holds frozen records. They are looked up by hashlib's name or by an alias.
 
-Another package adds its own through the entry-point group ``integrity_triton.algorithms``: each
-entry point loads to an :class:`Algorithm` or an iterable of them.
+Another package adds its own records through the entry-point group ``integrity_triton.algorithms``: each
+entry point loads an :class:`Algorithm` or an iterable of them.
 """
 
 from __future__ import annotations
@@ -101,17 +101,20 @@ _OPERATORS: dict[type[ast.operator], Any] = {
 
 _lock = threading.RLock()
 _records: dict[str, Algorithm] = {}
-_names: dict[str, str] = {}  # every name and alias, lower case, to the record's name
+_names: dict[str, str] = {}  # maps every name and alias, in lower case, to the record's name
 _entry_points_loaded = False
 
 
 def register(record: Algorithm) -> None:
-    """Add a record, and with a hash's the one of HMAC over it.
+    """Add a record. If HMAC is defined over its hash, the record of that HMAC is added too.
 
-    Raises ValueError if its name or an alias is taken.
+    Raises TypeError for anything but an :class:`Algorithm`, and ValueError if the name or an alias is already
+    taken or an alias is repeated.
     """
     if not isinstance(record, Algorithm):
-        raise TypeError(f"an algorithm is registered as an Algorithm record, not {type(record).__name__}")
+        raise TypeError(
+            f"an algorithm must be registered as an Algorithm record, not as {type(record).__name__}"
+        )
     with _lock:
         spellings = (record.name, *record.aliases)
         for spelling in spellings:
@@ -132,7 +135,7 @@ def _load_entry_points() -> None:
     with _lock:
         if _entry_points_loaded:
             return
-        from importlib.metadata import entry_points  # slow: not before a name needs it
+        from importlib.metadata import entry_points  # This import is slow, and only unknown names need it.
 
         for entry in entry_points(group=ENTRY_POINT_GROUP):
             loaded = entry.load()
@@ -143,7 +146,10 @@ def _load_entry_points() -> None:
 
 
 def get(name: str) -> Algorithm:
-    """The record for a name or alias, in any case. Raises ValueError for an unknown one."""
+    """Return the record for a name or an alias; upper and lower case are not distinguished.
+
+    Raises TypeError for a name that is not a str, and ValueError for an unknown name.
+    """
     if not isinstance(name, str):
         raise TypeError(f"an algorithm is named by a str, not {type(name).__name__}")
     key = name.lower()
@@ -156,40 +162,40 @@ def get(name: str) -> Algorithm:
 
 
 def all_algorithms() -> tuple[Algorithm, ...]:
-    """Every record, entry points included, in order of registration."""
+    """Return all records in the order of their registration, including those of entry points."""
     _load_entry_points()
     return tuple(_records.values())
 
 
 def without_checksums() -> tuple[str, ...]:
-    """Names of all hashes and MACs: what may stand where an adversary is to be resisted."""
+    """Return the names of all hashes and MACs. Checksums are left out: they do not resist an adversary."""
     return tuple(r.name for r in all_algorithms() if r.security is not Security.CHECKSUM)
 
 
 def load_reference(reference: str) -> Any:
-    """The object that ``"package.module:name"`` names."""
+    """Import and return the object that a reference ``"package.module:name"`` names."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
 
 
 def syntax(source: bytes) -> ast.Module:
-    """A device file's syntax tree. In CPython 3.11 all threads share what the parser counts its depth with,
-    so that two that parse at a time may get a SystemError."""
+    """Return the syntax tree of a device file. Only one thread parses at a time: in CPython 3.11 all threads
+    share the parser's recursion counter, so that parsing in two threads may raise a SystemError."""
     with _lock:
         return ast.parse(source)
 
 
 @cache
 def load_constant(reference: str) -> Any:
-    """The value of a device file's ``NAME = tl.constexpr(...)``, read from the source: the file itself
-    imports Triton, which a machine that only runs prebuilt kernels may lack.
+    """Return the value of a device file's ``NAME = tl.constexpr(...)``. It is read from the source, because
+    the file imports Triton, which may be missing on a machine that only runs prebuilt kernels.
 
-    Raises ValueError if there is no such constant of integers.
+    Raises ValueError if the file has no such constant, or if the constant is not made of integers.
     """
     module, _, name = reference.partition(":")
     spec = find_spec(module)
     if spec is None or spec.origin is None:
-        raise ValueError(f"{reference}: there is no source of {module}")
+        raise ValueError(f"{reference}: the source of {module} was not found")
     for node in syntax(Path(spec.origin).read_bytes()).body:
         if (
             isinstance(node, ast.Assign)
@@ -198,7 +204,7 @@ def load_constant(reference: str) -> Any:
             and len(node.value.args) == 1
         ):
             return _value(node.value.args[0], reference)
-    raise ValueError(f"{reference} is not a constant")
+    raise ValueError(f"{reference} does not name a constant")
 
 
 def _value(node: ast.expr, reference: str) -> Any:
@@ -208,7 +214,7 @@ def _value(node: ast.expr, reference: str) -> Any:
         return tuple(_value(element, reference) for element in node.elts)
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         return _OPERATORS[type(node.op)](_value(node.left, reference), _value(node.right, reference))
-    raise ValueError(f"{reference} is not made of integers alone")
+    raise ValueError(f"{reference} contains something other than integers")
 
 
 for _module in _BUILTIN_MODULES:

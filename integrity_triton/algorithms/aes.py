@@ -1,4 +1,5 @@
-"""MACs of the block cipher AES: CMAC (NIST SP 800-38B) and GMAC (NIST SP 800-38D)."""
+"""Holds the records of the MACs that use the block cipher AES: CMAC (NIST SP 800-38B) and GMAC (NIST SP
+800-38D)."""
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ RECORDS = (
         digest_size=16,
         block_size=16,
         security=Security.SECURE,
-        security_note="a MAC and PRF for up to 2**48 messages a key (SP 800-38B, appendix B), no hash for "
-        "whoever has the key",
-        # Of whoever lacks the key.
+        security_note="a MAC and PRF for up to 2**48 messages per key (SP 800-38B, appendix B); it is not a "
+        "collision-resistant hash for someone who knows the key",
+        # This holds for an attacker who does not know the key.
         collision_bits=64,
         keyed="required",
         parameters=(
@@ -35,7 +36,7 @@ RECORDS = (
                 default=16,
                 minimum=8,
                 maximum=16,
-                doc="bytes of the tag, 8 at the least (SP 800-38B, appendix A); 16 if not given",
+                doc="length of the tag in bytes, at least 8 (SP 800-38B, appendix A); the default is 16",
             ),
         ),
         construction=AesCmac(),
@@ -49,9 +50,9 @@ RECORDS = (
         digest_size=16,
         block_size=16,
         security=Security.SECURE,
-        security_note="a MAC as long as no IV comes twice with a key: two messages with one IV give the key "
-        "of GHASH away, and with it forgeries (SP 800-38D, appendix A)",
-        # Of whoever lacks the key and sees each IV once.
+        security_note="a MAC as long as no IV is used twice with the same key: two messages with the same IV "
+        "reveal the key of GHASH, which allows forgeries (SP 800-38D, appendix A)",
+        # This holds for an attacker who does not know the key and sees each IV once.
         collision_bits=64,
         keyed="required",
         parameters=(
@@ -62,7 +63,7 @@ RECORDS = (
                 min_size=1,
                 required=True,
                 per_message=True,
-                doc="of at least one byte, never the same twice with a key; 12 bytes are the form to take "
+                doc="at least one byte, and never the same twice with one key; 12 bytes are recommended "
                 "(SP 800-38D, section 8.2)",
             ),
             Parameter(
@@ -71,8 +72,8 @@ RECORDS = (
                 default=16,
                 minimum=12,
                 maximum=16,
-                doc="bytes of the tag; 16 if not given. Tags of 4 and 8 bytes, which SP 800-38D, appendix C, "
-                "leaves to applications that limit their messages, are not supported",
+                doc="length of the tag in bytes; the default is 16. Tags of 4 and 8 bytes are not supported; "
+                "SP 800-38D, appendix C, allows them only if the messages are limited",
             ),
         ),
         construction=AesGmac(),

@@ -1,19 +1,20 @@
-"""Polynomials over GF(2) modulo another, as integers whose bit k is the coefficient of x**k."""
+"""Computes with polynomials over GF(2) modulo a polynomial. A polynomial is an integer whose bit k is the
+coefficient of x**k."""
 
 from __future__ import annotations
 
 
 def reflected(value: int, width: int) -> int:
-    """``value`` with its ``width`` bits in reverse order."""
+    """Return ``value`` with the order of its ``width`` bits reversed."""
     return int(f"{value:0{width}b}"[::-1], 2)
 
 
 class BinaryField:
-    """Arithmetic modulo a polynomial of degree ``width`` with a constant term; not a field unless it is
-    irreducible, but x has an inverse."""
+    """Implements arithmetic modulo a polynomial of degree ``width`` with a constant term. The residues form a
+    field only if that polynomial is irreducible, but x always has an inverse."""
 
     def __init__(self, width: int, polynomial: int) -> None:
-        """``polynomial`` is without its highest term."""
+        """``polynomial`` is given without its highest term."""
         self.width = width
         self.modulus = 1 << width | polynomial
 
@@ -29,7 +30,7 @@ class BinaryField:
         return product
 
     def x_to(self, exponent: int) -> int:
-        """x**exponent, which may be negative: the inverse of x is (modulus + 1) / x."""
+        """Return x**exponent. The exponent may be negative, since the inverse of x is (modulus + 1) / x."""
         base, result = (2, 1) if exponent >= 0 else (self.modulus >> 1, 1)
         exponent = abs(exponent)
         while exponent:

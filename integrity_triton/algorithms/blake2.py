@@ -1,4 +1,5 @@
-"""BLAKE2: RFC 7693 and J.-P. Aumasson, S. Neves, Z. Wilcox-O'Hearn, C. Winnerlein, "BLAKE2", 2013."""
+"""BLAKE2 is specified in RFC 7693 and in J.-P. Aumasson, S. Neves, Z. Wilcox-O'Hearn, C. Winnerlein,
+"BLAKE2", 2013."""
 
 from __future__ import annotations
 
@@ -10,30 +11,44 @@ _KERNELS = "integrity_triton.kernels"
 
 
 def _parameters(word: int) -> tuple[Parameter, ...]:
-    """hashlib's, for words of ``word`` bytes (the BLAKE2 paper, section 2.8)."""
+    """Return the parameters that hashlib has, for words of ``word`` bytes (the BLAKE2 paper, section 2.8)."""
     largest = 8 * word
 
     def integer(name: str, minimum: int, maximum: int, default: int, doc: str) -> Parameter:
         return Parameter(name=name, type=int, minimum=minimum, maximum=maximum, default=default, doc=doc)
 
     return (
-        integer("digest_size", 1, largest, largest, "bytes in the digest, which all depend on their number"),
+        integer(
+            "digest_size", 1, largest, largest, "length of the digest in bytes; it changes the whole digest"
+        ),
         Parameter(
             name="key",
             type=bytes,
             max_size=largest,
             per_message=True,
-            doc="the keyed mode, a MAC and PRF; no bytes are no key",
+            doc="selects the keyed mode, a MAC and PRF; an empty key means no key",
         ),
         Parameter(name="salt", type=bytes, max_size=2 * word, doc="randomises the hash"),
-        Parameter(name="person", type=bytes, max_size=2 * word, doc="sets one use apart from others"),
-        integer("fanout", 0, 255, 1, "children of a node of a tree; 0 for no limit, 1 for no tree"),
-        integer("depth", 1, 255, 1, "levels of a tree; 255 for no limit, 1 for no tree"),
-        integer("leaf_size", 0, 2**32 - 1, 0, "most bytes in a leaf; 0 for no limit"),
-        integer("node_offset", 0, 2 ** (8 * (word if word == 8 else 6)) - 1, 0, "which node of its level"),
-        integer("node_depth", 0, 255, 0, "the node's level, 0 for a leaf"),
-        integer("inner_size", 0, largest, 0, "bytes in an inner node's digest; 0 for no tree"),
-        Parameter(name="last_node", type=bool, default=False, doc="whether the node is its level's last"),
+        Parameter(
+            name="person", type=bytes, max_size=2 * word, doc="separates this use of the hash from others"
+        ),
+        integer(
+            "fanout", 0, 255, 1, "largest number of children of a node; 0 for no limit, 1 without a tree"
+        ),
+        integer("depth", 1, 255, 1, "largest number of levels; 255 for no limit, 1 without a tree"),
+        integer("leaf_size", 0, 2**32 - 1, 0, "largest number of bytes in a leaf; 0 for no limit"),
+        integer(
+            "node_offset",
+            0,
+            2 ** (8 * (word if word == 8 else 6)) - 1,
+            0,
+            "the node's number in its level, from 0",
+        ),
+        integer("node_depth", 0, 255, 0, "the node's level; 0 for a leaf"),
+        integer("inner_size", 0, largest, 0, "length of an inner node's digest in bytes; 0 without a tree"),
+        Parameter(
+            name="last_node", type=bool, default=False, doc="whether the node is the last of its level"
+        ),
     )
 
 
@@ -57,7 +72,8 @@ RECORDS = (
         digest_size=64,
         block_size=128,
         security=Security.SECURE,
-        security_note="256-bit collision resistance at 64 bytes, half a shorter digest's bits; keyed, a MAC",
+        security_note="256-bit collision resistance with 64 bytes; with a shorter digest, half of its length "
+        "in bits; with a key it is a MAC",
         collision_bits=256,
         keyed="optional",
         parameters=_parameters(8),
@@ -72,7 +88,8 @@ RECORDS = (
         digest_size=32,
         block_size=64,
         security=Security.SECURE,
-        security_note="128-bit collision resistance at 32 bytes, half a shorter digest's bits; keyed, a MAC",
+        security_note="128-bit collision resistance with 32 bytes; with a shorter digest, half of its length "
+        "in bits; with a key it is a MAC",
         collision_bits=128,
         keyed="optional",
         parameters=_parameters(4),
@@ -86,7 +103,7 @@ RECORDS = (
         digest_size=64,
         block_size=4 * 128,
         security=Security.SECURE,
-        security_note="as BLAKE2b, of which it is a tree of four leaves; its digests are others",
+        security_note="as strong as BLAKE2b; a tree of four leaves, so its digests differ from BLAKE2b's",
         collision_bits=256,
         keyed="optional",
         parameters=_parameters(8)[:2],
@@ -101,7 +118,7 @@ RECORDS = (
         digest_size=32,
         block_size=8 * 64,
         security=Security.SECURE,
-        security_note="as BLAKE2s, of which it is a tree of eight leaves; its digests are others",
+        security_note="as strong as BLAKE2s; a tree of eight leaves, so its digests differ from BLAKE2s's",
         collision_bits=128,
         keyed="optional",
         parameters=_parameters(4)[:2],
@@ -116,7 +133,7 @@ RECORDS = (
         digest_size=64,
         block_size=128,
         security=Security.SECURE,
-        security_note="as BLAKE2b; outputs bound to different lengths have nothing in common",
+        security_note="as strong as BLAKE2b; outputs of different digest_size are unrelated",
         collision_bits=256,
         xof=True,
         seekable=True,
@@ -128,7 +145,8 @@ RECORDS = (
                 type=int,
                 minimum=1,
                 maximum=2**32 - 2,
-                doc="bytes of output, bound in advance; by default any number may be drawn, unbound",
+                doc="length of the output in bytes, fixed in advance; it changes the whole output. By "
+                "default the output can have any length",
             ),
             *_parameters(8)[1:4],
         ),
@@ -141,7 +159,7 @@ RECORDS = (
         digest_size=32,
         block_size=64,
         security=Security.SECURE,
-        security_note="as BLAKE2s; outputs bound to different lengths have nothing in common",
+        security_note="as strong as BLAKE2s; outputs of different digest_size are unrelated",
         collision_bits=128,
         xof=True,
         seekable=True,
@@ -153,7 +171,8 @@ RECORDS = (
                 type=int,
                 minimum=1,
                 maximum=2**16 - 2,
-                doc="bytes of output, bound in advance; by default any number may be drawn, unbound",
+                doc="length of the output in bytes, fixed in advance; it changes the whole output. By "
+                "default the output can have any length",
             ),
             *_parameters(4)[1:4],
         ),

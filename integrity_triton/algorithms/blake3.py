@@ -1,4 +1,4 @@
-"""BLAKE3: J. O'Connor, J.-P. Aumasson, S. Neves, Z. Wilcox-O'Hearn, "BLAKE3", 2020."""
+"""BLAKE3 is specified in J. O'Connor, J.-P. Aumasson, S. Neves, Z. Wilcox-O'Hearn, "BLAKE3", 2020."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECORDS = (
         digest_size=32,
         block_size=64,
         security=Security.SECURE,
-        security_note="128-bit security in every mode, whatever the output length",
+        security_note="128-bit security in every mode; output of more than 32 bytes does not increase it",
         collision_bits=128,
         xof=True,
         seekable=True,
@@ -27,12 +27,12 @@ RECORDS = (
                 max_size=32,
                 per_message=True,
                 excludes=("derive_key_context",),
-                doc="32 uniformly random bytes: the keyed mode, a MAC and PRF",
+                doc="32 uniformly random bytes; selects the keyed mode, a MAC and PRF",
             ),
             Parameter(
                 name="derive_key_context",
                 type=str,
-                doc="a hard-coded, globally unique string: the key derivation mode",
+                doc="a hard-coded, globally unique string; selects the key derivation mode",
             ),
         ),
         construction=Blake3Tree(),

@@ -1,7 +1,7 @@
-"""CPU libraries of checksums with the interface of hashlib's objects.
+"""Wraps CPU libraries of checksums in the interface of hashlib's objects.
 
-``checksums.crc32(data)`` and the like; a name whose library is not installed is an AttributeError, as
-it is of any module.
+``checksums.crc32(data)`` returns such an object. A checksum whose library is not installed raises
+AttributeError, as any missing name of a module does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class _Running:
-    """A checksum that its library continues from the value so far; the digest is big-endian."""
+    """A checksum whose library continues it from the value so far. The digest is big-endian."""
 
     def __init__(
         self, extend: Callable[[Any, int], int], digest_size: int, data: Any = b"", *, value: int = 0
@@ -61,5 +61,5 @@ def __getattr__(name: str) -> Callable[..., Any]:
         if name == "crc64_nvme":
             return partial(_Running, import_module("awscrt.checksums").crc64nvme, 8)
     except ImportError as error:
-        raise AttributeError(f"{name} needs a package that is missing: {error.name}") from None
-    raise AttributeError(f"no checksum is called {name}")
+        raise AttributeError(f"{name} needs the package {error.name}, which is not installed") from None
+    raise AttributeError(f"there is no checksum {name}")

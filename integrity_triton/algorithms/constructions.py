@@ -1,7 +1,7 @@
-"""What an algorithm is made of: constructions, as frozen, validated data.
+"""A construction says what an algorithm is made of, as frozen, validated data.
 
-A construction names device code instead of holding it (``"package.module:name"``), so that listing, looking
-up and natively running an algorithm never imports Triton.
+A construction does not hold device code but names it (``"package.module:name"``). So Triton is not imported
+when an algorithm is listed, looked up, or run with a CPU library.
 """
 
 from __future__ import annotations
@@ -23,95 +23,103 @@ def check_reference(record: str, field_name: str, value: str) -> None:
 
 
 def around(*sizes: int) -> set[int]:
-    """Each size, and the lengths one below and one above it."""
+    """Return each size, and the lengths that are one below and one above it."""
     return {max(0, size + offset) for size in sizes for offset in (-1, 0, 1)}
 
 
 class Construction:
-    """What others ask of a construction. A new one overrides the answers that are not the usual ones."""
+    """The base class answers the questions that other code asks of a construction. A new construction
+    overrides the answers that differ for it."""
 
     takes_tuples: ClassVar[bool] = False
     """Whether a message is a tuple of byte strings."""
     in_pieces: ClassVar[bool] = False
-    """Whether several lanes share a message, each with a piece of it, in few launches."""
+    """Whether several lanes share a message, so that each lane takes one piece of it, in a few launches."""
 
     @property
     def hmac_of(self) -> str | None:
-        """The name of the hash that an HMAC is over, and None for any other construction."""
+        """The name of the hash that an HMAC uses, or None for any other construction."""
         return None
 
     @property
     def leaf_size(self) -> int | None:
-        """Bytes in a leaf of a binary tree that has a lane for each leaf and a launch for each level."""
+        """The number of bytes in a leaf, for a binary tree that has a lane for each leaf and a launch for
+        each level; None for any other construction."""
         return None
 
     @property
     def kind(self) -> str | None:
-        """What sort of function it is, in words, where the record does not say so."""
+        """The kind of function in words, if the record does not show it."""
         return None
 
     def check(self, record: Algorithm) -> None:
-        """Raises ValueError if the construction cannot have the sizes of ``record``."""
+        """Raise ValueError if the construction does not allow the sizes of ``record``."""
 
     def edges(self, record: Algorithm) -> set[int]:
-        """Lengths of messages in bytes at which an implementation takes another case."""
+        """Return the lengths of messages, in bytes, at which an implementation may switch to another case."""
         block = record.block_size
         lengths = {0, 1, 2, 3, 4, 5, 7, 8, 1000} | around(block, 2 * block)
         if block <= 32:
-            # A kernel may take several short blocks at a time.
+            # A kernel may process several short blocks at a time.
             lengths |= set(range(2 * block + 2)) | around(32, 64, 96)
         return lengths | self.own_edges(record)
 
     def own_edges(self, record: Algorithm) -> set[int]:
-        """Those of the ``edges`` that do not follow from the size of a block."""
+        """Return the ``edges`` that do not follow from the size of a block."""
         return around(8192) | {5 * 8192 + 3} if record.parallel else set()
 
     def key_sizes(self, record: Algorithm, usual: set[int]) -> set[int]:
-        """Bytes of the keys that known answers are asked for, if any length in a range may be a key's.
-        ``usual`` are the shortest and the ordinary ones."""
+        """Return the key sizes, in bytes, that known answers are made for, if a key may have any length in a
+        range. ``usual`` holds the shortest and the ordinary size."""
         return usual
 
     def special_messages(self, key: bytes) -> Iterator[bytes]:
-        """Messages that drive the arithmetic under ``key`` to values that hardly any other reaches."""
+        """Yield messages for which the arithmetic under ``key`` reaches values that other messages hardly
+        ever reach."""
         yield from ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class IteratedHash(Construction):
-    """A chaining state and a block function, applied block by block (Merkle-Damgard and kin).
+    """A hash with a chaining state and a block function that is applied block by block (Merkle-Damgard and
+    similar constructions).
 
     The device module supplies ``block``, a ``@triton.jit`` function
     ``block(state, words, absorbed, last, flags, constants_ptr) -> state`` over tuples of tiles, and
-    ``pad``, which turns the raw words of a message's last block or blocks into padded ones;
-    ``kernels/batch.py`` and ``kernels/padding.py`` specify them. ``iv`` is a ``tl.constexpr`` tuple of
+    ``pad``, which turns the raw words of a message's last block or blocks into padded words.
+    ``kernels/batch.py`` and ``kernels/padding.py`` specify both. ``iv`` names a ``tl.constexpr`` tuple of
     ``state_words`` integers.
     """
 
     block: str
     pad: str
     iv: str | None = None
-    """None where the driver makes the initial state."""
+    """It is None if the driver makes the initial state."""
     constants: str | None = None
-    """A ``tl.constexpr`` tuple of words that the block function is to find at ``constants_ptr``."""
+    """Names a ``tl.constexpr`` tuple of words. The block function reads them at ``constants_ptr``."""
     word_bits: Literal[32, 64] = 32
-    """Of the chaining state's words, and of a message block's."""
+    """The size in bits of the words of the chaining state and of a message block."""
     state_words: int
     byteorder: Literal["big", "little"]
     minimum_padding: int
-    """Bytes that padding adds at the least: 1 + the length field for Merkle-Damgard."""
+    """The least number of bytes that padding adds. For Merkle-Damgard this is 1 plus the size of the length
+    field."""
     padding: int = 0
-    """What the padding function takes under that name."""
+    """The value that the padding function takes as its argument ``padding``."""
     largest_block: int | None = None
-    """Bytes of the largest block that the block function takes, if the algorithm's may be smaller."""
+    """The size in bytes of the largest block that the block function takes, if an algorithm's block may be
+    smaller than that."""
 
     def __post_init__(self) -> None:
         for name in ("block", "pad", "iv", "constants"):
             if name in ("block", "pad") or getattr(self, name) is not None:
                 check_reference("IteratedHash", name, getattr(self, name))
         if self.state_words < 1 or self.minimum_padding < 0:
-            raise ValueError("IteratedHash: state_words must be positive, minimum_padding not negative")
+            raise ValueError(
+                "IteratedHash: state_words must be positive, and minimum_padding must not be negative"
+            )
         if self.word_bits not in (32, 64):
-            raise ValueError(f"IteratedHash: words are of 32 or 64 bits, not {self.word_bits}")
+            raise ValueError(f"IteratedHash: words must have 32 or 64 bits, not {self.word_bits}")
 
     def check(self, record: Algorithm) -> None:
         label = f"algorithm {record.name!r}"
@@ -128,7 +136,7 @@ class IteratedHash(Construction):
 
 @dataclass(frozen=True, kw_only=True)
 class Sponge(IteratedHash):
-    """A sponge over Keccak-p[1600]; ``kernels/keccak.py`` has the permutation."""
+    """A sponge that uses the permutation Keccak-p[1600], which is in ``kernels/keccak.py``."""
 
     block: str = "integrity_triton.kernels.keccak:keccak_block"
     pad: str = "integrity_triton.kernels.padding:pad_sponge"
@@ -140,21 +148,23 @@ class Sponge(IteratedHash):
     minimum_padding: int = 1
     largest_block: int | None = 168
     rate: int
-    """Bytes; the algorithm's block size."""
+    """The rate in bytes, which is the algorithm's block size."""
     suffix: int
-    """The byte behind the message: the domain's bits and the first bit of the padding."""
+    """The byte that follows the message. It holds the domain separation bits and the first bit of the
+    padding."""
     rounds: int = 24
     function_name: bytes = b""
-    """cSHAKE's N (SP 800-185, section 3), where the algorithm fixes it."""
+    """The function name N of cSHAKE (SP 800-185, section 3), if the algorithm fixes it."""
     customizable: bool = False
-    """Whether the message follows cSHAKE's N and S, where these are not both empty."""
+    """Whether cSHAKE's N and S come before the message if they are not both empty."""
     tells: Literal["nothing", "length", "zero"] = "nothing"
-    """What ``right_encode`` puts behind the message: the digest's bits, or 0 for "any number" (2.3.1)."""
+    """What ``right_encode`` (SP 800-185, section 2.3.1) appends to the message: the length of the digest in
+    bits, or 0 for output of any length."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TupleSponge(Sponge):
-    """A sponge over a sequence of byte strings (TupleHash): a message is a tuple, not a string."""
+    """A sponge over a sequence of byte strings (TupleHash). A message is a tuple of byte strings."""
 
     takes_tuples: ClassVar[bool] = True
 
@@ -165,14 +175,16 @@ class TupleSponge(Sponge):
 
 @dataclass(frozen=True, kw_only=True)
 class SpongeTree(Construction):
-    """Two levels of sponges: chunks give chaining values, which one root takes in."""
+    """A tree with two levels of sponges. Each chunk gives a chaining value, and one root absorbs these
+    values."""
 
     leaf: Sponge
     root: Sponge
     chaining_size: int
-    """Bytes of a chunk's chaining value."""
+    """The size of a chunk's chaining value in bytes."""
     chunk_size: int
-    """Bytes. A parameter ``block_size`` of the algorithm, if it has one, takes the place of this number."""
+    """The size of a chunk in bytes. If the algorithm has a parameter ``block_size``, a value of it replaces
+    this number."""
 
     def own_edges(self, record: Algorithm) -> set[int]:
         chunk = self.chunk_size
@@ -181,16 +193,18 @@ class SpongeTree(Construction):
 
 @dataclass(frozen=True, kw_only=True)
 class KangarooTree(SpongeTree):
-    """KangarooTwelve (RFC 9861, section 3): the root takes the first chunk itself, and a message of one
-    chunk has no tree."""
+    """KangarooTwelve (RFC 9861, section 3). The root absorbs the first chunk itself, and a message that fits
+    in one chunk has no tree."""
 
     single: Sponge
-    """For a message, with all that follows it, of one chunk."""
+    """The sponge for a message that fits in one chunk together with the customization string and its
+    length."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AesCmac(IteratedHash):
-    """CMAC with AES; round keys and subkeys are in the place of constants. A state begins with zeros."""
+    """CMAC with AES. The round keys and subkeys take the place of constants, and a state begins with
+    zeros."""
 
     block: str = "integrity_triton.kernels.aes:cmac_block"
     pad: str = "integrity_triton.kernels.padding:pad_one_bit"
@@ -201,7 +215,7 @@ class AesCmac(IteratedHash):
 
 @dataclass(frozen=True, kw_only=True)
 class AesGmac(IteratedHash):
-    """GMAC with AES; the hash subkey and the encrypted counter block are in the place of constants."""
+    """GMAC with AES. The hash subkey and the encrypted counter block take the place of constants."""
 
     block: str = "integrity_triton.kernels.ghash:gmac_block"
     pad: str = "integrity_triton.kernels.padding:pad_length_ghash"
@@ -213,18 +227,19 @@ class AesGmac(IteratedHash):
 
 @dataclass(frozen=True, kw_only=True)
 class Blake2(IteratedHash):
-    """BLAKE2b or BLAKE2s: the parameters make the initial state, and a key is the message's first block."""
+    """BLAKE2b or BLAKE2s. The initial state depends on the parameters, and a key is put before the message as
+    its first block."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blake2Parallel(Construction):
-    """BLAKE2bp or BLAKE2sp: a message's blocks are dealt out to leaves in turn, and a root hashes the
-    leaves' digests."""
+    """BLAKE2bp or BLAKE2sp. The leaves receive the blocks of a message in turn, and a root hashes the digests
+    of the leaves."""
 
     node: str
-    """The name of the algorithm that every node is."""
+    """The name of the algorithm that every node uses."""
     leaf_block: str
-    """The block function of the leaves."""
+    """Names the block function of the leaves."""
     leaves: int
 
     @property
@@ -234,20 +249,20 @@ class Blake2Parallel(Construction):
 
 @dataclass(frozen=True, kw_only=True)
 class Blake2X(Construction):
-    """Extendable output of a BLAKE2 root hash; a parameter ``digest_size`` binds its length in advance."""
+    """Extendable output from a BLAKE2 root hash. A parameter ``digest_size`` fixes the length in advance."""
 
     node: str
-    """The name of the algorithm that the root and the blocks of output are."""
+    """The name of the algorithm that makes the root hash and the blocks of output."""
     unknown_length: int
-    """What stands in the parameter block for a length that is not known in advance."""
+    """The number in the parameter block that means that the length is not known in advance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blake3Tree(Construction):
-    """BLAKE3's chunk tree; its kernels are in ``kernels/blake3_tree.py``."""
+    """The chunk tree of BLAKE3, whose kernels are in ``kernels/blake3_tree.py``."""
 
     chunk_size: int = 1024
-    """Bytes."""
+    """The size of a chunk in bytes."""
 
     @property
     def leaf_size(self) -> int:
@@ -262,19 +277,19 @@ class Blake3Tree(Construction):
 
 @dataclass(frozen=True, kw_only=True)
 class Crc(Construction):
-    """A cyclic redundancy check: bits reflected, register and result inverted, as all that storage uses;
-    its kernels are in ``kernels/crc.py``."""
+    """A cyclic redundancy check, whose kernels are in ``kernels/crc.py``. The bits are reflected, and the
+    initial register and the result are inverted, as in all CRCs that are used for storage."""
 
     in_pieces: ClassVar[bool] = True
     width: Literal[32, 64]
     polynomial: int
-    """Without its highest term; the coefficient of x**k is bit k."""
+    """The polynomial without its highest term. The coefficient of x**k is bit k."""
 
     def __post_init__(self) -> None:
         if self.width not in (32, 64) or not 0 < self.polynomial < 1 << self.width:
-            raise ValueError("Crc: a polynomial of 32 or 64 bits")
+            raise ValueError("Crc: the polynomial must be of 32 or 64 bits and fit in that width")
         if not self.polynomial & 1:
-            raise ValueError("Crc: the polynomial has a constant term")
+            raise ValueError("Crc: the polynomial must have a constant term")
 
     def own_edges(self, record: Algorithm) -> set[int]:
         return super().own_edges(record) | around(32, 128, 256, 4096, 8192) | {100_003}
@@ -282,7 +297,8 @@ class Crc(Construction):
 
 @dataclass(frozen=True, kw_only=True)
 class XxHash(Construction):
-    """XXH64 or XXH3; the kernels are in ``kernels/xxhash.py``. The digest's size says which XXH3."""
+    """XXH64 or XXH3, whose kernels are in ``kernels/xxhash.py``. The size of the digest selects the variant
+    of XXH3."""
 
     function: Literal["xxh64", "xxh3"]
 
@@ -293,23 +309,24 @@ class XxHash(Construction):
 
 @dataclass(frozen=True, kw_only=True)
 class SipHash(Construction):
-    """SipHash-c-d; its kernel is in ``kernels/siphash.py``."""
+    """SipHash-c-d, whose kernel is in ``kernels/siphash.py``."""
 
     rounds: tuple[int, int]
-    """c for each word that is taken in, and d for each of output."""
+    """The pair (c, d): c rounds for each word of the message, and d rounds before each word of output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HighwayHash(Construction):
-    """HighwayHash; its kernel is in ``kernels/highwayhash.py``. The digest's size says which."""
+    """HighwayHash, whose kernel is in ``kernels/highwayhash.py``. The size of the digest selects the
+    variant."""
 
     rounds: int
-    """Packets made of the state itself before the output."""
+    """The number of times that the state is permuted and updated before the output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kmac(Sponge):
-    """KMAC: cSHAKE of the padded key and the message (SP 800-185, section 4)."""
+    """KMAC, which is cSHAKE of the padded key and the message (SP 800-185, section 4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,14 +334,14 @@ class Hmac(Construction):
     """HMAC over a hash."""
 
     hash: str
-    """The name of the algorithm."""
+    """The name of the hash."""
 
     @property
     def hmac_of(self) -> str:
         return self.hash
 
     def edges(self, record: Algorithm) -> set[int]:
-        """Few: the known answers of the hash are at all of its edges."""
+        """Return only a few lengths, since the hash's own known answers cover all of its edges."""
         block = record.block_size
         lengths = {0, 1, 4, record.digest_size, block - 1, block, 2 * block + 5}
         return lengths | {5 * 8192 + 3} if record.parallel else lengths
@@ -335,24 +352,25 @@ class Hmac(Construction):
 
 @dataclass(frozen=True, kw_only=True)
 class Poly1305(Construction):
-    """A polynomial over the blocks of a message, and a one-time pad; its kernels are in
+    """A polynomial whose coefficients are the blocks of a message, plus a one-time pad. The kernels are in
     ``kernels/poly1305.py``."""
 
     in_pieces: ClassVar[bool] = True
 
     def point(self, key: bytes) -> bytes:
-        """The part of a key that, clamped, is the number r at which the polynomial is evaluated."""
+        """Return the part of a key that becomes r, the number at which the polynomial is evaluated, after
+        clamping."""
         return key[:16]
 
     def special_messages(self, key: bytes) -> Iterator[bytes]:
-        """Messages of two blocks whose polynomials are 0 to 5 and -1: a wrong last step leaves these values
-        unreduced, or reduces them too far (RFC 8439, section 2.5)."""
+        """Yield messages of two blocks whose polynomials have the values 0 to 5 and -1. An error in the last
+        reduction would leave these values unreduced or reduce them too far (RFC 8439, section 2.5)."""
         prime = (1 << 130) - 5
         r = int.from_bytes(self.point(key), "little") & 0x0FFFFFFC_0FFFFFFC_0FFFFFFC_0FFFFFFF
         for value in (0, 1, 2, 3, 4, 5, -1):
             for first in range(0, 1 << 128, 1 << 120):
                 block = pow(r, -1, prime) * value - ((1 << 128) + first) * r
-                # A whole block counts for 2**128 more.
+                # The number that stands for a whole block has 2**128 added.
                 last = block % prime - (1 << 128)
                 if 0 <= last < 1 << 128:
                     yield first.to_bytes(16, "little") + last.to_bytes(16, "little")
@@ -361,8 +379,8 @@ class Poly1305(Construction):
 
 @dataclass(frozen=True, kw_only=True)
 class Poly1305Aes(Poly1305):
-    """Poly1305 whose pad is AES of a nonce."""
+    """Poly1305 whose one-time pad is the AES encryption of a nonce."""
 
     def point(self, key: bytes) -> bytes:
-        # The cipher's key comes before it (section 2 of the paper).
+        # The key of AES comes before r (section 2 of the paper).
         return key[-16:]

@@ -1,4 +1,4 @@
-"""CRC-32, CRC-32C and CRC-64/NVME. Digests are the check's bytes from the highest down (big-endian)."""
+"""Holds the records of CRC-32, CRC-32C and CRC-64/NVME. A digest is the check value in big-endian order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .constructions import Crc
 from .record import Algorithm, Security
 
 _LIBRARY = "integrity_triton.algorithms.checksums"
-_NOTE = "finds accidents, not changes made on purpose: whoever changes data can keep its check"
+_NOTE = "detects accidental changes but not deliberate ones: anyone can change data without changing its CRC"
 
 RECORDS = (
     Algorithm(

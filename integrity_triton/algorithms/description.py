@@ -1,4 +1,4 @@
-"""Records in words, for listings and documents."""
+"""Describes records in words, for listings and documents."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ GRADES = {
 
 
 def listed(record: Algorithm) -> tuple[int, list[tuple[int, str]]]:
-    """A sort key: the grade, the best first, then the name, with numbers in it by their value."""
+    """Return a sort key. It orders records from the best grade to the worst, and then by name; numbers in a
+    name are compared by their value."""
     parts = re.findall(r"[0-9]+|[^0-9]+", record.name)
     natural = [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
     return list(GRADES).index(record.security), natural
 
 
 def kind(record: Algorithm) -> str:
-    """What sort of function it is: ``"tree, xof, seekable, optional key"``, ``"MAC"``."""
+    """Say what kind of function a record describes, such as ``"tree, xof, seekable, optional key"`` or
+    ``"MAC"``."""
     if record.security is Security.CHECKSUM:
         found = ["checksum"]
     elif record.keyed == "required":
@@ -41,14 +43,15 @@ def kind(record: Algorithm) -> str:
 
 
 def digest(record: Algorithm) -> str:
-    """The digest's size in bytes; ``"32+"`` is a default, ``"any"`` has none."""
+    """Return the digest's size in bytes. ``"32+"`` means that the output is extendable and has 32 bytes by
+    default, and ``"any"`` that it has no default length."""
     if not record.digest_size:
         return "any"
     return f"{record.digest_size}{'+' if record.xof else ''}"
 
 
 def allowed(parameter: Parameter) -> str:
-    """The values that a parameter takes, without its default."""
+    """Describe the values that a parameter accepts, without its default."""
     if parameter.choices is not None:
         return " or ".join(map(str, parameter.choices))
     if parameter.type is bytes:

@@ -1,5 +1,5 @@
-"""HighwayHash: J. Alakuijala, B. Cox, J. Wassenberg, "Fast keyed hash/pseudo-random function using SIMD
-multiply and permute", 2016."""
+"""HighwayHash is specified in J. Alakuijala, B. Cox, J. Wassenberg, "Fast keyed hash/pseudo-random function
+using SIMD multiply and permute", 2016."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from .parameter import Parameter
 from .record import Algorithm, Security
 
 _NOTE = (
-    "its authors' candidate for a PRF: no attack is known, and little analysis by others either, so that for "
-    "a MAC SipHash or keyed BLAKE3 is to be preferred"
+    "proposed by its authors as a PRF; no attack is known, but others have analysed it little, so prefer "
+    "SipHash or keyed BLAKE3 for a MAC"
 )
 
 
@@ -22,7 +22,7 @@ def _record(bits: int, rounds: int) -> Algorithm:
         block_size=32,
         security=Security.LEGACY,
         security_note=_NOTE,
-        # At the most, of whoever lacks the key.
+        # This is an upper bound, for an attacker who does not know the key.
         collision_bits=bits // 2,
         keyed="required",
         parameters=(

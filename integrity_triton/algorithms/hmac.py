@@ -1,4 +1,4 @@
-"""HMAC over every hash with a digest of a given size (RFC 2104, FIPS 198-1): records out of records."""
+"""Derives the record of HMAC (RFC 2104, FIPS 198-1) from the record of each hash that HMAC is defined for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ _GRADES = {
     # Collisions do not break HMAC, but RFC 6151, section 2.3, and others advise against it in new designs.
     Security.BROKEN: Security.LEGACY,
 }
-_LEAST_TAG = 10  # RFC 2104, section 5: 80 bits, and half of the digest
+_LEAST_TAG = 10  # RFC 2104, section 5, asks for at least 80 bits, and for at least half of the digest.
 
 
 def hmac_over(record: Algorithm) -> Algorithm | None:
-    """The record of HMAC over a hash; None over what HMAC is not defined for: checksums, MACs, hashes of
-    tuples, extendable output without a length of its own, and digests longer than a block, which take the
-    place of a long key in a block (FIPS 198-1, section 4, step 2)."""
+    """Return the record of HMAC over a hash, or None if HMAC is not defined for it.
+
+    It is not defined for checksums, MACs, hashes of tuples, extendable output without a default length,
+    digests that are too short for a tag, and digests longer than a block, since the digest of a long key must
+    fit into a block (FIPS 198-1, section 4, step 2).
+    """
     if (
         record.security not in _GRADES
         or record.keyed == "required"
@@ -29,9 +32,9 @@ def hmac_over(record: Algorithm) -> Algorithm | None:
         return None
     size = record.digest_size
     grade = _GRADES[record.security]
-    note = "a MAC and PRF, as strong as its key and no stronger than its tag"
+    note = "a MAC and PRF; its strength is limited by the lengths of the key and of the tag"
     if grade is not Security.SECURE:
-        note += f"; over {record.name}, not for new designs"
+        note += f"; because of {record.name} it is not recommended for new designs"
     name = f"hmac_{record.name}"
     return Algorithm(
         name=name,
@@ -47,7 +50,7 @@ def hmac_over(record: Algorithm) -> Algorithm | None:
         block_size=record.block_size,
         security=grade,
         security_note=note,
-        collision_bits=4 * size,  # without the key, nothing is known that beats chance
+        collision_bits=4 * size,  # Without the key, no attack better than chance is known.
         parallel=record.parallel,
         keyed="required",
         parameters=(
@@ -56,14 +59,15 @@ def hmac_over(record: Algorithm) -> Algorithm | None:
                 type=bytes,
                 min_size=1,
                 per_message=True,
-                doc=f"secret, best {size} random bytes; one longer than a block is hashed first",
+                doc=f"secret; {size} random bytes are recommended. A key longer than a block is hashed first",
             ),
             Parameter(
                 name="digest_size",
                 type=int,
                 minimum=max(_LEAST_TAG, -(-size // 2)),
                 maximum=size,
-                doc=f"bytes of the tag, the digest's first (RFC 2104, section 5); {size} if not given",
+                doc=f"length of the tag in bytes; a tag is the start of the digest (RFC 2104, section 5). "
+                f"The default is {size}",
             ),
         ),
         construction=Hmac(hash=record.name),

@@ -1,5 +1,6 @@
-"""Keccak: SHA-3 and SHAKE (FIPS 202), cSHAKE, TupleHash and ParallelHash (SP 800-185), TurboSHAKE and
-KangarooTwelve (RFC 9861), and the original submission's padding."""
+"""Holds the records of the Keccak family: SHA-3 and SHAKE (FIPS 202), cSHAKE, KMAC, TupleHash and
+ParallelHash (SP 800-185), TurboSHAKE and KangarooTwelve (RFC 9861), and Keccak with the padding of the
+original submission."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from .parameter import Parameter
 from .record import Algorithm, Security
 
 _CUSTOMIZATION = Parameter(
-    name="customization", type=bytes, doc="a string S that sets this use of the function apart from others"
+    name="customization", type=bytes, doc="a string S that separates this use of the function from others"
 )
-# Output bits are told in 32 bits behind the message.
+# The length of the output is encoded in bits after the message, in at most 32 bits.
 _MOST_BYTES = ((1 << 32) - 1) // 8
 AnySponge = TypeVar("AnySponge", bound=Sponge)
 
@@ -43,7 +44,7 @@ def _keccak(bits: int) -> Algorithm:
         digest_size=bits // 8,
         block_size=rate,
         security=Security.SECURE,
-        security_note=f"{bits // 2}-bit collision resistance; not SHA-3: its padding is the older one",
+        security_note=f"{bits // 2}-bit collision resistance; differs from SHA-3 by its older padding",
         collision_bits=bits // 2,
         construction=Sponge(rate=rate, suffix=0x01),
         oracle=f"oracles.keccak_plain:keccak_{bits}",
@@ -85,7 +86,7 @@ def _cshake(bits: int) -> Algorithm:
             Parameter(
                 name="function_name",
                 type=bytes,
-                doc="the name N of a function defined on top of cSHAKE; NIST's alone",
+                doc="the name N of a function that is built on cSHAKE; only NIST defines such names",
             ),
         ),
         construction=Sponge(rate=rate, suffix=0x1F, customizable=True),
@@ -102,7 +103,8 @@ def _turboshake(bits: int) -> Algorithm:
         digest_size=0,
         block_size=rate,
         security=Security.SECURE,
-        security_note=f"{bits}-bit security of 12 rounds, with {bits // 4} bytes of output or more",
+        security_note=f"{bits}-bit security from 12 rounds, with {bits // 4} bytes of output or more "
+        "against collisions",
         collision_bits=bits,
         xof=True,
         parameters=(
@@ -111,7 +113,7 @@ def _turboshake(bits: int) -> Algorithm:
                 type=int,
                 minimum=0x01,
                 maximum=0x7F,
-                doc="the domain separation byte D, 0x1F if not given",
+                doc="the domain separation byte D; the default is 0x1F",
             ),
         ),
         construction=Sponge(rate=rate, suffix=0x1F, rounds=12),
@@ -132,7 +134,7 @@ def _kangaroo(bits: int) -> Algorithm:
         digest_size=bits // 4,
         block_size=rate,
         security=Security.SECURE,
-        security_note=f"{bits}-bit security of 12 rounds; a tree, parallel within one message",
+        security_note=f"{bits}-bit security from 12 rounds; a tree, parallel within one message",
         collision_bits=bits,
         xof=True,
         parallel=True,
@@ -149,7 +151,8 @@ def _kangaroo(bits: int) -> Algorithm:
 
 
 def _named_sponge(kind: type[AnySponge], function: str, bits: int, xof: bool) -> AnySponge:
-    """cSHAKE under a function name of NIST's, which tells the length of the output, or 0 if any is asked."""
+    """Return cSHAKE under a function name that NIST defines. It encodes the length of the output after the
+    message, or 0 if the output can have any length."""
     return kind(
         rate=200 - bits // 4,
         suffix=0x1F,
@@ -169,15 +172,16 @@ def _derived(
     least_digest: int = 1,
     **fields: Any,
 ) -> Algorithm:
-    """A function of NIST SP 800-185 that is derived from cSHAKE: of a digest size that it depends on, or with
-    ``xof`` of output of any length. ``fields`` are the others of the record."""
+    """Return the record of a function that NIST SP 800-185 derives from cSHAKE. Its digest depends on the
+    digest's size; with ``xof`` the output can have any length instead. ``fields`` are the other fields of the
+    record."""
     name, size = function.lower() + ("xof" if xof else ""), bits // 4
     digest_size = Parameter(
         name="digest_size",
         type=int,
         minimum=least_digest,
         maximum=_MOST_BYTES,
-        doc=f"bytes in the digest, on which all of it depends; {size} if not given",
+        doc=f"length of the digest in bytes; it changes the whole digest. The default is {size}",
     )
     return Algorithm(
         name=f"{name}_{bits}",
@@ -200,7 +204,7 @@ def _parallelhash(bits: int, xof: bool) -> Algorithm:
         type=int,
         minimum=1,
         maximum=1 << 40,
-        doc="bytes that a leaf hashes, on which the digest depends; 8192 if not given",
+        doc="number of bytes that a leaf hashes; it changes the digest. The default is 8192",
     )
     return _derived(
         "ParallelHash",
@@ -226,7 +230,8 @@ def _tuplehash(bits: int, xof: bool) -> Algorithm:
         xof,
         section=5,
         parameters=(_CUSTOMIZATION,),
-        security_note=f"{bits}-bit security; where one string of the tuple ends and the next begins counts",
+        security_note=f"{bits}-bit security; tuples that differ only in where a string ends have unrelated "
+        "digests",
         construction=_named_sponge(TupleSponge, "TupleHash", bits, xof),
     )
 
@@ -237,7 +242,7 @@ def _kmac(bits: int, xof: bool) -> Algorithm:
         type=bytes,
         min_size=1,
         per_message=True,
-        doc=f"secret, best {bits // 8} random bytes or more",
+        doc=f"secret; {bits // 8} random bytes or more are recommended",
     )
     return _derived(
         "KMAC",

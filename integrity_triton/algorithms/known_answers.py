@@ -1,7 +1,8 @@
-"""Known answers: which are asked for, how they are written down, and how they are read.
+"""Chooses the questions that an algorithm's known answers belong to, and writes and reads the files of
+answers.
 
 ``docs/reference/known_answers.md`` describes the format. Answers come from an independent implementation
-and never from this package's kernels; ``tests/make_answers.py`` makes those of the built-in algorithms.
+and never from this package's kernels. ``tests/make_answers.py`` makes the answers of the built-in algorithms.
 """
 
 from __future__ import annotations
@@ -41,42 +42,46 @@ _LARGEST_KEY = 64
 _OUTPUTS = ((1, 0), (33, 0), (131, 0), (200, 0), (10, 1), (70, 63), (5, (1 << 40) + 3))
 
 Message = int | str | tuple[int, ...]
-"""Bytes of the pattern; bytes in hexadecimal; or for a hash of tuples, bytes of the pattern in each."""
+"""A message is the number of its bytes, which come from the pattern, or its bytes in hexadecimal. For a hash
+of tuples, it is the number of bytes of the pattern in each string."""
 
 _MOST_BYTES = 1 << 30
 
 
 def pattern(size: int, start: int = 0) -> bytes:
-    """``size`` bytes of the endless sequence 0, 1, ..., 250, 0, 1, ..., from ``start`` on. Its period is
-    prime, and so coprime to every block and chunk size."""
+    """Return ``size`` bytes of the endless sequence 0, 1, ..., 250, 0, 1, ..., from offset ``start`` on. Its
+    period, 251, is prime, and therefore coprime to every block and chunk size.
+
+    Raises ValueError if ``size`` is negative or above 2**30.
+    """
     if not 0 <= size <= _MOST_BYTES:
-        raise ValueError(f"a message of the pattern has up to {_MOST_BYTES} bytes, not {size}")
+        raise ValueError(f"a message made of the pattern must have 0 to {_MOST_BYTES} bytes, not {size}")
     first = start % 251
     return (bytes(range(251)) * ((first + size) // 251 + 1))[first : first + size]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is hashed, and with which parameters."""
+    """A question says what is hashed, and with which parameters."""
 
     message: Message
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """As they are written down: for bytes, how many of the pattern from its second byte on, or
-    hexadecimal."""
+    """The parameters as the file has them. A value of type bytes is written in hexadecimal, or as the number
+    of bytes to take from the pattern, starting at its second byte."""
     length: int | None = None
-    """Bytes of extendable output; None for the algorithm's own length."""
+    """The number of bytes of extendable output, or None for the algorithm's own length."""
     seek: int = 0
-    """Where in the output they start."""
+    """The offset in the output, in bytes, at which they start."""
 
     @property
     def size(self) -> int:
-        """Bytes in the message."""
+        """The number of bytes in the message."""
         if isinstance(self.message, str):
             return len(self.message) // 2
         return self.message if isinstance(self.message, int) else sum(self.message)
 
     def content(self) -> Any:
-        """The message: bytes, or for a hash of tuples a tuple of them."""
+        """Return the message as bytes, or as a tuple of bytes for a hash of tuples."""
         if isinstance(self.message, str):
             return bytes.fromhex(self.message)
         if isinstance(self.message, int):
@@ -84,12 +89,12 @@ class Question:
         return tuple(pattern(size, i) for i, size in enumerate(self.message))
 
     def values(self, record: Algorithm) -> dict[str, Any]:
-        """The parameters as the algorithm takes them."""
+        """Return the parameters as the algorithm takes them."""
         kinds = {parameter.name: parameter.type for parameter in record.parameters}
         return {name: _value(kinds[name], written) for name, written in self.parameters.items()}
 
     def described(self) -> str:
-        """The question in words, for a report."""
+        """Describe the question in words, for a report."""
         parts = [f"message of {self.size} bytes"]
         if isinstance(self.message, tuple):
             parts = [f"tuple of {', '.join(map(str, self.message)) or 'no'} bytes"]
@@ -102,12 +107,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer(Question):
+    """A question with the digest that answers it."""
+
     digest: bytes = b""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The contents of one file."""
+    """Holds the contents of one file."""
 
     algorithm: str
     source: str
@@ -117,8 +124,8 @@ class Answers:
 
 
 def usual(record: Algorithm, answers: Sequence[Answer]) -> list[Answer]:
-    """The answers for the fewest parameters and the length of output that most of these have, by length of
-    the message."""
+    """Return the answers that have only the required parameters and the most common length of output among
+    these. They are sorted by the length of the message."""
     fewest = basis(record)
     found = [a for a in answers if a.parameters == fewest and not a.seek]
     lengths = [a.length for a in found]
@@ -127,15 +134,15 @@ def usual(record: Algorithm, answers: Sequence[Answer]) -> list[Answer]:
 
 
 def alike(answers: Iterable[Answer]) -> list[list[Answer]]:
-    """The answers from the output's start, by parameters and length of output: each group can be a batch. In
-    a group, by length of the message."""
+    """Group the answers that begin at the start of the output by parameters and length of output, so that
+    each group can be hashed as one batch. Each group is sorted by the length of the message."""
     groups = grouped((a for a in answers if not a.seek), lambda a: [a.length, a.parameters])
     return [sorted(group, key=lambda a: a.size) for group in groups]
 
 
 def each_its_own(record: Algorithm, answers: Iterable[Answer]) -> list[list[Answer]]:
-    """The answers from the output's start that depend on parameters of which every message of a batch may
-    have its own: each group can be a batch of such messages."""
+    """Group the answers that have parameters that may differ from message to message in a batch, and that
+    begin at the start of the output. Each group can be hashed as one batch of such messages."""
     own = {p.name for p in record.parameters if p.per_message}
 
     def rest(answer: Answer) -> Any:
@@ -146,7 +153,7 @@ def each_its_own(record: Algorithm, answers: Iterable[Answer]) -> list[list[Answ
 
 
 def grouped(answers: Iterable[Answer], key: Callable[[Answer], Any]) -> list[list[Answer]]:
-    """The answers with the same ``key``, which JSON can write, in groups."""
+    """Group the answers for which ``key`` returns the same value. JSON must be able to write that value."""
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
         groups.setdefault(json.dumps(key(answer), sort_keys=True), []).append(answer)
@@ -163,7 +170,7 @@ def _value(kind: type, written: Any) -> Any:
 
 
 def _size(parameter: Parameter) -> int:
-    """Bytes of a value with which an algorithm is ordinarily used."""
+    """Return the size in bytes that a value of the parameter ordinarily has."""
     if parameter.sizes is not None:
         return parameter.sizes[-1]
     largest = parameter.max_size
@@ -173,12 +180,13 @@ def _size(parameter: Parameter) -> int:
 
 
 def basis(record: Algorithm) -> dict[str, Any]:
-    """The parameters that have to be given, as they are written down."""
+    """Return the parameters that must be given, as they are written in a file."""
     return {p.name: _size(p) for p in record.parameters if p.name in record.required}
 
 
 def modes(record: Algorithm) -> list[dict[str, Any]]:
-    """Parameters that make the algorithm take each of its modes, one at a time; written down."""
+    """Return sets of parameters that select each mode of the algorithm in turn, as they are written in a
+    file."""
     found: list[dict[str, Any]] = []
     for parameter in record.parameters:
         values: Iterable[Any] = ()
@@ -196,7 +204,7 @@ def modes(record: Algorithm) -> list[dict[str, Any]]:
         elif parameter.type is bool:
             values = (True,)
         elif parameter.type is int and parameter.name == "block_size":
-            values = (48, 200)  # a leaf for each byte is a long root
+            values = (48, 200)  # With a leaf for each byte, the root would be very long.
         elif parameter.type is int:
             ends = (parameter.minimum, parameter.maximum)
             values = [n for n in ends if n is not None]
@@ -207,12 +215,13 @@ def modes(record: Algorithm) -> list[dict[str, Any]]:
 
 
 def edges(record: Algorithm) -> list[int]:
-    """Lengths at which an implementation's cases change, from the record's sizes."""
+    """Return the lengths at which an implementation may switch to another case, from the record's sizes."""
     return sorted(record.construction.edges(record))
 
 
 def questions(record: Algorithm) -> list[Question]:
-    """What an algorithm's answers are to be: edge lengths, modes, lengths of output; each once."""
+    """Return the questions that an algorithm's file answers, each once. They cover edge lengths, modes and
+    lengths of output."""
     return list({json.dumps(_question_fields(q)): q for q in _questions(record)}.values())
 
 
@@ -265,10 +274,11 @@ def make(
     made: str,
     more: Sequence[Answer] = (),
 ) -> str:
-    """The text of an algorithm's file: answers of ``ask`` to :func:`questions`, and ``more``.
+    """Return the text of an algorithm's file. It contains the answers of ``ask`` to :func:`questions`, and
+    ``more``.
 
-    ``ask`` is an independent implementation; ``source``, its ``version`` and the command with which the
-    file was ``made`` say for ever after where the answers come from.
+    ``ask`` calls an independent implementation. The file records ``source``, its ``version`` and ``made``,
+    the command that made the file, so that everyone can see where the answers come from.
     """
     answers = [Answer(**vars(question), digest=ask(record, question)) for question in questions(record)]
     answers += tags_of_tags(record, ask)
@@ -287,7 +297,8 @@ def make(
 
 
 def tags_of_tags(record: Algorithm, ask: Callable[[Algorithm, Question], bytes]) -> Iterator[Answer]:
-    """What PBKDF2 goes through with an HMAC (RFC 8018, section 5.2): a tag's tag, that one's, and so on."""
+    """Yield answers for messages that are themselves tags of an HMAC, since PBKDF2 computes such a chain of
+    tags (RFC 8018, section 5.2)."""
     if record.construction.hmac_of is not None:
         question = Question(record.digest_size, basis(record))
         tag = ask(record, question)
@@ -309,15 +320,15 @@ def _question_fields(question: Question) -> dict[str, Any]:
 
 
 def folder() -> Traversable:
-    """Where the answers of the built-in algorithms are."""
+    """Return the folder with the answers of the built-in algorithms."""
     return resources.files(__package__) / "answers"
 
 
 def load(record: Algorithm) -> Answers | None:
-    """The known answers of an algorithm; None if there are none.
+    """Return the known answers of an algorithm, or None if it has none.
 
-    Raises ValueError for a file that is not in the format, or is of another algorithm, and OSError or
-    ImportError where the file that the record names cannot be read.
+    Raises ValueError for a file that is not in the format or belongs to another algorithm, and OSError or
+    ImportError if the file that the record names cannot be read.
     """
     if record.answers is None:
         place = folder() / f"{record.name}.json"
@@ -330,19 +341,20 @@ def load(record: Algorithm) -> Answers | None:
 
 
 def parse(text: str, record: Algorithm, where: str) -> Answers:
-    """Known answers from a file's text. Raises ValueError, with ``where``, for any other text."""
+    """Return the known answers in a file's text. Raises ValueError, whose message begins with ``where``, if
+    the text is not in the format or belongs to another algorithm."""
     try:
         document = json.loads(text)
         if document["format"] != FORMAT:
-            raise ValueError(f"format {document['format']!r}, not {FORMAT}")
+            raise ValueError(f"the format is {document['format']!r}, not {FORMAT}")
         if get(document["algorithm"]).name != record.name:
-            raise ValueError(f"answers of {document['algorithm']}, not of {record.name}")
+            raise ValueError(f"the answers are for {document['algorithm']}, not for {record.name}")
         if not document["answers"]:
-            raise ValueError("no answers")
+            raise ValueError("the list of answers is empty")
         answers = tuple(_parse_answer(fields, record) for fields in document["answers"])
         source, version, made = (document[name] for name in ("source", "version", "made"))
         if not all(isinstance(text, str) and text for text in (source, version, made)):
-            raise ValueError("source, version and made are texts")
+            raise ValueError("source, version and made must be texts that are not empty")
         return Answers(record.name, source, version, made, answers)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where}: no known answers of format {FORMAT}: {error!r}") from error
@@ -351,7 +363,7 @@ def parse(text: str, record: Algorithm, where: str) -> Answers:
 def _parse_answer(fields: Mapping[str, Any], record: Algorithm) -> Answer:
     unknown = fields.keys() - {"message", "parameters", "length", "seek", "digest"}
     if unknown:
-        raise ValueError(f"unknown members {sorted(unknown)}")
+        raise ValueError(f"an answer has unknown members: {sorted(unknown)}")
     message = fields["message"]
     if record.takes_tuples:
         message = tuple(message)
@@ -365,5 +377,7 @@ def _parse_answer(fields: Mapping[str, Any], record: Algorithm) -> Answer:
     found.content()
     checked = record.check_parameters(found.values(record))
     if len(found.digest) != record.check_length(found.length, checked):
-        raise ValueError(f"a digest of {len(found.digest)} bytes for {found.described()}")
+        raise ValueError(
+            f"the digest has the wrong length, {len(found.digest)} bytes, for {found.described()}"
+        )
     return found

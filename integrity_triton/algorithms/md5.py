@@ -1,4 +1,4 @@
-"""MD5: RFC 1321."""
+"""MD5 is specified in RFC 1321."""
 
 from __future__ import annotations
 

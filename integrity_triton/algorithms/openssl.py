@@ -1,7 +1,7 @@
-"""Hashes that hashlib has by way of OpenSSL, as far as the OpenSSL at hand has them.
+"""Provides the hashes that hashlib takes from OpenSSL, if the installed OpenSSL has them.
 
-``openssl.sha512_256(data)`` is ``hashlib.new("sha512_256", data)``; a name that is not there is an
-AttributeError, as it is of any module.
+``openssl.sha512_256(data)`` is ``hashlib.new("sha512_256", data)``. A hash that OpenSSL lacks raises
+AttributeError, as any missing name of a module does.
 """
 
 from __future__ import annotations

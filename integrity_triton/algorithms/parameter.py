@@ -1,4 +1,4 @@
-"""The keywords that an algorithm takes beside its data."""
+"""Parameters are the keywords that an algorithm takes besides its data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 
 class ValuesPerMessage:
-    """The values of a parameter of type bytes, one for each message of a batch, as far as a record checks
-    them. ``messages/per_message.py`` implements it."""
+    """Holds the values of a parameter of type bytes, one for each message of a batch. This class has only
+    what a record needs to check them; ``messages/per_message.py`` implements it."""
 
     sizes: tuple[int, ...]
     """The length of each value in bytes."""
@@ -16,32 +16,35 @@ class ValuesPerMessage:
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One keyword that a constructor takes beside its data."""
+    """Describes one keyword that a constructor takes besides its data."""
 
     name: str
     type: type
     doc: str
     default: Any = None
     min_size: int | None = None
-    """For ``bytes``: fewest bytes allowed."""
+    """For ``bytes``, the smallest length allowed; ``max_size`` is the largest."""
     max_size: int | None = None
     minimum: int | None = None
-    """For ``int``: the range allowed, both ends included."""
+    """For ``int``, ``minimum`` and ``maximum`` are the ends of the range allowed, and belong to it."""
     maximum: int | None = None
     choices: tuple[Any, ...] | None = None
     sizes: tuple[int, ...] | None = None
-    """For ``bytes``: the only lengths allowed, where they are no range."""
+    """For ``bytes``, the only lengths allowed, if these do not form a range."""
     excludes: tuple[str, ...] = ()
     """Parameters that may not be given together with this one."""
     required: bool = False
-    """Whether there is no default; a key's own is in the algorithm's ``keyed``."""
+    """Whether the parameter must be given. For a parameter ``key``, the algorithm's ``keyed`` says so
+    instead."""
     per_message: bool = False
-    """For ``bytes``: whether each message of a batch may have its own."""
+    """For ``bytes``, whether each message of a batch may have a value of its own."""
 
     def check(self, algorithm: str, value: Any) -> Any:
-        """Return ``value`` in canonical form, or raise TypeError or ValueError naming what is allowed.
+        """Return ``value`` in canonical form.
 
-        Errors tell lengths and types of bytes alone, which may be a key.
+        Raises TypeError for a value of the wrong type, ValueError for a value or length that is not allowed,
+        and BufferError for a buffer that is not C-contiguous. The messages say what is allowed. For
+        ``bytes``, which may be a key, they contain the type or the length but never the value.
         """
         label = f"{algorithm}: {self.name}"
         if isinstance(value, ValuesPerMessage):
@@ -67,14 +70,14 @@ class Parameter:
 
     def _check_each(self, label: str, values: ValuesPerMessage) -> ValuesPerMessage:
         if not self.per_message:
-            raise TypeError(f"{label} is one for all messages of a batch")
+            raise TypeError(f"{label} must be the same for all messages of a batch")
         for i, size in enumerate(values.sizes):
             if not size or not self.allows(size):
                 raise ValueError(f"{label} of message {i} must be {self._sizes()} long, not {size}")
         return values
 
     def allows(self, size: int) -> bool:
-        """For ``bytes``: whether a value may be so many long."""
+        """For ``bytes``, return whether a value may be ``size`` bytes long."""
         if self.sizes is not None:
             return size in self.sizes
         return size >= (self.min_size or 0) and (self.max_size is None or size <= self.max_size)

@@ -1,4 +1,5 @@
-"""Poly1305: RFC 8439 (D. J. Bernstein, "The Poly1305-AES message-authentication code", 2005)."""
+"""Poly1305 is specified in RFC 8439, and Poly1305-AES in D. J. Bernstein, "The Poly1305-AES
+message-authentication code", 2005."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ RECORDS = (
         block_size=16,
         security=Security.SECURE,
         security_note=(
-            "a one-time MAC: a key that serves for two messages gives itself away; a forgery of at most L "
-            "bytes passes with probability at most 8 * ceil(L / 16) / 2**106"
+            "a one-time MAC: two messages with the same key reveal it; a forgery of at most L bytes is "
+            "accepted with probability at most 8 * ceil(L / 16) / 2**106"
         ),
         collision_bits=64,
         parallel=True,
@@ -27,7 +28,7 @@ RECORDS = (
                 min_size=32,
                 max_size=32,
                 per_message=True,
-                doc="r and s, 16 bytes each: secret, uniformly random, and for one message only",
+                doc="r and s, 16 bytes each; secret, uniformly random, and used for one message only",
             ),
         ),
         construction=Poly1305(),
@@ -41,9 +42,9 @@ RECORDS = (
         digest_size=16,
         block_size=16,
         security=Security.SECURE,
-        security_note="a MAC as long as no nonce comes twice with a key: two messages with one nonce give r "
-        "away; a forgery of at most L bytes passes with probability at most 14 * ceil(L / 16) / 2**106 after "
-        "up to 2**64 messages",
+        security_note="a MAC as long as no nonce is used twice with the same key: two messages with the same "
+        "nonce reveal r; a forgery of at most L bytes is accepted with probability at most "
+        "14 * ceil(L / 16) / 2**106 after up to 2**64 messages",
         collision_bits=64,
         parallel=True,
         keyed="required",
@@ -54,7 +55,7 @@ RECORDS = (
                 min_size=32,
                 max_size=32,
                 per_message=True,
-                doc="k, the key of AES-128, and r: 16 uniformly random bytes each",
+                doc="k, the key of AES-128, and then r; 16 uniformly random bytes each",
             ),
             Parameter(
                 name="nonce",
@@ -63,7 +64,7 @@ RECORDS = (
                 max_size=16,
                 required=True,
                 per_message=True,
-                doc="16 bytes, never the same twice with a key",
+                doc="16 bytes, and never the same twice with one key",
             ),
         ),
         construction=Poly1305Aes(),

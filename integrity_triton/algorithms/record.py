@@ -1,4 +1,4 @@
-"""What the package knows of one algorithm, as frozen, validated data."""
+"""A record holds all that the package knows about one algorithm, as frozen, validated data."""
 
 from __future__ import annotations
 
@@ -17,64 +17,67 @@ _RESOURCE = re.compile(r"[A-Za-z_][\w.]*:[\w][\w./-]*\Z")
 
 
 class Security(enum.Enum):
-    """How far an algorithm can be trusted today."""
+    """The grades say how far an algorithm can be trusted today."""
 
     SECURE = "secure"
-    LEGACY = "legacy"  # no practical break, but no longer recommended
-    BROKEN = "broken"  # collisions or worse are practical
-    CHECKSUM = "checksum"  # never meant to resist an adversary
+    LEGACY = "legacy"  # No practical attack is known, but the algorithm is no longer recommended.
+    BROKEN = "broken"  # Collisions or worse attacks are practical.
+    CHECKSUM = "checksum"  # The algorithm was never meant to resist an adversary.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """One hash or MAC. Sizes are in bytes."""
+    """A record describes one hash, MAC or checksum. All sizes are in bytes."""
 
     name: str
-    """hashlib's spelling where hashlib has the algorithm."""
+    """The name is spelled as in hashlib if hashlib has the algorithm."""
     aliases: tuple[str, ...] = ()
     standard: str
-    """The document that defines it, with the section."""
+    """Names the document that defines the algorithm, with the section."""
     digest_size: int
     block_size: int
     security: Security
     security_note: str
     collision_bits: int
-    """log2 of the work of the best known collision search; 0 for broken and checksums."""
+    """The base-2 logarithm of the work of the best known collision search; it is 0 for broken algorithms and
+    for checksums."""
     xof: bool = False
-    """Output of any length; ``digest_size`` is then the default length, or 0 if there is none."""
+    """Whether the output can have any length. ``digest_size`` is then the default length, or 0 if the
+    algorithm has no default."""
     seekable: bool = False
-    """Any part of the output can be had without the parts before it."""
+    """Whether any part of the output can be computed without the parts before it."""
     output_limit: int = 1 << 64
-    """Bytes of extendable output that there are."""
+    """The largest number of bytes of extendable output."""
     parallel: bool = False
-    """One long message spreads over a device's lanes (a tree); a sequential hash has one lane."""
+    """Whether many lanes of a device can share one long message, as in a tree. A sequential hash uses one
+    lane for each message."""
     keyed: Literal["no", "optional", "required"] = "no"
     parameters: tuple[Parameter, ...] = ()
     construction: Construction
     native: str | None = None
-    """Constructor of a hashlib-like object in a CPU library, ``"module:callable"``; the library may be
-    absent. None if there is none."""
+    """Names the constructor of a hashlib-like object in a CPU library, as ``"module:callable"``. The library
+    need not be installed. It is None if no library has the algorithm."""
     native_one_message: Mapping[str, Any] = field(default_factory=dict)
-    """Keywords with which the CPU library spreads a single long message over all cores."""
+    """The keyword arguments that make the CPU library use all cores for a single long message."""
     oracle: str
-    """An independent implementation with the same calling convention, for the tests."""
+    """Names an independent implementation with the same calling convention, which the tests compare with."""
     answers: str | None = None
-    """Where another package has the algorithm's known answers, ``"package:file"``;
-    docs/reference/known_answers.md describes the file. None for the built-in algorithms, whose answers come
-    with the conformance suite."""
+    """Says where another package keeps the algorithm's known answers, as ``"package:file"``;
+    docs/reference/known_answers.md describes the file. It is None for the built-in algorithms, whose answers
+    belong to this package."""
     _by_name: Mapping[str, Parameter] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         label = f"algorithm {self.name!r}"
         if not _NAME.match(self.name):
-            raise ValueError(f"{label}: a name is lower-case letters, digits and underscores")
+            raise ValueError(f"{label}: a name must consist of lower-case letters, digits and underscores")
         for alias in self.aliases:
             if alias != alias.lower() or not alias:
                 raise ValueError(f"{label}: alias {alias!r} must be lower case (look-ups ignore case)")
         if self.digest_size < (0 if self.xof else 1) or self.block_size < 1:
             raise ValueError(f"{label}: digest_size and block_size must be positive")
         if self.seekable and not self.xof:
-            raise ValueError(f"{label}: only extendable output can be seekable")
+            raise ValueError(f"{label}: only an algorithm with extendable output can be seekable")
         self.construction.check(self)
         if self.native is not None:
             check_reference(label, "native", self.native)
@@ -84,9 +87,11 @@ class Algorithm:
         object.__setattr__(self, "native_one_message", MappingProxyType(dict(self.native_one_message)))
         by_name = {p.name: p for p in self.parameters}
         if len(by_name) != len(self.parameters):
-            raise ValueError(f"{label}: duplicate parameter")
+            raise ValueError(f"{label}: there is a duplicate parameter")
         if (self.keyed != "no") != ("key" in by_name):
-            raise ValueError(f"{label}: a keyed algorithm, and only such, has a parameter 'key'")
+            raise ValueError(
+                f"{label}: a keyed algorithm must have a parameter 'key', and no other algorithm may have one"
+            )
         object.__setattr__(self, "_by_name", MappingProxyType(by_name))
 
     @property
@@ -96,21 +101,22 @@ class Algorithm:
 
     @property
     def required(self) -> tuple[str, ...]:
-        """Parameters that have to be given."""
+        """The names of the parameters that must be given."""
         return tuple(
             p.name for p in self.parameters if p.required or (p.name == "key" and self.keyed == "required")
         )
 
     def trial_parameters(self) -> dict[str, bytes]:
-        """The fewest parameters with which the algorithm runs: keys that are no secret, for trials."""
+        """Return values for the required parameters only, for trials. The keys among them are not secret."""
         sizes = {p.name: p.sizes[-1] if p.sizes else p.min_size or 16 for p in self.parameters}
         return {name: bytes(i % 256 for i in range(sizes[name])) for name in self.required}
 
     def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Validate constructor keywords; None stands for "not given" and is dropped.
+        """Return the constructor's keywords after validation. A value of None means "not given" and is left
+        out.
 
-        Raises TypeError for a value of the wrong type, ValueError for an unknown keyword, a bad
-        size, a missing key, or a combination that the algorithm does not have.
+        Raises TypeError for a value of the wrong type, and ValueError for an unknown keyword, a value or
+        size that is not allowed, a missing parameter, or parameters that exclude each other.
         """
         checked: dict[str, Any] = {}
         for name, value in given.items():
@@ -119,7 +125,7 @@ class Algorithm:
             parameter = self._by_name.get(name)
             if parameter is None:
                 if name == "key":
-                    raise ValueError(f"{self.name} takes no key; for a MAC use a keyed algorithm")
+                    raise ValueError(f"{self.name} takes no key; use a keyed algorithm for a MAC")
                 allowed = ", ".join(self._by_name) or "none"
                 raise ValueError(f"{self.name} has no parameter {name!r} (allowed: {allowed})")
             checked[name] = parameter.check(self.name, value)
@@ -133,22 +139,24 @@ class Algorithm:
         return checked
 
     def size(self, parameters: Mapping[str, Any]) -> int:
-        """Bytes in the digest under ``parameters``, by default where the output is extendable."""
+        """Return the number of bytes in the digest under ``parameters``. If the output is extendable, this is
+        the default length."""
         return int(parameters.get("digest_size", self.digest_size))
 
     def output_end(self, parameters: Mapping[str, Any]) -> int:
-        """Bytes of extendable output that there are; a parameter ``digest_size`` ends it there."""
+        """Return the largest number of bytes of extendable output. A parameter ``digest_size`` limits it."""
         return min(self.output_limit, int(parameters.get("digest_size", self.output_limit)))
 
     def check_length(self, length: int | None, parameters: Mapping[str, Any]) -> int:
-        """Digest length in bytes for a requested ``length``; None means the default.
+        """Return the digest's length in bytes for a requested ``length``; None means the default.
 
-        Raises TypeError or ValueError for a length that cannot be, or where one is needed.
+        Raises TypeError for a length that is not an int, or if no length is given and the algorithm has no
+        default, and ValueError for a length that the algorithm does not offer.
         """
         size = self.size(parameters)
         if length is None:
             if size == 0:
-                raise TypeError(f"{self.name} has no default length: give length=, in bytes")
+                raise TypeError(f"{self.name} has no default length; pass length= in bytes")
             return size
         if isinstance(length, bool) or not isinstance(length, int):
             raise TypeError(f"length must be int, not {type(length).__name__}")

@@ -1,4 +1,4 @@
-"""RIPEMD-160: Dobbertin, Bosselaers and Preneel, 1996."""
+"""RIPEMD-160 was specified by Dobbertin, Bosselaers and Preneel in 1996."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECORDS = (
         digest_size=20,
         block_size=64,
         security=Security.LEGACY,
-        security_note="no practical break is known, but 80-bit collision resistance is too little today",
+        security_note="no practical attack is known, but 80-bit collision resistance is too weak today",
         collision_bits=80,
         construction=IteratedHash(
             block="integrity_triton.kernels.ripemd160:ripemd160_block",

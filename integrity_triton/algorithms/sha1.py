@@ -1,4 +1,4 @@
-"""SHA-1: FIPS 180-4."""
+"""SHA-1 is specified in FIPS 180-4."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ RECORDS = (
         digest_size=20,
         block_size=64,
         security=Security.BROKEN,
-        security_note="collisions are practical (2**61.2 work, Leurent and Peyrin 2020); withdrawn by 2031",
+        security_note="collisions are practical (2**61.2 work, Leurent and Peyrin 2020); NIST "
+        "withdraws SHA-1 by the end of 2030",
         collision_bits=0,
         construction=IteratedHash(
             block="integrity_triton.kernels.sha1:sha1_block",

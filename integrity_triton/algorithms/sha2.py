@@ -1,4 +1,4 @@
-"""SHA-2: FIPS 180-4."""
+"""SHA-2 is specified in FIPS 180-4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SipHash: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF", 2012."""
+"""SipHash is specified in J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF", 2012."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIZE = Parameter(
     type=int,
     choices=(8, 16),
     default=8,
-    doc="bytes of output, 8 or 16, which have nothing in common; 8 if not given",
+    doc="length of the output in bytes, 8 or 16; it changes the whole output. The default is 8",
 )
 
 
@@ -28,7 +28,7 @@ def _record(rounds: tuple[int, int], note: str, native: str | None) -> Algorithm
         block_size=8,
         security=Security.SECURE,
         security_note=note,
-        # Of whoever lacks the key.
+        # This holds for an attacker who does not know the key and for 8 bytes of output.
         collision_bits=32,
         keyed="required",
         parameters=(_KEY, _SIZE),
@@ -41,18 +41,18 @@ def _record(rounds: tuple[int, int], note: str, native: str | None) -> Algorithm
 RECORDS = (
     _record(
         (2, 4),
-        "a PRF of 64 or 128 bits for short messages: a forgery is guessed with 2**-64 or 2**-128, no hash "
-        "for whoever has the key",
+        "a PRF of 64 or 128 bits for short messages: a guessed tag is right with probability 2**-64 or "
+        "2**-128; it is not a collision-resistant hash for someone who knows the key",
         "integrity_triton.backends.native.siphash:siphash_2_4",
     ),
     _record(
         (1, 3),
-        "for hash tables, with a smaller margin than its authors propose for a MAC",
+        "a PRF for hash tables; its security margin is smaller than the authors recommend for a MAC",
         "integrity_triton.backends.native.siphash:siphash_1_3",
     ),
     _record(
         (4, 8),
-        "the authors' conservative choice: a PRF of 64 or 128 bits for short messages",
+        "a PRF of 64 or 128 bits for short messages; the authors' conservative choice",
         None,
     ),
 )

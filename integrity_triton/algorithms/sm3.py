@@ -1,4 +1,4 @@
-"""SM3: GB/T 32905-2016."""
+"""SM3 is specified in GB/T 32905-2016."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""xxHash. Digests are in its canonical form, which is big-endian."""
+"""Holds the records of xxHash. Digests are in its canonical form, which is big-endian."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from .constructions import XxHash
 from .parameter import Parameter
 from .record import Algorithm, Security
 
-_NOTE = "finds accidents, not changes made on purpose: two inputs of one digest are easy to make"
+_NOTE = "detects accidental changes but not deliberate ones: two inputs with the same digest are easy to make"
 _SEED = Parameter(
     name="seed",
     type=int,
     default=0,
     minimum=0,
     maximum=(1 << 64) - 1,
-    doc="makes another function of it, which is no protection either; 0 if not given",
+    doc="changes the whole digest, but gives no protection against an adversary; the default is 0",
 )
 
 RECORDS = (

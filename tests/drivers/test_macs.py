@@ -222,7 +222,7 @@ def test_what_is_no_key(record):
 
 
 def test_one_value_parameters_are_refused_as_lists():
-    with pytest.raises(TypeError, match="customization is one for all messages"):
+    with pytest.raises(TypeError, match="customization must be the same for all messages"):
         it.hash_batch([b"a"], "kmac_128", key=b"k", customization=[b"c"])
 
 
