@@ -156,8 +156,10 @@ def _launch(recorder: _Recorder, record: Algorithm, memory: torch.Tensor, layout
     for messages in batches:
         recorder.digest_batch(record, parameters, messages, size)
     if "ragged" in layouts and record.keyed == "required":
-        own = {k: PerMessage([torch.zeros(len(v), dtype=torch.uint8)] * 2) for k, v in parameters.items()}
-        recorder.digest_batch(record, own, batches[0], size)
+        per_message = {
+            k: PerMessage([torch.zeros(len(v), dtype=torch.uint8)] * 2) for k, v in parameters.items()
+        }
+        recorder.digest_batch(record, per_message, batches[0], size)
     if "stream" in layouts:
         stream = recorder.stream(record, parameters)
         stream.update(short)

@@ -24,7 +24,7 @@ __all__ = [
     "Question",
     "alike",
     "basis",
-    "each_its_own",
+    "by_shared_parameters",
     "grouped",
     "load",
     "make",
@@ -140,16 +140,17 @@ def alike(answers: Iterable[Answer]) -> list[list[Answer]]:
     return [sorted(group, key=lambda a: a.size) for group in groups]
 
 
-def each_its_own(record: Algorithm, answers: Iterable[Answer]) -> list[list[Answer]]:
-    """Group the answers that have parameters that may differ from message to message in a batch, and that
-    begin at the start of the output. Each group can be hashed as one batch of such messages."""
-    own = {p.name for p in record.parameters if p.per_message}
+def by_shared_parameters(record: Algorithm, answers: Iterable[Answer]) -> list[list[Answer]]:
+    """Group the answers that have a parameter with one value for each message of a batch, such as a key, and
+    that begin at the start of the output. The answers of a group agree in all other parameters, so the group
+    can be hashed as one batch."""
+    per_message = {p.name for p in record.parameters if p.per_message}
 
     def rest(answer: Answer) -> Any:
-        shared = {k: v for k, v in answer.parameters.items() if k not in own}
-        return [answer.length, shared, sorted(own & answer.parameters.keys())]
+        shared = {k: v for k, v in answer.parameters.items() if k not in per_message}
+        return [answer.length, shared, sorted(per_message & answer.parameters.keys())]
 
-    return grouped((a for a in answers if not a.seek and own & a.parameters.keys()), rest)
+    return grouped((a for a in answers if not a.seek and per_message & a.parameters.keys()), rest)
 
 
 def grouped(answers: Iterable[Answer], key: Callable[[Answer], Any]) -> list[list[Answer]]:

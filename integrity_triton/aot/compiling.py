@@ -148,8 +148,8 @@ def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> Non
         lengths = (size, 4 * record.block_size) if record.xof else (size,)
         for messages in (one_row, rows, ragged, long_rows, long_ragged):
             for mode, length in itertools.product(modes, lengths):
-                own = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
-                recorder.digest_batch(record, own or record.trial_parameters(), messages, length)
+                per_message = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
+                recorder.digest_batch(record, per_message or record.trial_parameters(), messages, length)
         for uneven in _keys_of_two_lengths(record):
             recorder.digest_batch(record, uneven, ragged, size)
         if record.construction.hmac_of is not None:

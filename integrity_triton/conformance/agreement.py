@@ -15,7 +15,7 @@ def agreement(subject: Subject) -> Iterator[Case]:
     compared with streams of the same backend."""
     record, effort = subject.record, subject.effort
     largest = effort.blocks * record.block_size
-    own = [p.name for p in record.parameters if p.per_message]
+    per_message = [p.name for p in record.parameters if p.per_message]
     given = dict(subject.given)
     given.update({name: subject.bytes(len(given[name])) for name in given if isinstance(given[name], bytes)})
     length = {"length": subject.length}
@@ -31,8 +31,10 @@ def agreement(subject: Subject) -> Iterator[Case]:
     equal = [subject.bytes(columns) for _ in range(max(2, effort.messages // 4))]
     matrix = subject.tensor(b"".join(b"\0" + row for row in equal)).reshape(len(equal), columns + 1)[:, 1:]
     yield from _compare(subject, "random row", equal, {**given, **length}, matrix)
-    if own and record.keyed != "no":
-        sizes = {name: len(given.get(name, b"")) or 32 for name in own if name in given or name == "key"}
+    if per_message and record.keyed != "no":
+        sizes = {
+            name: len(given.get(name, b"")) or 32 for name in per_message if name in given or name == "key"
+        }
         if "key" in sizes and "key" not in given:
             sizes["key"] = _key_size(record)
         each = {name: [subject.bytes(size) for _ in range(effort.messages)] for name, size in sizes.items()}
@@ -76,8 +78,8 @@ def _compare(
         expected, with_whom = [], "its own stream"
         length = given.get("length")
         for i, message in enumerate(messages):
-            own = {k: v[i] if isinstance(v, list) else v for k, v in given.items() if k != "length"}
-            hasher = subject.new(**own)
+            values = {k: v[i] if isinstance(v, list) else v for k, v in given.items() if k != "length"}
+            hasher = subject.new(**values)
             hasher.update(message)
             expected.append(hasher.digest(length) if length is not None else hasher.digest())
     for message, one, other in zip(messages, expected, found, strict=True):

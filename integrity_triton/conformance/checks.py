@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..algorithms.known_answers import Answer, alike, basis, each_its_own, grouped, pattern
+from ..algorithms.known_answers import Answer, alike, basis, by_shared_parameters, grouped, pattern
 from ..hashing import Hash
 from .agreement import agreement
 from .macs import definition, forgeries
@@ -162,10 +162,10 @@ def output(subject: Subject) -> Iterator[Case]:
 
 def keys(subject: Subject) -> Iterator[Case]:
     """A batch in which each message has its own key, nonce or similar parameter."""
-    own = {p.name for p in subject.record.parameters if p.per_message}
-    if not own:
+    per_message = {p.name for p in subject.record.parameters if p.per_message}
+    if not per_message:
         return
-    for found_group in each_its_own(subject.record, subject.answers):
+    for found_group in by_shared_parameters(subject.record, subject.answers):
         # Short messages are enough: another check covers the lengths.
         group = [a for a in found_group if a.size <= 3 * subject.record.block_size]
         if subject.effort.few_cases:
@@ -174,13 +174,13 @@ def keys(subject: Subject) -> Iterator[Case]:
             continue
         values = [a.values(subject.record) for a in group]
         given = dict(values[0])
-        for name in own & given.keys():
+        for name in per_message & given.keys():
             given[name] = [value[name] for value in values]
         messages = [subject.on_device(a.content()) for a in group]
         found = subject.batch(messages, length=group[0].length, **given)
         for answer, digest in zip(group, found, strict=True):
             yield Case(f"its own key, {answer.described()}", answer.digest, digest)
-        if "key" in own & given.keys() and len({len(key) for key in given["key"]}) == 1:
+        if "key" in per_message & given.keys() and len({len(key) for key in given["key"]}) == 1:
             given["key"] = subject.tensor(b"".join(given["key"])).reshape(len(group), -1)
             found = subject.batch(messages, length=group[0].length, **given)
             for answer, digest in zip(group, found, strict=True):

@@ -90,9 +90,9 @@ class _AesDriver(IteratedDriver):
         views = {k: v.views(device) for k, v in parameters.items() if isinstance(v, PerMessage)}
         for size in sorted(set(key.sizes)):
             rows = [i for i, n in enumerate(key.sizes) if n == size]
-            own = {name: PerMessage([values[i] for i in rows]) for name, values in views.items()}
+            values = {name: PerMessage([view[i] for i in rows]) for name, view in views.items()}
             these = Ragged([messages.view(i) for i in rows], device)
-            tags = super().enqueue({**parameters, **own}, these, length)
+            tags = super().enqueue({**parameters, **values}, these, length)
             out.index_copy_(0, self.host.upload(np.array(rows), device), tags)
         return out
 

@@ -35,8 +35,8 @@ class Start:
     """Words that the block function finds where the algorithm's constants would be: ``[k]``, or ``[n, k]``
     with a row for each message."""
 
-    def own_constants(self) -> int:
-        """How many words of constants each message has of its own; 0 if all messages share them."""
+    def constants_per_message(self) -> int:
+        """How many words of constants there are for each message; 0 if all messages share them."""
         return self.constants.shape[1] if self.constants is not None and self.constants.dim() == 2 else 0
 
 
@@ -167,7 +167,7 @@ class IteratedDriver(Driver):
                 "BIG_ENDIAN": construction.byteorder == "big",
                 "TABLE": placement.has_table,
                 "OWN_STATE": start.state.dim() == 2,
-                "OWN_CONSTANTS": start.own_constants(),
+                "OWN_CONSTANTS": start.constants_per_message(),
                 "FINAL": final,
                 # Every block has to be aligned, not only the first of a message.
                 "ALIGN": min(placement.align, (step or block) & -(step or block)),

@@ -184,9 +184,9 @@ class Poly1305Driver(Driver):
         messages."""
         import torch
 
-        own = pads.numel() > stride
+        per_message = pads.numel() > stride
         values = self.values(messages, key)
-        out = self.finish(values, key, self.zeros(messages.device), pads, stride if own else 0)
+        out = self.finish(values, key, self.zeros(messages.device), pads, stride if per_message else 0)
         return out.view(torch.uint8)
 
     def zeros(self, device: torch.device) -> torch.Tensor:

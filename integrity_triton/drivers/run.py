@@ -64,11 +64,11 @@ class Run:
         if messages.count == 0 or length == 0:
             return torch.empty((messages.count, length), dtype=torch.uint8, device=home)
         local = messages.to(self.launcher.device_for(home))
-        own = any(isinstance(v, PerMessage) for v in parameters.values())
+        per_message = any(isinstance(v, PerMessage) for v in parameters.values())
         in_rows = isinstance(local, Rows) or local.count == 1
-        driver = self.driver(Request(self.algorithm, "rows" if in_rows else "table", own, local))
+        driver = self.driver(Request(self.algorithm, "rows" if in_rows else "table", per_message, local))
         try:
-            if driver.per_message or not own:
+            if driver.per_message or not per_message:
                 digests = driver.enqueue(parameters, local, length)
             else:
                 digests = _one_by_one(driver, parameters, local, length)
@@ -78,7 +78,7 @@ class Run:
 
     def mac_chain(self, keys: PerMessage, first: torch.Tensor, rounds: int) -> torch.Tensor | None:
         """See ``Backend.mac_chain``; None if no kernel does it."""
-        driver = self.driver(Request(self.algorithm, "chain", own=True))
+        driver = self.driver(Request(self.algorithm, "chain", per_message=True))
         if rounds == 0 or not isinstance(driver, HmacDriver) or not isinstance(driver.hash, IteratedDriver):
             return None
         home = first.device
@@ -101,6 +101,6 @@ def _one_by_one(
 
     digests = []
     for i in range(messages.count):
-        own = {k: v[i] if isinstance(v, PerMessage) else v for k, v in parameters.items()}
-        digests.append(driver.enqueue(own, messages.only(i), length))
+        values = {k: v[i] if isinstance(v, PerMessage) else v for k, v in parameters.items()}
+        digests.append(driver.enqueue(values, messages.only(i), length))
     return torch.cat(digests)

@@ -15,8 +15,8 @@ class Request:
     algorithm: Algorithm
     shape: str
     """"table", "rows", "stream" or "chain"."""
-    own: bool = False
-    """Whether each message has parameters of its own."""
+    per_message: bool = False
+    """Whether a parameter, such as the key, has one value for each message."""
     messages: Messages | None = None
 
     def longest(self) -> int | None:

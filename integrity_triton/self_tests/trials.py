@@ -19,7 +19,7 @@ from ..algorithms.known_answers import (
     Answer,
     Question,
     alike,
-    each_its_own,
+    by_shared_parameters,
     load,
     questions,
     tags_of_tags,
@@ -62,8 +62,8 @@ class Trial:
     """The form of the messages, as in :class:`Request`."""
     start: int
     """The alignment of the messages: one of _STARTS."""
-    own: bool
-    """Whether each message has a key of its own."""
+    per_message: bool
+    """Whether a parameter, such as the key, has one value for each message."""
     long: bool
     """Whether the messages are long in the sense of :func:`is_long`."""
     _run: Callable[[Run, torch.device], Iterator[Outcome]]
@@ -84,7 +84,7 @@ class Trial:
         start = self.start if align is None else align if align in _STARTS else 0
         # A driver may change the layout of its messages, so the form of the request tells more than the
         # kernel's constants.
-        elsewhere = (request.shape != self.shape) + (request.own != self.own)
+        elsewhere = (request.shape != self.shape) + (request.per_message != self.per_message)
         unlikely = 2 * elsewhere + (start != self.start)
         # Most answers are for short messages. If these launch the kernel as well, they test it best.
         return unlikely, self.label != _SHORT_MESSAGES and long is not None and long != self.long
@@ -149,7 +149,7 @@ def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
     long = _spread([a for a in plain if is_long(record, a.size)], 3)
 
     def keys(answers: Sequence[Answer], what: str, far: bool) -> Iterator[Trial]:
-        for group in _own(record, answers):
+        for group in _per_message(record, answers):
             for start in _STARTS:
                 yield Trial(what, "table", start, True, far, partial(_ragged, group, start, True))
                 yield Trial(what, "rows", start, True, far, partial(_rows, group, start, True))
@@ -168,7 +168,7 @@ def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
             yield Trial(f"{what}, one at a time", "rows", start, False, far, partial(_alone, answers, start))
             yield Trial(what, "stream", start, False, far, partial(_streams, answers, start))
         if not far:
-            yield from keys([a for a in known if not is_long(record, a.size)], "keys of their own", far)
+            yield from keys([a for a in known if not is_long(record, a.size)], "keys per message", far)
             # A driver that copies messages into rows of its own gets their alignment from the size of the
             # messages.
             every = partial(_rows, answers, 0, False, most=_MANY)
@@ -184,7 +184,7 @@ def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
                         "modes, one at a time", "rows", start, False, far, partial(_alone, group, start)
                     )
                     yield Trial("modes", "stream", start, False, far, partial(_streams, group, start))
-    yield from keys([a for a in known if is_long(record, a.size)], "long messages, keys of their own", True)
+    yield from keys([a for a in known if is_long(record, a.size)], "long messages, keys per message", True)
     if record.construction.hmac_of is not None:
         yield Trial("tags of tags", "chain", 0, True, False, partial(_chain, known))
 
@@ -196,10 +196,10 @@ def _spread(found: Sequence[_Any], count: int) -> list[_Any]:
     return [found[(i + 1) * len(found) // count - 1] for i in range(count)]
 
 
-def _own(record: Algorithm, answers: Sequence[Answer]) -> Iterator[list[Answer]]:
-    """Groups of answers for one batch in which each message has its own key, or another such parameter. Each
-    group is followed by smaller ones in which all keys have the same size."""
-    for group in each_its_own(record, answers):
+def _per_message(record: Algorithm, answers: Sequence[Answer]) -> Iterator[list[Answer]]:
+    """Groups of answers for one batch in which each message has its own key, or its own value of another such
+    parameter. Each group is followed by smaller ones in which all keys have the same size."""
+    for group in by_shared_parameters(record, answers):
         yield _spread(group, 12)
         sizes = [tuple(len(v) for v in a.values(record).values() if isinstance(v, bytes)) for a in group]
         for size in sorted(set(sizes)):
@@ -211,32 +211,33 @@ def _own(record: Algorithm, answers: Sequence[Answer]) -> Iterator[list[Answer]]
 
 
 def _ragged(
-    answers: Sequence[Answer], start: int, own: bool, host: Run, device: torch.device
+    answers: Sequence[Answer], start: int, per_message: bool, host: Run, device: torch.device
 ) -> Iterator[Outcome]:
     messages = Ragged(_placed([_content(host, a) for a in answers], start, device), device)
-    yield from _batch(host, device, answers, messages, own, start)
+    yield from _batch(host, device, answers, messages, per_message, start)
 
 
 def _rows(
     answers: Sequence[Answer],
     start: int,
-    own: bool,
+    per_message: bool,
     host: Run,
     device: torch.device,
     *,
     most: int | None = None,
 ) -> Iterator[Outcome]:
     """Batches of rows: all messages of one size, or copies of the only message of a size. Some batches of
-    copies end with a shorter message if there is an answer to one. If the messages have no parameters of
-    their own, copies are made only for ``most`` of the sizes (by default the launcher's
-    ``trial_messages``)."""
+    copies end with a shorter message if there is an answer to one. With ``per_message``, copies are made for
+    every size; otherwise only for ``most`` of the sizes (by default the launcher's ``trial_messages``)."""
     by_size: dict[int, list[Answer]] = {}
     for answer in answers:
         # The size of a tuple is the size of its encoding.
         by_size.setdefault(len(_content(host, answer)), []).append(answer)
     sizes = sorted(by_size)
     before = {b: by_size[a][0] for a, b in itertools.pairwise(sizes)}
-    chosen = set(sizes if own else _spread([n for n in sizes if n], most or host.launcher.trial_messages))
+    chosen = set(
+        sizes if per_message else _spread([n for n in sizes if n], most or host.launcher.trial_messages)
+    )
     groups = []
     for size, group in by_size.items():
         if len(group) > 1:
@@ -244,7 +245,7 @@ def _rows(
         elif size in chosen:
             # Both kinds of batch are needed, because a driver may use another layout if all rows are
             # equally long.
-            last = group[0] if own or len(groups) % 2 else before.get(size, group[0])
+            last = group[0] if per_message or len(groups) % 2 else before.get(size, group[0])
             groups.append([*group * (_ROWS - 1), last])
     for group in groups:
         contents = [_content(host, a) for a in group]
@@ -255,7 +256,7 @@ def _rows(
         (flat,) = _placed([data], start, device)
         total = (len(contents) - 1) * stride + len(contents[-1])
         rows = Rows(flat, flat.data_ptr(), len(contents), stride, size, total)
-        yield from _batch(host, device, group, rows, own, start)
+        yield from _batch(host, device, group, rows, per_message, start)
 
 
 def _alone(answers: Sequence[Answer], start: int, host: Run, device: torch.device) -> Iterator[Outcome]:
@@ -313,12 +314,12 @@ def _batch(
     device: torch.device,
     answers: Sequence[Answer],
     messages: Messages,
-    own: bool = False,
+    per_message: bool = False,
     start: int = 0,
 ) -> Iterator[Outcome]:
     record = host.algorithm
     parameters = _values(record, answers[0])
-    if own:
+    if per_message:
         each = [_values(record, answer) for answer in answers]
         for parameter in record.parameters:
             if parameter.per_message and parameter.name in parameters:

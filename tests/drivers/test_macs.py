@@ -59,23 +59,23 @@ def differing(record, count):
 
 def test_every_message_has_its_own_key(mac, backend):
     messages = [pattern(n) for n in LENGTHS]
-    own = differing(mac, len(messages))
+    each = differing(mac, len(messages))
     expected = [
-        oracle(mac, m, **{name: values[i] for name, values in own.items()}) for i, m in enumerate(messages)
+        oracle(mac, m, **{name: values[i] for name, values in each.items()}) for i, m in enumerate(messages)
     ]
     assert len(set(expected)) == len(messages)
-    rows = {name: torch.tensor([list(v) for v in values], dtype=torch.uint8) for name, values in own.items()}
+    rows = {name: torch.tensor([list(v) for v in values], dtype=torch.uint8) for name, values in each.items()}
     on_the_device = {name: value.to(device_of(backend)) for name, value in rows.items()}
-    for given in (own, rows, on_the_device):
+    for given in (each, rows, on_the_device):
         assert rows_as_bytes(hash_batch(messages, mac.name, backend=backend, **given)) == expected
     # Rows of one tensor, and one message alone.
     data = on_device(pattern(len(messages) * 20), backend).reshape(-1, 20)
     expected = [
-        oracle(mac, pattern(len(messages) * 20)[20 * i : 20 * i + 20], **{n: v[i] for n, v in own.items()})
+        oracle(mac, pattern(len(messages) * 20)[20 * i : 20 * i + 20], **{n: v[i] for n, v in each.items()})
         for i in range(len(messages))
     ]
-    assert rows_as_bytes(hash_batch(data, mac.name, backend=backend, **own)) == expected
-    one = {name: values[2:3] for name, values in own.items()}
+    assert rows_as_bytes(hash_batch(data, mac.name, backend=backend, **each)) == expected
+    one = {name: values[2:3] for name, values in each.items()}
     assert rows_as_bytes(hash_batch(data[2:3], mac.name, backend=backend, **one)) == expected[2:3]
 
 
@@ -148,8 +148,8 @@ def test_device_memory_with_keys_is_overwritten(mac, backend, monkeypatch):
     held = []
     hold = Secrets.hold
     monkeypatch.setattr(Secrets, "hold", lambda self, memory: held.append(memory) or hold(self, memory))
-    own = differing(mac, 3)
-    hash_batch([pattern(n) for n in (0, 5, 70)], mac.name, backend=backend, **own)
+    each = differing(mac, 3)
+    hash_batch([pattern(n) for n in (0, 5, 70)], mac.name, backend=backend, **each)
     hash_batch([pattern(5)], mac.name, backend=backend, **parameters(mac))
     assert held
     assert not any(memory.any() for memory in held)

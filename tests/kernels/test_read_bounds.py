@@ -170,12 +170,12 @@ def within_arguments(record: Algorithm) -> None:
         sized = {} if length is None else {"length": length}
         found = it.hash_batch(views, record.name, backend="interpreter", **given, **sized)
         assert rows_as_bytes(found) == [oracle(record, m, length=length) for m in messages]
-    own = [p.name for p in record.parameters if p.per_message and p.name in given]
-    if own:
-        keys = {name: [bytes([i, *given[name][1:]]) for i in range(count)] for name in own}
+    per_message = [p.name for p in record.parameters if p.per_message and p.name in given]
+    if per_message:
+        keys = {name: [bytes([i, *given[name][1:]]) for i in range(count)] for name in per_message}
         found = hash_batch(views, record.name, backend="interpreter", **keys)
         assert rows_as_bytes(found) == [
-            oracle(record, m, **{name: keys[name][i] for name in own}) for i, m in enumerate(messages)
+            oracle(record, m, **{name: keys[name][i] for name in per_message}) for i, m in enumerate(messages)
         ]
     rows = on_device(pattern(count * 40), "interpreter").view(count, 40)
     found = hash_batch(rows, record.name, backend="interpreter")

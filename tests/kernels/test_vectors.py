@@ -79,19 +79,19 @@ def affordable(record: Algorithm, vectors: list[Vector], backend: str) -> list[V
 
 def check(record: Algorithm, vectors: list[Vector], backend: str) -> None:
     """One batch for all vectors that can share one; those of messages with keys of their own can."""
-    own = {p.name for p in record.parameters if p.per_message}
+    per_message = {p.name for p in record.parameters if p.per_message}
 
     def shared(v: Vector) -> tuple[Any, ...]:
         # A digest that is not extendable may depend on its size in more than where it ends.
         length = 0 if record.xof and backend == "interpreter" else v.skip + len(v.digest)
-        same = [(k, bool(value) if k in own else value) for k, value in sorted(v.parameters.items())]
+        same = [(k, bool(value) if k in per_message else value) for k, value in sorted(v.parameters.items())]
         return str(same), length, isinstance(v.message, tuple)
 
     for (_, _, tuples), group in groupby(sorted(vectors, key=shared), shared):
         these = list(group)
         length = max(v.skip + len(v.digest) for v in these)
         parameters = dict(these[0].parameters)
-        for name in own & parameters.keys() if parameters.get("key") else ():
+        for name in per_message & parameters.keys() if parameters.get("key") else ():
             parameters[name] = [v.parameters[name] for v in these]
         if not record.xof and length != record.digest_size:
             parameters["digest_size"] = length
@@ -158,10 +158,10 @@ def test_tags(file, backend, able):
 
     for size, group in groupby(sorted(allowed, key=of_size), of_size):
         these = list(group)
-        own = {name: [v.parameters[name] for v, _ in these] for name in these[0][0].parameters}
+        values = {name: [v.parameters[name] for v, _ in these] for name in these[0][0].parameters}
         whole = {} if sizes is None or size < sizes.minimum else {"digest_size": size}
         batch = [v.message for v, _ in these]
-        digests = rows_as_bytes(it.hash_batch(batch, record.name, backend=backend, **own, **whole))
+        digests = rows_as_bytes(it.hash_batch(batch, record.name, backend=backend, **values, **whole))
         for (vector, valid), digest in zip(these, digests, strict=True):
             assert (digest[:size] == vector.digest) == valid, vector
 

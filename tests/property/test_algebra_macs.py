@@ -53,10 +53,14 @@ def tags(backend):
 
 def test_a_batch_with_a_key_a_message_is_streams_in_any_order(mac, backend, check, runs):
     runs(mac.name)
-    own = {p.name: values(p).filter(len) for p in mac.parameters if p.per_message}
+    per_message = {p.name: values(p).filter(len) for p in mac.parameters if p.per_message}
     sized = {} if mac.digest_size else {"length": size_of(mac)}
 
-    @check(st.lists(st.tuples(short, st.fixed_dictionaries(own)), min_size=1, max_size=4), randoms(), share=3)
+    @check(
+        st.lists(st.tuples(short, st.fixed_dictionaries(per_message)), min_size=1, max_size=4),
+        randoms(),
+        share=3,
+    )
     def _(items, rng):
         streams = []
         for message, given in items:
@@ -65,7 +69,7 @@ def test_a_batch_with_a_key_a_message_is_streams_in_any_order(mac, backend, chec
             hasher.update(message[cut:])
             streams.append(hasher.digest())
         order = rng.sample(range(len(items)), len(items))
-        each = {name: [items[i][1][name] for i in order] for name in own}
+        each = {name: [items[i][1][name] for i in order] for name in per_message}
         batch = it.hash_batch([items[i][0] for i in order], mac.name, backend=backend, **each, **sized)
         assert rows_as_bytes(batch) == [streams[i] for i in order]
 

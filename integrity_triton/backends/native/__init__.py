@@ -152,8 +152,8 @@ class NativeBackend(Backend):
         each = {name: value for name, value in parameters.items() if isinstance(value, PerMessage)}
 
         def fresh(i: int) -> Any:
-            own = {name: values[i] for name, values in each.items()}
-            return self._new(algorithm, {**parameters, **own}, one_message=messages.count == 1)
+            values = {**parameters, **{name: value[i] for name, value in each.items()}}
+            return self._new(algorithm, values, one_message=messages.count == 1)
 
         # Copying one keyed or personalised hasher for each message runs the key schedule only once.
         shared = None if each else fresh(0)
