@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from ..algorithms import Algorithm
 from ..backends.opencl import prebuilt
 from ..backends.opencl.prebuilt import Specialization
+from ..output_files import check_output_file, write_file
 from .compiling import Target, compile_all, sidecar, specializations
 
 
@@ -58,31 +61,47 @@ def describe(asked: Specialization) -> str:
 def export(
     wanted: Mapping[str, Specialization], target: Target, out: Path, *, compiler: Path | None = None
 ) -> list[Exported]:
-    """Write the binaries and the JSON sidecar of each kernel to the folder ``out``.
+    """Write the binaries and the JSON sidecar of each kernel to the folder ``out``, which is made if it does
+    not exist.
 
     For ``xpu``, the prebuilt kernels are written, unless ``compiler`` is a folder that holds a Triton with
     Intel's backend. Raises CompileError if a kernel does not compile, and BackendUnavailable if a prebuilt
-    kernel is missing, altered or stale.
+    kernel is missing, altered or stale. Raises OSError, before anything is compiled, if the folder or a file
+    in it cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    stems = [out / f"{name}.{target.name.replace(':', '-')}" for name in wanted]
-    if target.backend == "xpu" and compiler is None:
-        sidecars = []
-        for name, stem in zip(wanted, stems, strict=True):
-            artifact = prebuilt.load(name)
-            _path(stem, "spv").write_bytes(artifact.binary)
-            sidecars.append(dict(artifact.sidecar))
-    else:
-        results = compile_all(list(wanted.values()), target, stems, compiler=compiler)
-        sidecars = [
-            sidecar(asked, target, result) for asked, result in zip(wanted.values(), results, strict=True)
-        ]
+    stems = {name: out / f"{name}.{target.name.replace(':', '-')}" for name in wanted}
+    files = {
+        name: tuple(_path(stem, kind) for kind in (*target.binaries, "json")) for name, stem in stems.items()
+    }
+    for path in itertools.chain(*files.values()):
+        check_output_file(path)
     exported = []
-    for name, stem, described in zip(wanted, stems, sidecars, strict=True):
-        _path(stem, "json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
-        files = tuple(_path(stem, kind) for kind in (*target.binaries, "json"))
-        exported.append(Exported(name, files, described))
+    for (name, paths), (binaries, described) in zip(
+        files.items(), _made(wanted, target, compiler), strict=True
+    ):
+        contents = *binaries, (json.dumps(described, indent=1) + "\n").encode()
+        for path, content in zip(paths, contents, strict=True):
+            write_file(path, content)
+        exported.append(Exported(name, paths, described))
     return exported
+
+
+def _made(
+    wanted: Mapping[str, Specialization], target: Target, compiler: Path | None
+) -> Iterator[tuple[list[bytes], dict[str, Any]]]:
+    """The binaries of each kernel, in the order of ``target.binaries``, and its sidecar."""
+    if target.backend == "xpu" and compiler is None:
+        for name in wanted:
+            artifact = prebuilt.load(name)
+            yield [artifact.binary], dict(artifact.sidecar)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        stems = [Path(scratch, name) for name in wanted]
+        results = compile_all(list(wanted.values()), target, stems, compiler=compiler)
+        for asked, stem, result in zip(wanted.values(), stems, results, strict=True):
+            binaries = [_path(stem, kind).read_bytes() for kind in target.binaries]
+            yield binaries, sidecar(asked, target, result)
 
 
 def _path(stem: Path, kind: str) -> Path:

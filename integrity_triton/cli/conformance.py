@@ -74,6 +74,7 @@ def conformance(
     from .. import conformance as suite
     from ..backends.native import usable_cpus
     from ..conformance import render
+    from ..output_files import check_output_file, write_file
 
     context = click.get_current_context()
     if quick and full:
@@ -81,8 +82,7 @@ def conformance(
     for path in reports:
         if Path(path).suffix[1:] not in render.FORMATS:
             raise click.UsageError(f"--report {path}: a report is .{', .'.join(render.FORMATS)}", context)
-        if not Path(path).absolute().parent.is_dir():
-            raise FileNotFoundError(f"{path}: there is no such folder")
+        check_output_file(path)
     output = Output(as_json=as_json)
     chosen = secrets.randbits(32) if seed is None else seed
     output.line(f"seed {chosen}")
@@ -108,7 +108,7 @@ def conformance(
         progress=show,
     )
     for path in reports:
-        Path(path).write_text(render.FORMATS[Path(path).suffix[1:]](report), "utf-8")
+        write_file(path, render.FORMATS[Path(path).suffix[1:]](report).encode("utf-8"))
     for backend, reason in report.absent.items():
         output.line(f"absent {backend}: {reason}")
     for place, reason, absent in report.reasons():

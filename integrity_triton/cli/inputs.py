@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -90,6 +90,16 @@ def model_size(source: str) -> int:
     path = Path(source)
     files = path.glob("*.safetensors") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files)
+
+
+def model_files(source: str) -> Iterator[Path]:
+    """A safetensors file, or the weights and indexes in a folder and its subfolders."""
+    path = Path(source)
+    if not path.is_dir():
+        yield path
+        return
+    yield from path.rglob("*.safetensors")
+    yield from path.rglob("*.safetensors.index*.json")
 
 
 def folder_size(folder: str) -> int:

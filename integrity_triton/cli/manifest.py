@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .inputs import model_size
+from .inputs import model_files, model_size
 from .options import report_options
 from .outcome import MISMATCH, OK
 from .terminal import Output, write_stdout
@@ -34,8 +34,11 @@ def manifest() -> None:
 def create(source: str, path: str | None, algorithm: str, as_json: bool, backend: str | None) -> int:
     """Make the manifest of SOURCE: a digest for each tensor, and a root that binds all of them."""
     from ..models import Manifest
+    from ..output_files import check_output_file
 
     output = Output(as_json=as_json)
+    if path is not None:
+        check_output_file(path, inputs=model_files(source))
     with output.progress(source, model_size(source)) as progress:
         made = Manifest.build(Path(source), algorithm, backend=backend, progress=progress)
     if path is None:

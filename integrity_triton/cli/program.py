@@ -26,7 +26,7 @@ from .terminal import PROGRAM, complain, write_document
 @click.group(
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 good, 1 mismatch, 2 bad use or unreadable input.",
+    epilog="Exit status: 0 good, 1 mismatch, 2 anything else that went wrong.",
 )
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def _commands() -> None:

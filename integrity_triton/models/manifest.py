@@ -9,7 +9,6 @@ import hmac
 import json
 import os
 import re
-import secrets
 import stat
 import struct
 import sys
@@ -21,6 +20,7 @@ from .. import algorithms
 from ..algorithms import Algorithm, Security
 from ..files import Progress
 from ..hashing import new
+from ..output_files import write_file
 from .entry import TensorEntry
 from .errors import ManifestError, shown
 from .folder import read_folder
@@ -277,20 +277,10 @@ class Manifest:
         return manifest
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write :meth:`to_json` to a file. The file is replaced as a whole; after an error it is
-        unchanged."""
-        text = self.to_json()
-        path = Path(path)
-        temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-        try:
-            with open(temporary, "x", encoding="ascii", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        """Write :meth:`to_json` to a file, which is replaced as a whole: after an error it is unchanged. A
+        link's target is replaced, and a device or a pipe is written into. Raises OSError, which names
+        ``path``."""
+        write_file(path, self.to_json().encode("ascii"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Manifest:

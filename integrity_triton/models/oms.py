@@ -16,6 +16,7 @@ import hashlib
 import os
 import pathlib
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from .. import algorithms
 from ..backends.registry import requested
 from ..errors import IntegrityError, IntegrityTritonError
 from ..files import Progress, hash_file
+from ..output_files import check_output_file, write_file
 from .errors import shown
 from .strict_json import parse_object
 
@@ -53,6 +55,8 @@ PathLike = str | os.PathLike[str]
 
 _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+_BUNDLE_TYPE = b"application/vnd.dev.sigstore.bundle"
+_HEAD_SIZE = 1 << 16
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _DEFAULT_SHARD_SIZE = 1_000_000_000
 _LARGEST_SHARD = (1 << 63) - 1
@@ -232,13 +236,16 @@ def sign(
 
     ``private_key`` is a PEM file. ``ignore_paths`` are relative to ``folder``; git's own files and the
     signature itself are always ignored. Raises ValueError for a key, method, algorithm or shard size that
-    cannot be used, and OSError for a file that cannot be read or written.
+    cannot be used, and OSError for a file that cannot be read or written. Both come before anything is
+    hashed. Raises ValueError also if the signature would replace a file that is not a signature.
     """
     folder, signature_path = pathlib.Path(folder), pathlib.Path(signature_path)
     config = HashingConfig(method, algorithm, shard_size=shard_size, backend=backend, progress=progress)
     config.set_ignored_paths(paths=_ignored(folder, signature_path, ignore_paths))
     key_path = pathlib.Path(private_key)
     key_path.stat()
+    check_output_file(signature_path)
+    _check_replaced(signature_path)
     # model_signing declares a str here and needs bytes.
     secret: Any = None if password is None else password.encode()
     try:
@@ -246,12 +253,22 @@ def sign(
         signing.use_elliptic_key_signer(private_key=key_path, password=secret)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{key_path}: not a usable elliptic-curve private key: {error}") from None
-    partial = signature_path.with_name(f".{signature_path.name}.{os.getpid()}.partial")
-    try:
-        signing.set_hashing_config(config).sign(folder, partial)
-        os.replace(partial, signature_path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = pathlib.Path(scratch, "model.sig")
+        signing.set_hashing_config(config).sign(folder, made)
+        write_file(signature_path, made.read_bytes())
+
+
+def _check_replaced(path: pathlib.Path) -> None:
+    """Raise ValueError if ``path`` is a regular file that is neither empty nor a signature."""
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_SIZE)
+    if head and _BUNDLE_TYPE not in head:
+        raise ValueError(
+            f"{path}: this file is not a signature, and the signature would replace it; name another file"
+        )
 
 
 def _ignored(

@@ -674,6 +674,81 @@ def test_manifest(run: Run) -> None:
     assert [change["name"] for change in got.document["changed"]] == [changed]
 
 
+OUTPUTS = [
+    (["manifest", "create", "model", "-o"], "json"),
+    (["conformance", "--quick", "--backend", "native", "--algorithm", "sha256", "--report"], "json"),
+]
+
+
+@pytest.mark.parametrize(("command", "suffix"), OUTPUTS)
+def test_outputs_are_checked_before_the_work(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str], suffix: str
+) -> None:
+    from integrity_triton import conformance, models
+
+    write_model(Path("model"))
+    Path(f"folder.{suffix}").mkdir()
+    Path("file").write_bytes(b"")
+    with monkeypatch.context() as patched:
+        patched.setattr(models.Manifest, "build", pytest.fail)
+        patched.setattr(conformance, "run", pytest.fail)
+        for path, why in (
+            (f"folder.{suffix}", "Is a directory"),
+            (f"nowhere/x.{suffix}", "No such file or directory"),
+            (f"file/x.{suffix}", "Not a directory"),
+        ):
+            got = run(*command, path)
+            assert (got.status, got.err) == (2, f"integrity-triton: {path}: {why}\n".encode())
+
+
+@pytest.mark.parametrize(("command", "suffix"), OUTPUTS)
+def test_outputs_go_through_links_and_into_pipes(run: Run, command: list[str], suffix: str) -> None:
+    write_model(Path("model"))
+    Path("target").write_bytes(b"old")
+    link, pipe = Path(f"link.{suffix}"), Path(f"pipe.{suffix}")
+    link.symlink_to("target")
+    os.mkfifo(pipe)
+    assert run(*command, link).status == 0
+    assert link.is_symlink()
+    assert json.loads(Path("target").read_bytes())
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+    assert run(*command, pipe).status == 0
+    assert json.loads(reader.communicate(timeout=60)[0])
+    assert pipe.is_fifo()
+
+
+def test_a_manifest_does_not_replace_its_weights(run: Run) -> None:
+    weights = write_model(Path("model"))
+    before = weights.read_bytes()
+    Path("link").symlink_to(weights)
+    for source, output in ((weights, weights), ("model", weights), ("model", "link")):
+        got = run("manifest", "create", source, "-o", output)
+        assert (got.status, b"this is an input" in got.err) == (2, True)
+    assert weights.read_bytes() == before
+
+
+@needs_signing
+def test_a_signature_does_not_replace_another_file(run: Run) -> None:
+    write_model(Path("model"))
+    Path("model/config.json").write_text("{}")
+    assert run("keygen", "key.pem", "key.pub").status == 0
+    for output in ("model/config.json", "key.pem", "model/model.safetensors"):
+        before = Path(output).read_bytes()
+        got = run("sign", "model", "--key", "key.pem", "-o", output)
+        assert (got.status, b"not a signature" in got.err) == (2, True), got.err
+        assert Path(output).read_bytes() == before
+    Path("empty").touch()
+    Path("link").symlink_to("empty")
+    for _ in range(2):  # the second time it replaces a signature
+        assert run("sign", "model", "--key", "key.pem", "-o", "link").status == 0
+    assert Path("link").is_symlink()
+    assert run("verify", "model", "--key", "key.pub", "--signature", "link").status == 0
+    for output, why in (("nowhere/x", b"No such file"), (".", b"Is a directory")):
+        got = run("sign", "model", "--key", "key.pem", "-o", output)
+        assert (got.status, why in got.err) == (2, True)
+        assert got.err.startswith(f"integrity-triton: {output}: ".encode())
+
+
 @needs_signing
 def test_signing(run: Run) -> None:
     weights = write_model(Path("model"))
