@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from .errors import ManifestError, shown
+from .file_kinds import JSON, mistaken_for
 from .safetensors_file import SafetensorsFile
 from .strict_json import parse_object
 
@@ -59,9 +60,13 @@ def _read_index(folder: Path, root: Path) -> dict[str, str]:
             raise ManifestError("not a regular file")
         if status.st_size > MAX_INDEX_SIZE:
             raise ManifestError(f"{status.st_size} bytes; an index has at most {MAX_INDEX_SIZE}")
-        return parse_index(path.read_bytes())
+        data = path.read_bytes()
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
+    try:
+        return parse_index(data)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {mistaken_for('an index', data, JSON) or error}") from None
 
 
 def parse_index(data: bytes) -> dict[str, str]:

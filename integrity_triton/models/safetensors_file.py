@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from .dtypes import DTYPE_BITS, LARGEST_SIZE, byte_length
 from .entry import check_name
 from .errors import ManifestError, shown
+from .file_kinds import HEAD_SIZE, SAFETENSORS, mistaken_for
 from .strict_json import check_members, check_sizes, parse_object
 
 MAX_HEADER_SIZE = 100_000_000
@@ -65,6 +66,12 @@ class SafetensorsFile:
             status = os.fstat(file.fileno())
             try:
                 header, data_start = _read_header(file, status.st_size)
+            except ManifestError as error:
+                file.seek(0)
+                head = file.read(HEAD_SIZE)
+                known = mistaken_for("a safetensors file", head, SAFETENSORS) if head else None
+                raise ManifestError(f"{path}: {known or error}") from None
+            try:
                 metadata, tensors = _parse_header(header, data_start, status.st_size - data_start)
             except ManifestError as error:
                 raise ManifestError(f"{path}: {error}") from None
