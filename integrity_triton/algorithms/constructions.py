@@ -22,6 +22,10 @@ def check_reference(record: str, field_name: str, value: str) -> None:
         raise ValueError(f"{record}: {field_name} must look like 'package.module:name', not {value!r}")
 
 
+BEYOND_16_BITS = 66_001
+"""The length in bytes of a message that is too long for a length of 16 bits."""
+
+
 def around(*sizes: int) -> set[int]:
     """Return each size, and the lengths that are one below and one above it."""
     return {max(0, size + offset) for size in sizes for offset in (-1, 0, 1)}
@@ -66,7 +70,7 @@ class Construction:
 
     def own_edges(self, record: Algorithm) -> set[int]:
         """Return the ``edges`` that do not follow from the size of a block."""
-        return around(8192) | {5 * 8192 + 3} if record.parallel else set()
+        return {BEYOND_16_BITS} | (around(8192) | {5 * 8192 + 3} if record.parallel else set())
 
     def key_sizes(self, record: Algorithm, usual: set[int]) -> set[int]:
         """Return the key sizes, in bytes, that known answers are made for, if a key may have any length in a
@@ -188,7 +192,7 @@ class SpongeTree(Construction):
 
     def own_edges(self, record: Algorithm) -> set[int]:
         chunk = self.chunk_size
-        return around(chunk, 2 * chunk, 3 * chunk) | {chunk - 2, 5 * chunk + 3}
+        return around(chunk, 2 * chunk, 3 * chunk) | {chunk - 2, 5 * chunk + 3, BEYOND_16_BITS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +276,9 @@ class Blake3Tree(Construction):
         chunk, block = self.chunk_size, record.block_size
         counts = (1, 2, 3, 4, 5, 7, 8, 16, 17, 64)
         lengths = around(*(chunk * n for n in counts))
-        return lengths | {chunk - block - 1, chunk + block + 1, 5 * chunk + 3, 100 * chunk + 7}
+        # The counter of the last chunk needs a second byte, and the tree has nine levels of parents.
+        many = 300 * chunk + 7
+        return lengths | {chunk - block - 1, chunk + block + 1, 5 * chunk + 3, 100 * chunk + 7, many}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +298,7 @@ class Crc(Construction):
             raise ValueError("Crc: the polynomial must have a constant term")
 
     def own_edges(self, record: Algorithm) -> set[int]:
-        return super().own_edges(record) | around(32, 128, 256, 4096, 8192) | {100_003}
+        return super().own_edges(record) | around(32, 128, 256, 4096, 8192) | {140_003}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,7 +349,7 @@ class Hmac(Construction):
     def edges(self, record: Algorithm) -> set[int]:
         """Return only a few lengths, since the hash's own known answers cover all of its edges."""
         block = record.block_size
-        lengths = {0, 1, 4, record.digest_size, block - 1, block, 2 * block + 5}
+        lengths = {0, 1, 4, record.digest_size, block - 1, block, 2 * block + 5, BEYOND_16_BITS}
         return lengths | {5 * 8192 + 3} if record.parallel else lengths
 
     def key_sizes(self, record: Algorithm, usual: set[int]) -> set[int]:

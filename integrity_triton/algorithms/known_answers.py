@@ -39,6 +39,9 @@ _LENGTH = 32
 TAGS_OF_TAGS = 3
 _MOST_OUTPUT = 200
 _LARGEST_KEY = 64
+_SMALL_LEAF = 48
+# The number of leaves needs a second byte.
+_MANY_LEAVES = 258 * _SMALL_LEAF + 3
 _OUTPUTS = ((1, 0), (33, 0), (131, 0), (200, 0), (10, 1), (70, 63), (5, (1 << 40) + 3))
 
 Message = int | str | tuple[int, ...]
@@ -205,7 +208,8 @@ def modes(record: Algorithm) -> list[dict[str, Any]]:
         elif parameter.type is bool:
             values = (True,)
         elif parameter.type is int and parameter.name == "block_size":
-            values = (48, 200)  # With a leaf for each byte, the root would be very long.
+            # With a leaf for each byte, the root would be very long.
+            values = (_SMALL_LEAF, 200)
         elif parameter.type is int:
             ends = (parameter.minimum, parameter.maximum)
             values = [n for n in ends if n is not None]
@@ -239,9 +243,14 @@ def _questions(record: Algorithm) -> Iterator[Question]:
         for size in edges(record):
             yield Question(size, given, length)
         other = [block + 3]
+        if record.construction.hmac_of is None:
+            # The rows of a batch are equally long. Only if they differ does a digest show which was read.
+            yield Question(pattern(block + 1, 100).hex(), given, length)
     for mode in modes(record):
         own_length = None if "digest_size" in mode else length
         messages = [*other, *([0] if "key" in mode and not record.takes_tuples else [])]
+        if "block_size" in mode:
+            messages.append(_MANY_LEAVES)
         for message in messages:
             yield Question(message, {**given, **mode}, own_length)
     if record.keyed == "required":
