@@ -23,7 +23,7 @@ from ..hashing import new
 from ..output_files import write_file
 from .entry import TensorEntry
 from .errors import ManifestError, shown
-from .file_kinds import HEAD_SIZE, JSON, mistaken_for
+from .file_kinds import JSON, mistaken_for
 from .folder import read_folder
 from .live import hash_state_dict
 from .report import ModelReport, compare
@@ -294,13 +294,10 @@ class Manifest:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise ManifestError(f"{path}: not a regular file")
-        with open(path, "rb") as file:
-            data = file.read(
-                MAX_SIZE + 1 if status.st_size <= MAX_SIZE else HEAD_SIZE
-            )  # even if it has grown
         if status.st_size > MAX_SIZE:
-            reason = mistaken_for("a manifest", data, JSON)
-            raise ManifestError(f"{path}: {reason or f'not a manifest: larger than {MAX_SIZE} bytes'}")
+            raise ManifestError(f"{path}: not a manifest: larger than {MAX_SIZE} bytes")
+        with open(path, "rb") as file:
+            data = file.read(MAX_SIZE + 1)  # not more, even if the file has grown
         try:
             return cls.from_json(data)
         except ManifestError as error:
