@@ -86,10 +86,8 @@ def read_secret(path: str) -> bytes:
 
 
 def model_size(source: str) -> int:
-    """The size in bytes of a safetensors file, or of all safetensors files directly in a folder."""
-    path = Path(source)
-    files = path.glob("*.safetensors") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files)
+    """The size in bytes of a safetensors file, or of all safetensors files in a folder and its subfolders."""
+    return sum(file.stat().st_size for file in model_files(source) if file.suffix == ".safetensors")
 
 
 def model_files(source: str) -> Iterator[Path]:

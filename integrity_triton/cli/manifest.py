@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def manifest() -> None:
     """Make manifests of models' tensors, and check models against them.
 
-    SOURCE is a .safetensors file, or a folder of them.
+    SOURCE is a .safetensors file, or a folder with such files in it and in its subfolders.
     """
 
 

@@ -176,11 +176,12 @@ class Manifest:
         backend: str | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
-        """The manifest of all safetensors files of a folder; see :meth:`build`.
+        """The manifest of all safetensors files of a folder and its subfolders; see :meth:`build`.
 
-        The files are those directly in the folder and those that ``model.safetensors.index.json``
-        names. Raises ManifestError also if a file lies outside the folder, a tensor is in two
-        files, or the index disagrees with the files.
+        The tensors of a subfolder are named after it, for example ``2_Dense/linear.weight``. Indexes, as in
+        ``model.safetensors.index.json``, say which files belong together. Raises ManifestError also if
+        a file or a numbered shard is missing, a file lies outside the folder, a tensor is in two files and no
+        index says which one counts, or an index disagrees with the files.
         """
         record = _secure_algorithm(algorithm)
         return cls(record.name, hash_files(read_folder(path), record, backend, progress))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -76,6 +76,13 @@ class SafetensorsFile:
             except ManifestError as error:
                 raise ManifestError(f"{path}: {error}") from None
         return cls(path, tensors, metadata, _identity(status))
+
+    def under(self, prefix: str) -> SafetensorsFile:
+        """The same file, with names that begin with ``prefix``."""
+        if not prefix:
+            return self
+        check_name(prefix)
+        return replace(self, tensors=tuple(replace(t, name=prefix + t.name) for t in self.tensors))
 
     def check_unchanged(self) -> None:
         """Raise ManifestError if the file is no longer the one whose header was read."""

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrity_triton.models import ManifestError
+from integrity_triton.models import Manifest, ManifestError
 from integrity_triton.models.dtypes import DTYPE_BITS
 from integrity_triton.models.folder import read_folder
 from integrity_triton.models.safetensors_file import MAX_HEADER_SIZE, SafetensorsFile
@@ -196,9 +196,9 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def write_index(folder: Path, weight_map: object) -> None:
+def write_index(folder: Path, weight_map: object, name: str = "model.safetensors.index.json") -> None:
     index = {"metadata": {"total_size": 16.0}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / name).write_text(json.dumps(index))
 
 
 def names(folder: Path) -> set[str]:
@@ -209,9 +209,173 @@ def test_folder_with_index(folder: Path) -> None:
     assert names(folder) == {"a", "b"}
 
 
-def test_folder_without_index_is_flat(folder: Path) -> None:
+def test_folder_without_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").unlink()
-    assert names(folder) == {"a"}
+    assert names(folder) == {"a", "sub/b"}
+
+
+def test_files_in_subfolders_count(folder: Path) -> None:
+    """A pipeline of several models, whose tensors have equal names, and some of which have an index."""
+    for place in ("unet", "text_encoder", "deep/er", "unet/.hidden"):
+        (folder / place).mkdir(parents=True)
+        safetensors.torch.save_file(
+            {"a": torch.zeros(1), "w": torch.ones(1)}, folder / place / "1.safetensors"
+        )
+    write_index(folder, {"a": "1.safetensors", "w": "1.safetensors"}, "unet/x.safetensors.index.json")
+    found = {"unet/a", "unet/w", "text_encoder/a", "text_encoder/w", "deep/er/a", "deep/er/w"}
+    assert names(folder) == found | {"a", "b", "unet/.hidden/a", "unet/.hidden/w"}
+    assert names(folder / "unet") == {"a", "w", ".hidden/a", ".hidden/w"}
+    safetensors.torch.save_file({"unet/w": torch.ones(1)}, folder / "more.safetensors")
+    with pytest.raises(
+        ManifestError, match=r"'unet/w' is in both 'more.safetensors' and 'unet/1.safetensors'"
+    ):
+        read_folder(folder)
+
+
+def test_unreadable_subfolders_are_not_left_out(folder: Path, monkeypatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).rstrip("/").endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        read_folder(folder)
+
+
+INDEXES = [
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "model.safetensors.index.fp16.json",
+    "diffusion_pytorch_model.fp16.safetensors.index.json",
+    "model.safetensors.fp16.index.json",
+    "consolidated.safetensors.index.json",
+]
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_missing_shards_are_noticed_whatever_the_index_is_called(folder: Path, name: str) -> None:
+    (folder / INDEXES[0]).unlink()
+    for place in ("", "unet/"):
+        (folder / place).mkdir(exist_ok=True)
+        write_index(folder, {"x": "x-1.safetensors"}, place + name)
+        with pytest.raises(ManifestError, match=f"'{place}x-1.safetensors' is missing"):
+            read_folder(folder)
+        (folder / place / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("files", "missing"),
+    [
+        (["model-00001-of-00002"], 2),
+        (["model-00002-of-00002"], 1),
+        (["model.fp16-00001-of-00003", "model.fp16-00003-of-00003"], 2),
+        (["m-00001-of-00002.fp16", "m-00001-of-00002", "m-00002-of-00002"], 2),
+        (["m-1-of-000002"], 2),
+        (["m_1_of_2"], 2),
+        (["m-00000-of-00002"], 1),
+        (["m-tp-1-of-1-pp-2-of-2"], 1),
+        (["m-00001-of-999999999"], 2),
+        (["unet/m-00002-of-00002"], 1),
+        (["m-0-of-2", "m-1-of-2"], None),
+        (["m-00001-of-000002", "m-00002-of-000002"], None),
+        (["m-1-of-1"], None),
+        (["unet/m-1-of-2", "unet/m-2-of-2", "m-1-of-1"], None),
+        (["best-of-3", "1-of-", "m-00001-of-" + "9" * 60], None),
+    ],
+)
+def test_numbered_shards(tmp_path: Path, files: list[str], missing: int | None) -> None:
+    for i, name in enumerate(files):
+        path = tmp_path / f"{name}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        safetensors.torch.save_file({f"{i}": torch.zeros(1)}, path)
+    if missing is None:
+        assert len(names(tmp_path)) == len(files)
+        return
+    with pytest.raises(ManifestError, match=f"is one of [0-9]+ files, and number {missing} is missing"):
+        read_folder(tmp_path)
+    # An index is the better authority on what belongs to a set.
+    if "/" not in files[0]:
+        write_index(tmp_path, {f"{i}": f"{name}.safetensors" for i, name in enumerate(files)})
+        assert len(names(tmp_path)) == len(files)
+
+
+def test_an_index_resolves_overlay_shards(folder: Path, caplog) -> None:
+    safetensors.torch.save_file({"a": torch.full((2,), 7.0)}, folder / "overlay.safetensors")
+    write_index(folder, {"a": "overlay.safetensors", "b": "sub/2.safetensors"})
+    with pytest.raises(ManifestError, match=r"'a' is in both"):  # no index speaks for the other file
+        read_folder(folder)
+    safetensors.torch.save_file({"a": torch.zeros(2), "c": torch.zeros(1)}, folder / "1.safetensors")
+    write_index(folder, {"a": "overlay.safetensors", "b": "sub/2.safetensors", "c": "1.safetensors"})
+    found = {(file.path.name, t.name) for file in read_folder(folder) for t in file.tensors}
+    assert found == {("overlay.safetensors", "a"), ("1.safetensors", "c"), ("2.safetensors", "b")}
+    assert "the index assigns tensor 'a' to 'overlay.safetensors'" in caplog.text
+    assert "'1.safetensors' is not covered" in caplog.text
+    merged = {"a": torch.full((2,), 7.0), "b": torch.ones(2), "c": torch.zeros(1)}
+    assert Manifest.build(folder) == Manifest.build(merged)
+    write_index(folder, {"a": "1.safetensors", "b": "overlay.safetensors"}, INDEXES[1])
+    with pytest.raises(ManifestError, match=r"'b' is not in 'overlay.safetensors'"):
+        read_folder(folder)
+    write_index(folder, {"a": "1.safetensors", "d": "overlay.safetensors"}, INDEXES[1])
+    safetensors.torch.save_file({"a": torch.ones(2), "d": torch.ones(1)}, folder / "overlay.safetensors")
+    with pytest.raises(ManifestError, match=r"'a' is in both"):  # two indexes disagree
+        read_folder(folder)
+
+
+def test_snapshots_of_the_hugging_face_cache(tmp_path: Path) -> None:
+    """All files of a snapshot are links to files in ``blobs`` beside ``snapshots``."""
+    repository = tmp_path / "models--org--name"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    (repository / "blobs").mkdir(parents=True)
+    for place in ("", "2_Dense"):
+        (snapshot / place).mkdir(parents=True, exist_ok=True)
+        blob = repository / "blobs" / f"{place}blob"
+        safetensors.torch.save_file({"w": torch.zeros(2)}, blob)
+        (snapshot / place / "model.safetensors").symlink_to(os.path.relpath(blob, snapshot / place))
+    index = repository / "blobs" / "index"
+    index.write_text(json.dumps({"weight_map": {"w": "model.safetensors"}}))
+    (snapshot / INDEXES[0]).symlink_to("../../blobs/index")
+    assert names(snapshot) == {"w", "2_Dense/w"}
+    assert names(snapshot / "2_Dense") == {"w"}
+    alias = tmp_path / "alias"
+    alias.symlink_to(snapshot)
+    assert names(alias) == {"w", "2_Dense/w"}
+    # Two names of one file are two models to whoever loads them.
+    (snapshot / "3_Dense").mkdir()
+    (snapshot / "3_Dense" / "model.safetensors").symlink_to("../../../blobs/blob")
+    assert names(snapshot) == {"w", "2_Dense/w", "3_Dense/w"}
+
+    (repository / "blobs" / "blob").unlink()
+    with pytest.raises(ManifestError, match=r"'model\.safetensors' is missing"):
+        read_folder(snapshot)
+    for outside in (repository / "x.safetensors", repository / "blobs" / "deeper" / "x.safetensors"):
+        outside.parent.mkdir(exist_ok=True)
+        safetensors.torch.save_file({"secret": torch.zeros(2)}, outside)
+        (snapshot / "model.safetensors").unlink()
+        (snapshot / "model.safetensors").symlink_to(outside)
+        with pytest.raises(ManifestError, match="leaves the model folder"):
+            read_folder(snapshot)
+
+
+def test_blobs_are_for_snapshots_only(folder: Path) -> None:
+    (folder.parent / "blobs").mkdir()
+    (folder.parent / "outside.safetensors").rename(folder.parent / "blobs" / "outside.safetensors")
+    (folder / "x.safetensors").symlink_to("../blobs/outside.safetensors")
+    with pytest.raises(ManifestError, match="leaves the model folder"):
+        read_folder(folder)
+
+
+def test_linked_subfolders(folder: Path) -> None:
+    (folder / "latest").symlink_to("sub")
+    (folder / "loop").symlink_to(".")
+    (folder / "nowhere").symlink_to("absent")
+    (folder / "itself").symlink_to("itself")
+    assert names(folder) == {"a", "b"}
+    (folder / "out").symlink_to("..")
+    with pytest.raises(ManifestError, match="out: the path leaves the model folder"):
+        read_folder(folder)
 
 
 def test_files_beside_the_index_count(folder: Path) -> None:
