@@ -49,7 +49,17 @@ MOST_SECONDS = 4.0
 LAYOUTS = ("rows", "ragged", "stream")
 # Another value of these constants does not count as another kernel: data, and what depends on the layout.
 _DATA = {"REFLECTED"}
-_LAYOUT = {"TABLE", "OWN_STATE", "OWN_CONSTANTS", "OWN_KEY", "FINAL", "ALIGN", "ROOTS", "FOLDED", "LANES"}
+_LAYOUT = {
+    "TABLE",
+    "STATE_PER_MESSAGE",
+    "CONSTANTS_PER_MESSAGE",
+    "KEY_PER_MESSAGE",
+    "FINAL",
+    "ALIGN",
+    "ROOTS",
+    "FOLDED",
+    "LANES",
+}
 _SHORT, _HALF = 5120, 1 << 19
 
 

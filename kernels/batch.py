@@ -252,8 +252,8 @@ def hash_messages(
     STATE_WORDS: tl.constexpr,
     BIG_ENDIAN: tl.constexpr,
     TABLE: tl.constexpr,
-    OWN_STATE: tl.constexpr,
-    OWN_CONSTANTS: tl.constexpr,
+    STATE_PER_MESSAGE: tl.constexpr,
+    CONSTANTS_PER_MESSAGE: tl.constexpr,
     FINAL: tl.constexpr,
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -270,7 +270,7 @@ def hash_messages(
     sees zeros after them.
 
     ``state_ptr`` is the initial state of every message, words ``[STATE_WORDS]``, into which ``prefix`` bytes
-    have been absorbed. With OWN_STATE it is ``[count, STATE_WORDS]``, one state for each result row.
+    have been absorbed. With STATE_PER_MESSAGE it is ``[count, STATE_WORDS]``, one state for each result row.
 
     ``out_ptr`` receives ``[count, STATE_WORDS]`` words. With FINAL, each message is padded, and its row is
     the final state in the algorithm's byte order, which starts with the digest. Otherwise only whole blocks
@@ -279,10 +279,11 @@ def hash_messages(
     BLOCK is the block function ``(state, words, absorbed, last, flags, constants_ptr) -> state``. ``words``
     are in native order; ``absorbed``, int64 ``[lanes]``, counts the message bytes up to the end of this
     block; ``last`` tells whether it is the last block of the message; the algorithm defines ``flags``; and
-    ``constants_ptr`` points to the words of its table of constants. With OWN_CONSTANTS the table is
-    ``[count, OWN_CONSTANTS]``, one row for each result row, and the block function gets a pointer for each
-    lane. PAD is a padding function of ``padding.py``, ``padding`` its parameter, and ``minimum_padding`` the
-    least number of bytes that it adds. If that is 0, an empty message is hashed as one block of zeros.
+    ``constants_ptr`` points to the words of its table of constants. If CONSTANTS_PER_MESSAGE is not 0, the
+    table is ``[count, CONSTANTS_PER_MESSAGE]``, one row for each result row, and the block function gets a
+    pointer for each lane. PAD is a padding function of ``padding.py``, ``padding`` its parameter, and
+    ``minimum_padding`` the least number of bytes that it adds. If that is 0, an empty message is hashed as
+    one block of zeros.
     """
     RAW_WORDS: tl.constexpr = BLOCK_BYTES // 4
     block = step if VARIABLE_BLOCK else BLOCK_BYTES
@@ -299,10 +300,10 @@ def hash_messages(
         blocks = size // block
         most_blocks = longest // block
 
-    state = load_state(state_ptr, row, valid, OWN_STATE, STATE_WORDS, BLOCK_MSGS, VECTOR)
-    if OWN_CONSTANTS > 0:
+    state = load_state(state_ptr, row, valid, STATE_PER_MESSAGE, STATE_WORDS, BLOCK_MSGS, VECTOR)
+    if CONSTANTS_PER_MESSAGE > 0:
         # Lanes without a message read the constants of row 0, because block functions load without a mask.
-        constants_ptr = constants_ptr + tl.where(valid, row, 0) * OWN_CONSTANTS
+        constants_ptr = constants_ptr + tl.where(valid, row, 0) * CONSTANTS_PER_MESSAGE
     for n in range(most_blocks):
         number = tl.full((), 0, tl.int64) + n
         # This is 0 where the padding starts with this block, and negative where it started before. No padding

@@ -177,15 +177,15 @@ def load_state(
     pointer,
     row,
     mask,
-    OWN: tl.constexpr,
+    PER_MESSAGE: tl.constexpr,
     WORDS: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
     VECTOR: tl.constexpr = 1,
 ):
-    """The ``WORDS`` words of each lane's initial state. With OWN, ``pointer`` is ``[rows, WORDS]``, and each
-    lane loads its ``row`` as ``load_words`` does. Otherwise it is ``[WORDS]``, the same state for all
-    lanes."""
-    if OWN:
+    """The ``WORDS`` words of each lane's initial state. With PER_MESSAGE, ``pointer`` is ``[rows, WORDS]``,
+    and each lane loads its ``row`` as ``load_words`` does. Otherwise it is ``[WORDS]``, the same state for
+    all lanes."""
+    if PER_MESSAGE:
         out = load_words(pointer + row * WORDS, mask, WORDS, VECTOR)
     else:
         out = ()

@@ -63,7 +63,7 @@ def blake3_chunks(
     counter: tl.int64,
     flags: tl.int64,
     TABLE: tl.constexpr,
-    OWN_KEY: tl.constexpr,
+    KEY_PER_MESSAGE: tl.constexpr,
     ROOTS: tl.constexpr,
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -75,9 +75,9 @@ def blake3_chunks(
     first chunk of each message. Without TABLE, message i starts at ``address + i * stride`` and has
     ``per_row`` chunks. It has ``length`` bytes, or the rest of ``total`` bytes if that is less. ``nodes`` is
     the number of chunks of all messages, ``most_blocks`` the greatest number of blocks in a chunk.
-    ``key_ptr`` is uint32 ``[8]``, or with OWN_KEY ``[count, 8]``, a key for each message. ``flags`` are the
-    flags of the mode, and ``counter`` is the chunk counter of the first chunk of each message. ``cv_ptr``
-    receives uint32 chaining values, ``[rows, 8]``.
+    ``key_ptr`` is uint32 ``[8]``, or with KEY_PER_MESSAGE ``[count, 8]``, a key for each message. ``flags``
+    are the flags of the mode, and ``counter`` is the chunk counter of the first chunk of each message.
+    ``cv_ptr`` receives uint32 chaining values, ``[rows, 8]``.
 
     The only chunk of a message is its root. ROOTS tells what to do with it. 0: the message is a part of a
     longer one, and its chaining value goes to ``cv_ptr`` like the others. 1: the 8 words of its digest go to
@@ -121,7 +121,7 @@ def blake3_chunks(
     number_low = (number & 0xFFFFFFFF).to(tl.uint32)
     number_high = (number >> 32).to(tl.uint32)
 
-    cv = load_state(key_ptr, message, in_range, OWN_KEY, 8, BLOCK_MSGS, VECTOR)
+    cv = load_state(key_ptr, message, in_range, KEY_PER_MESSAGE, 8, BLOCK_MSGS, VECTOR)
     for n in range(most_blocks):
         word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS
         left = tl.minimum(tl.maximum(chunk_size - (word * 4).to(tl.int32), 0), BLOCK_BYTES)
@@ -161,7 +161,7 @@ def blake3_parents(
     level: tl.int64,
     flags: tl.int64,
     TABLE: tl.constexpr,
-    OWN_KEY: tl.constexpr,
+    KEY_PER_MESSAGE: tl.constexpr,
     ROOTS: tl.constexpr,
     VECTOR: tl.constexpr,
     BLOCK_MSGS: tl.constexpr,
@@ -201,7 +201,7 @@ def blake3_parents(
     pointer = cv_ptr + (source + 2 * index) * 8
     left = load_words(pointer, has_left, 8, VECTOR)
     right = load_words(pointer + 8, has_right, 8, VECTOR)
-    key = load_state(key_ptr, message, in_range, OWN_KEY, 8, BLOCK_MSGS, VECTOR)
+    key = load_state(key_ptr, message, in_range, KEY_PER_MESSAGE, 8, BLOCK_MSGS, VECTOR)
     zero = tl.full((BLOCK_MSGS,), 0, tl.uint32)
     parent_flags = zero | (flags.to(tl.uint32) | PARENT)
     if ROOTS == 1:

@@ -129,7 +129,7 @@ def highwayhash_messages(
     rounds: tl.int64,
     out_words: tl.int64,
     TABLE: tl.constexpr,
-    OWN_STATE: tl.constexpr,
+    STATE_PER_MESSAGE: tl.constexpr,
     FINAL: tl.constexpr,
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -139,7 +139,7 @@ def highwayhash_messages(
 
     The arguments that describe the messages are those of ``hash_messages`` (``batch.py``). ``state_ptr`` is
     uint64 ``[16]``, the initial state of every message, which may have absorbed packets before it. With
-    OWN_STATE it is ``[count, 16]``, one state for each result row.
+    STATE_PER_MESSAGE it is ``[count, 16]``, one state for each result row.
 
     With FINAL, ``out_ptr`` receives uint64 ``[count, out_words]``, the 1, 2 or 4 words of output after
     ``rounds`` rounds of finalization, little-endian. Otherwise it receives ``[count, 16]``, the state after
@@ -148,7 +148,7 @@ def highwayhash_messages(
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
     )
-    state = load_state(state_ptr, row, valid, OWN_STATE, 16, BLOCK_MSGS)
+    state = load_state(state_ptr, row, valid, STATE_PER_MESSAGE, 16, BLOCK_MSGS)
     common = shortest >> 5
     packets = size >> 5
     for n in range(longest >> 5):

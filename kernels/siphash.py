@@ -79,7 +79,7 @@ def siphash_messages(
     C: tl.constexpr,
     D: tl.constexpr,
     TABLE: tl.constexpr,
-    OWN_STATE: tl.constexpr,
+    STATE_PER_MESSAGE: tl.constexpr,
     FINAL: tl.constexpr,
     ALIGN: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -89,7 +89,7 @@ def siphash_messages(
 
     The arguments that describe the messages are those of ``hash_messages`` (``batch.py``). ``state_ptr`` is
     uint64 ``[4]``, the initial state of every message, into which ``prefix`` bytes, a multiple of 32, have
-    been absorbed. With OWN_STATE it is ``[count, 4]``, one state for each result row.
+    been absorbed. With STATE_PER_MESSAGE it is ``[count, 4]``, one state for each result row.
 
     With FINAL, ``out_ptr`` receives uint64 ``[count, out_words]``, 1 or 2 words of output, little-endian.
     Otherwise it receives ``[count, 4]``, the state after the whole blocks of 32 bytes.
@@ -97,7 +97,7 @@ def siphash_messages(
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
     )
-    state = load_state(state_ptr, row, valid, OWN_STATE, 4, BLOCK_MSGS)
+    state = load_state(state_ptr, row, valid, STATE_PER_MESSAGE, 4, BLOCK_MSGS)
     common = shortest >> 5
     full = tl.full((BLOCK_MSGS,), 32, tl.int32)
     for n in range(common):

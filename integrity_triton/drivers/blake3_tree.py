@@ -126,7 +126,7 @@ class Blake3TreeDriver(Driver):
             "table_ptr": placement.table,
             "key_ptr": key,
         }
-        constants = {"TABLE": placement.has_table, "OWN_KEY": key.dim() == 2, "ROOTS": roots}
+        constants = {"TABLE": placement.has_table, "KEY_PER_MESSAGE": key.dim() == 2, "ROOTS": roots}
         # Where every message is a single chunk, and so a root, nothing is stored here.
         rows = nodes + messages.count if placement.has_table else nodes
         stored = rows if widest > 1 or roots == _INNER else 1
@@ -208,7 +208,7 @@ class Blake3TreeDriver(Driver):
                 "level": 0,
                 "flags": flags,
             },
-            {"TABLE": False, "OWN_KEY": False, "ROOTS": roots},
+            {"TABLE": False, "KEY_PER_MESSAGE": False, "ROOTS": roots},
         )
         return node if roots == _NODE else parent[0]
 

@@ -74,7 +74,7 @@ class HighwayHashDriver(IteratedDriver):
             },
             {
                 "TABLE": placement.has_table,
-                "OWN_STATE": start.state.dim() == 2,
+                "STATE_PER_MESSAGE": start.state.dim() == 2,
                 "FINAL": final,
                 "ALIGN": placement.align,
             },

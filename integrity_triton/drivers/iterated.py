@@ -166,8 +166,8 @@ class IteratedDriver(Driver):
                 "STATE_WORDS": construction.state_words,
                 "BIG_ENDIAN": construction.byteorder == "big",
                 "TABLE": placement.has_table,
-                "OWN_STATE": start.state.dim() == 2,
-                "OWN_CONSTANTS": start.constants_per_message(),
+                "STATE_PER_MESSAGE": start.state.dim() == 2,
+                "CONSTANTS_PER_MESSAGE": start.constants_per_message(),
                 "FINAL": final,
                 # Every block has to be aligned, not only the first of a message.
                 "ALIGN": min(placement.align, (step or block) & -(step or block)),

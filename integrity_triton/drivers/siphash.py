@@ -80,7 +80,7 @@ class SipHashDriver(IteratedDriver):
                 "C": c,
                 "D": d,
                 "TABLE": placement.has_table,
-                "OWN_STATE": start.state.dim() == 2,
+                "STATE_PER_MESSAGE": start.state.dim() == 2,
                 "FINAL": final,
                 "ALIGN": placement.align,
             },
