@@ -12,6 +12,7 @@ from ..launching.launch import Launch
 from .base import Probe
 from .interpreter.language import language_lock
 from .triton_backend import TritonBackend
+from .triton_cache import launch_with_cache
 
 if TYPE_CHECKING:
     import torch
@@ -81,4 +82,4 @@ class JitBackend(TritonBackend):
         programs = -(-launch.lanes // options["BLOCK_MSGS"])
         # The guard makes the tensors' device current; Triton takes that device's current stream.
         with language_lock, torch.get_device_module(launch.device).device(launch.device):
-            kernel[(programs,)](**launch.arguments, **constants, **options)
+            launch_with_cache(lambda: kernel[(programs,)](**launch.arguments, **constants, **options))

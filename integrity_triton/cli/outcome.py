@@ -23,5 +23,6 @@ def describe(error: BaseException) -> str:
 
 def describe_at(name: str, error: BaseException) -> str:
     """An error in words, after the name of the file that it concerns."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else describe(error)
-    return f"{name}: {text}"
+    if isinstance(error, OSError) and error.strerror and error.filename in (None, name):
+        return f"{name}: {error.strerror}"
+    return f"{name}: {describe(error)}"

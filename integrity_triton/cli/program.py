@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -40,12 +41,13 @@ for _command in (algorithms, aot, conformance, devices, hash_files, keygen, mani
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default the arguments of this process, and return the exit status.
 
-    The status is 0 if everything is good, 1 if data, a manifest or a signature does not match, and 2 for bad
-    use or unreadable input. It is 130 after an interrupt, and 141 if the reader of the output has gone away.
+    The status is 0 if everything is good, 1 if data, a manifest or a signature does not match, and 2 for
+    everything else that goes wrong, which includes faults of this program. It is 130 after an interrupt, and
+    141 if the reader of the output has gone away.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     status = _run(given)
-    _settle_stdout()
+    _settle_streams()
     return status
 
 
@@ -67,6 +69,10 @@ def _run(given: list[str]) -> int:
         return _fail(describe(error), as_json, MISMATCH)
     except EXPECTED_ERRORS as error:
         return _fail(describe(error), as_json)
+    except (Exception, SystemExit) as error:  # a plug-in may even try to end the program
+        with suppress(OSError):
+            traceback.print_exc()
+        return _fail(f"internal error: {type(error).__name__}: {error}", as_json)
 
 
 def _fail(message: str, as_json: bool, status: int = TROUBLE) -> int:
@@ -77,13 +83,15 @@ def _fail(message: str, as_json: bool, status: int = TROUBLE) -> int:
     return status
 
 
-def _settle_stdout() -> None:
-    """Drop output that stdout could not take. Python would try to write it again at exit, and complain."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _settle_streams() -> None:
+    """Drop output that stdout or stderr could not take. Python would try to write it again at exit, and
+    replace the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _usage(error: click.ClickException) -> str:

@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,11 +31,13 @@ def printable(text: str) -> str:
 
 
 def complain(message: str) -> None:
-    """Write ``message`` to stderr in one line, even if it has several."""
-    if sys.stderr is not None:
-        line = printable(" ".join(message.splitlines()))
-        sys.stderr.write(f"{PROGRAM}: {line}\n")
-        sys.stderr.flush()
+    """Write ``message`` to stderr in one line, even if it has several. The exit status tells what happened
+    even if stderr cannot be written."""
+    line = printable(" ".join(message.splitlines()))
+    with suppress(OSError):
+        if sys.stderr is not None:
+            sys.stderr.write(f"{PROGRAM}: {line}\n")
+            sys.stderr.flush()
 
 
 def write_stdout(data: bytes) -> None:

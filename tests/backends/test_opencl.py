@@ -15,7 +15,7 @@ import torch
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.backends import opencl, registry
-from integrity_triton.backends.opencl import cpu_choice
+from integrity_triton.backends.opencl import binary_cache, cpu_choice
 from integrity_triton.backends.registry import get as get_backend
 from integrity_triton.messages.from_caller import batch_messages, chunk_messages
 from support import rows_as_bytes
@@ -175,25 +175,27 @@ def _fresh_digest() -> bytes:
     return rows_as_bytes(digests)[0]
 
 
-def test_binaries_are_cached_and_damaged_ones_replaced(cache):
+def test_binaries_are_cached_and_damaged_ones_replaced(cache, runtime, monkeypatch):
+    monkeypatch.setattr(runtime.cl, "_PYOPENCL_NO_CACHE", False)
     expected = hashlib.sha256(b"abc").digest()
     assert _fresh_digest() == expected
     (path,) = cache.iterdir()
     good = path.read_bytes()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    assert opencl._read_cached(path) is None
+    assert binary_cache.read(path.name) is None
     assert _fresh_digest() == expected
-    assert opencl._read_cached(path) is not None
+    assert binary_cache.read(path.name) is not None
     path.write_bytes(hashlib.sha256(b"no program").digest() + b"no program")
     assert _fresh_digest() == expected
+    assert not runtime.cl._PYOPENCL_NO_CACHE  # the user's own kernels use it
 
 
 def test_a_binary_that_others_can_write_is_not_taken(cache):
     _fresh_digest()
     (path,) = cache.iterdir()
-    assert opencl._read_cached(path) is not None
+    assert binary_cache.read(path.name) is not None
     path.chmod(0o666)
-    assert opencl._read_cached(path) is None
+    assert binary_cache.read(path.name) is None
 
 
 def test_a_cache_that_cannot_be_written_costs_no_digest(runtime, tmp_path, monkeypatch):

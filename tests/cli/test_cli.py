@@ -356,6 +356,58 @@ def test_bad_use_is_one_line_and_status_2(run: Run, arguments: list[str], as_jso
         assert got.out == b""
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    "fault",
+    [RuntimeError("x"), MemoryError("x"), AssertionError("x"), KeyError("x"), SystemExit(0), SystemExit(1)],
+    ids=repr,
+)
+def test_an_internal_error_is_not_a_mismatch(
+    run: Run, monkeypatch: pytest.MonkeyPatch, fault: BaseException, as_json: bool
+) -> None:
+    from integrity_triton import hashing
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise fault
+
+    Path("data").write_bytes(b"")
+    monkeypatch.setattr(hashing, "new", failing)
+    for command in (["hash", "sha256", "data"], ["hash", "sha256", "--check", "data"]):
+        got = run(*command, *(["--json"] if as_json else []))
+        assert got.status == 2
+        last = got.err.splitlines()[-1]
+        assert last.startswith(f"integrity-triton: internal error: {type(fault).__name__}: ".encode())
+        assert b"Traceback" in got.err  # for whoever mends it
+        if as_json:
+            assert got.document["ok"] is False
+
+
+def test_an_incomplete_installation_is_not_a_mismatch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "integrity_triton.cli.program", None)
+    got = run("hash", "sha256")
+    assert got.status == 2
+    assert got.err.startswith(b"integrity-triton: the program cannot be loaded: ")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="not applicable: no /dev/full")
+def test_messages_that_cannot_be_written_do_not_look_like_a_mismatch(tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        running = process("hash", "sha256", tmp_path / "nowhere", stderr=full)
+        assert running.wait(timeout=60) == 2
+
+
+def test_an_error_names_the_file_that_it_concerns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from integrity_triton import files
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/another/file")
+
+    Path("data").write_bytes(b"x")
+    monkeypatch.setattr(files, "update_from_file", failing)
+    got = run("hash", "sha256", "data")
+    assert got.err == b"integrity-triton: data: /another/file: Permission denied\n"
+
+
 def test_a_backend_that_is_absent_is_named_with_its_reason(run: Run) -> None:
     absent = [b for b in run("devices", "--json").document["backends"] if not b["available"]]
     for backend in absent:

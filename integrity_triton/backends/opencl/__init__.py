@@ -18,6 +18,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from ...launching.launch import Launch
 from ...messages.layout import Messages
 from ..base import Probe
 from ..triton_backend import TritonBackend
-from . import prebuilt
+from . import binary_cache, prebuilt
 from .cpu_choice import kernels_are_faster
 
 if TYPE_CHECKING:
@@ -181,11 +182,12 @@ class _Runtime:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", self.cl.CompilerWarning)  # it also reports success this way
             program = self._program(artifact)
-        kernel = getattr(program, sidecar["entry"])
         trailing = tuple(self.cl.LocalMemory(a["bytes"]) for a in sidecar["trailing_arguments"])
         # Knowing which arguments are integers lets pyopencl set all of them in the time of one.
         integers = [np.int64 if a["type"] == "i64" else None for a in sidecar["arguments"]]
-        kernel.set_scalar_arg_dtypes(integers + [None] * len(trailing))
+        with _invokers_uncached(self.cl):
+            kernel = getattr(program, sidecar["entry"])
+            kernel.set_scalar_arg_dtypes(integers + [None] * len(trailing))
         return _Ready(
             kernel,
             threading.Lock(),
@@ -196,65 +198,61 @@ class _Runtime:
 
     def _program(self, artifact: prebuilt.Prebuilt) -> Any:
         cl = self.cl
-        cache = _cache_file(artifact, self.device)
-        binary = _read_cached(cache)
+        cached = _cache_name(artifact, self.device)
+        binary = binary_cache.read(cached)
         if binary is not None:
             try:
                 return cl.Program(self.context, [self.device], [binary]).build()
             except cl.Error as error:
-                _logger.info("the device refuses the cached binary %s (%s); it is built again", cache, error)
+                _logger.info("the device refuses the cached binary %s (%s); it is built again", cached, error)
         try:
             program = cl.Program(self.context, artifact.binary).build()
         except cl.Error as error:
             raise BackendUnavailable(
                 f"prebuilt kernel {artifact.name} does not build on {self.label}: {error}"
             ) from error
-        _write_cached(cache, program.get_info(cl.program_info.BINARIES)[0])
+        binary_cache.write(cached, program.get_info(cl.program_info.BINARIES)[0])
         return program
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "integrity_triton" / "opencl"
-
-
-def _cache_file(artifact: prebuilt.Prebuilt, device: Any) -> Path | None:
+def _cache_name(artifact: prebuilt.Prebuilt, device: Any) -> str:
+    """The name of the binary of an artifact for a device in the cache."""
     key = hashlib.sha256(artifact.binary)
     for part in (device.platform.name, device.name, device.version, device.driver_version):
         key.update(part.encode() + b"\0")
+    return f"{artifact.name}-{key.hexdigest()[:32]}"
+
+
+@contextlib.contextmanager
+def _invokers_uncached(cl: Any) -> Iterator[None]:
+    """Keep pyopencl from its cache of invokers while the block runs.
+
+    pyopencl writes Python code that sets a kernel's arguments, and keeps it in a database in the user's
+    folder for caches. It fails if it cannot write there, and executes whatever it reads there.
+    """
+    setting = "_PYOPENCL_NO_CACHE"  # what the environment variable PYOPENCL_NO_CACHE sets
+    before = getattr(cl, setting, True)
+    with _no_unraisable_errors():
+        try:
+            import_module("pyopencl.invoker")
+        except Exception:  # the database cannot be opened, so nobody in this process can use it
+            before = True
+    setattr(cl, setting, True)
     try:
-        return _cache_folder() / f"{artifact.name}-{key.hexdigest()[:32]}"
-    except RuntimeError:  # the user has no home directory
-        return None
+        yield
+    finally:
+        setattr(cl, setting, before)
 
 
-def _read_cached(path: Path | None) -> bytes | None:
-    """A binary that :func:`_write_cached` wrote. None if there is none, if it is damaged, or if another user
-    could have written it."""
-    if path is None:
-        return None
+@contextlib.contextmanager
+def _no_unraisable_errors() -> Iterator[None]:
+    """Keep quiet about errors in finalizers: a database that could not be opened has one."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
     try:
-        state = path.stat()
-        data = path.read_bytes()
-    except OSError:
-        return None
-    if hasattr(os, "getuid") and (state.st_uid != os.getuid() or state.st_mode & 0o022):
-        return None
-    digest, binary = data[:32], data[32:]
-    return binary if hashlib.sha256(binary).digest() == digest else None
-
-
-def _write_cached(path: Path | None, binary: bytes) -> None:
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The file appears at once and whole, because other processes may read it meanwhile.
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(binary).digest() + binary)
-        os.replace(file.name, path)
-    except OSError as error:
-        _logger.info("the binary of %s is not cached: %s", path.name, error)
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 class OpenClBackend(TritonBackend):
