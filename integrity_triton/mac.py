@@ -19,6 +19,7 @@ from .messages.from_caller import buffer_view, is_tensor, tensor_bytes
 from .messages.layout import Ragged, Rows
 from .messages.moving import moved
 from .messages.per_message import PerMessage
+from .strict_json import check_members, check_sizes, parse_hex, parse_object, shown
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,8 @@ __all__ = ["TagMismatch", "TensorTags", "mac_tensors"]
 
 KEY_SIZE, NONCE_SIZE, TAG_SIZE = 32, 16, 16
 _FORMAT = "integrity_triton mac_tensors 1"
+_FIELDS: Mapping[str, type] = {"format": str, "nonce": str, "chunk_size": int, "tensors": list}
+_TENSOR_FIELDS: Mapping[str, type] = {"name": str, "dtype": str, "shape": list, "tag": str, "chunks": str}
 # Each use of the pseudorandom function begins with its own prefix.
 _R, _PAD, _TAG = b"ITmac1.r", b"ITmac1.p", b"ITmac1.t"
 _CHUNK_SIZE = 4 << 20
@@ -36,11 +39,14 @@ _MOST_CHUNK_SIZE = 1 << 40
 class TagMismatch(IntegrityError):
     """The tensors are not those that were tagged."""
 
-    def __init__(self, message: str, mismatches: Sequence[tuple[str, int | None]]) -> None:
+    def __init__(self, message: str, mismatches: Sequence[tuple[str, int | None]] = ()) -> None:
         super().__init__(message)
         self.mismatches = tuple(mismatches)
         """Names of tensors, each with the index of a chunk that differs, or with None for the whole
         tensor."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.mismatches), self.__dict__
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,14 @@ class _TensorSpec:
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        try:
+            self.name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"tensor name {shown(self.name)} has a lone surrogate, which is not text"
+            ) from None
 
     @classmethod
     def of(cls, name: Any, tensor: Any) -> _TensorSpec:
@@ -133,21 +147,54 @@ class TensorTags:
             if spec != tagged:
                 raise TagMismatch(f"{spec.name!r} is {spec}, and {tagged} was tagged", [(spec.name, None)])
         now = mac_tensors(tensors, key, nonce=self.nonce, chunk_size=self.chunk_size, backend=backend)
-        # All chunks are compared on the devices, regardless of the results, before the first one is fetched.
-        differing = [
-            ((now.chunk_tags(name) ^ self.chunk_tags(name).to(now.chunk_tags(name).device)) != 0).any(dim=1)
-            for name in now.names
-        ]
+        for spec in now._specs:
+            tags, expected = len(self.chunk_tags(spec.name)), len(now.chunk_tags(spec.name))
+            if tags != expected:
+                raise TagMismatch(
+                    f"{spec.name!r} has {expected} chunks, and the tags of {tags} are given",
+                    [(spec.name, None)],
+                )
         mismatches: list[tuple[str, int | None]] = []
         told = []
-        for spec, chunks in zip(now._specs, (d.cpu().tolist() for d in differing), strict=True):
-            mismatches += [(spec.name, i) for i, differs in enumerate(chunks) if differs]
-            told += [f"{spec.name!r}: {_places(chunks, self.chunk_size)}"] if any(chunks) else []
+        for name, (*chunks, whole) in self._differing(now).items():
+            if any(chunks):
+                mismatches += [(name, i) for i, differs in enumerate(chunks) if differs]
+                told.append(f"{name!r}: {_places(chunks, self.chunk_size)}")
+            elif whole:
+                mismatches.append((name, None))
+                told.append(repr(name))
         if mismatches:
             raise TagMismatch(f"the tags do not match: {_listed(told, quoted=False)}", mismatches)
-        wrong = [name for name in now.names if now[name] != self[name]]
-        if wrong:
-            raise TagMismatch(f"the tags do not match: {_listed(wrong)}", [(name, None) for name in wrong])
+
+    def _differing(self, now: TensorTags) -> dict[str, list[bool]]:
+        """For each tensor of ``now``, whether each chunk's tag and at last its whole tag differ.
+
+        The time does not depend on the bytes of the tags: each device compares all of them by the same
+        operations, without an early end, before the first result is fetched.
+        """
+        import torch
+
+        by_device: dict[torch.device, list[str]] = {}
+        for name in now.names:
+            by_device.setdefault(now.chunk_tags(name).device, []).append(name)
+        queued = []
+        for device, names in by_device.items():
+            computed = torch.cat([now._rows(name) for name in names])
+            given = torch.cat([self._rows(name).to(device) for name in names])
+            queued.append((computed ^ given).sum(dim=1) != 0)
+        found = {}
+        for names, differing in zip(by_device.values(), queued, strict=True):
+            counts = [len(now.chunk_tags(name)) + 1 for name in names]
+            for name, flags in zip(names, torch.split_with_sizes(differing.cpu(), counts), strict=True):
+                found[name] = flags.tolist()
+        return {name: found[name] for name in now.names}
+
+    def _rows(self, name: str) -> torch.Tensor:
+        """The tags of a tensor's chunks and its whole tag, uint8 ``[chunks + 1, 16]``."""
+        import torch
+
+        whole = self._tags[self._index[name]]
+        return torch.cat([self.chunk_tags(name), whole.view(1, TAG_SIZE).to(self.chunk_tags(name).device)])
 
     def to_json(self) -> str:
         """The tags as JSON text, which holds no key."""
@@ -170,38 +217,53 @@ class TensorTags:
         return json.dumps(document, indent=1)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> TensorTags:
-        """The tags that :meth:`to_json` wrote. Raises ValueError for any other text."""
+    def from_json(cls, text: str | bytes | bytearray) -> TensorTags:
+        """The tags that :meth:`to_json` wrote, which may have been changed on the way.
+
+        Raises ValueError for a text of another form, and TypeError for an argument of another type. Only
+        :meth:`verify` shows whether the tags belong to the tensors.
+        """
         import torch
 
-        def tags(value: str) -> torch.Tensor:
-            data = bytes.fromhex(value)
+        if not isinstance(text, str | bytes | bytearray):
+            raise TypeError(f"tags are parsed from str or bytes, not from {type(text).__name__}")
+
+        def tags(value: str, what: str) -> torch.Tensor:
+            data = parse_hex(value, what)
             if len(data) % TAG_SIZE:
-                raise ValueError("a tag is not whole")
+                raise ValueError(
+                    f"the field {what!r} must hold tags of {TAG_SIZE} bytes, not {len(data)} bytes"
+                )
             tensor = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)[: len(data)]
             return tensor.view(-1, TAG_SIZE)
 
         try:
-            document = json.loads(text)
-            if document["format"] != _FORMAT:
-                raise ValueError(f"format {document['format']!r}")
-            nonce, chunk_size = bytes.fromhex(document["nonce"]), document["chunk_size"]
+            document = parse_object(text)
+            if document.get("format") != _FORMAT:
+                raise ValueError(f"the field 'format' must be {_FORMAT!r}")
+            check_members(document, _FIELDS)
+            nonce, chunk_size = parse_hex(document["nonce"], "nonce"), document["chunk_size"]
             _check_chunk_size(chunk_size)
+            if len(nonce) != NONCE_SIZE:
+                raise ValueError(f"the nonce must be {NONCE_SIZE} bytes long, not {len(nonce)}")
             specs, chunks, whole = [], [], []
             for entry in document["tensors"]:
-                shape = tuple(entry["shape"])
-                if not isinstance(entry["name"], str) or not isinstance(entry["dtype"], str):
-                    raise ValueError("a name or dtype that is no text")
-                if any(type(size) is not int or not 0 <= size < 1 << 63 for size in shape):
-                    raise ValueError("a shape that is none")
+                if not isinstance(entry, dict):
+                    raise ValueError("a tensor must be an object")
+                check_members(entry, _TENSOR_FIELDS)
+                shape = check_sizes(entry["shape"], "shape")
+                if any(size >= 1 << 63 for size in shape):
+                    raise ValueError("a dimension must be less than 2**63")
                 specs.append(_TensorSpec(entry["name"], entry["dtype"], shape))
-                chunks.append(tags(entry["chunks"]))
-                (tag,) = tags(entry["tag"])
-                whole.append(tag)
-            if len(nonce) != NONCE_SIZE or len({spec.name for spec in specs}) != len(specs):
-                raise ValueError("a nonce of another size, or a name twice")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"these are no tags of tensors: {error}") from None
+                chunks.append(tags(entry["chunks"], "chunks"))
+                tag = tags(entry["tag"], "tag")
+                if len(tag) != 1:
+                    raise ValueError(f"the field 'tag' must hold one tag, not {len(tag)}")
+                whole.append(tag[0])
+            if len({spec.name for spec in specs}) != len(specs):
+                raise ValueError("a tensor is listed twice")
+        except ValueError as error:
+            raise ValueError(f"these are not tags of tensors: {error}") from None
         return cls(nonce, chunk_size, specs, chunks, whole)
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from ..strict_json import parse_object
 from .errors import ManifestError, shown
 from .file_kinds import JSON, mistaken_for
 from .safetensors_file import SafetensorsFile
-from .strict_json import parse_object
 
 MAX_INDEX_SIZE = 64 << 20
 """Bytes."""
@@ -185,7 +185,7 @@ class _Place:
             raise ManifestError(f"{path}: {error}") from None
         try:
             return parse_index(data)
-        except ManifestError as error:
+        except ValueError as error:
             raise ManifestError(f"{path}: {mistaken_for('an index', data, JSON) or error}") from None
 
 
@@ -211,16 +211,16 @@ def _folder_of(name: str) -> str:
 
 
 def parse_index(data: bytes) -> dict[str, str]:
-    """The ``weight_map`` of an index. Its other members concern only the loader. Raises ManifestError."""
+    """The ``weight_map`` of an index. Its other members concern only the loader. Raises ValueError."""
     weight_map = parse_object(data, floats=True).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise ManifestError("weight_map must be an object")
+        raise ValueError("weight_map must be an object")
     for tensor_name, file_name in weight_map.items():
         if not isinstance(file_name, str):
-            raise ManifestError(f"weight_map: the file of {shown(tensor_name)} must be a string")
+            raise ValueError(f"weight_map: the file of {shown(tensor_name)} must be a string")
         parts = file_name.split("/")
         if any(part in {"", ".", ".."} for part in parts) or not file_name.isprintable():
-            raise ManifestError(f"weight_map: {shown(file_name)} is not a path inside the folder")
+            raise ValueError(f"weight_map: {shown(file_name)} is not a path inside the folder")
         if "\\" in file_name or ":" in file_name:  # these are separators and drives on some systems
-            raise ManifestError(f"weight_map: {shown(file_name)} is not a portable path")
+            raise ValueError(f"weight_map: {shown(file_name)} is not a portable path")
     return weight_map

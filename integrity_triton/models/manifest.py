@@ -8,7 +8,6 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import re
 import stat
 import struct
 import sys
@@ -21,6 +20,7 @@ from ..algorithms import Algorithm, Security
 from ..files import Progress
 from ..hashing import new
 from ..output_files import write_file
+from ..strict_json import check_members, check_sizes, parse_hex, parse_object
 from .entry import TensorEntry
 from .errors import ManifestError, shown
 from .file_kinds import JSON, mistaken_for
@@ -29,7 +29,6 @@ from .live import hash_state_dict
 from .report import ModelReport, compare
 from .safetensors_file import SafetensorsFile
 from .stored import hash_files
-from .strict_json import check_members, check_sizes, parse_object
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +42,6 @@ MAX_SIZE = 64 << 20
 
 _LEAST_COLLISION_BITS = 112  # with less than this, two models with the same root can be found
 _ROOT_DOMAIN = b"integrity_triton manifest root"
-_HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
 _FIELDS: Mapping[str, type] = {"format": str, "version": int, "algorithm": str, "root": str, "tensors": list}
 _TENSOR_FIELDS: Mapping[str, type] = {"name": str, "dtype": str, "shape": list, "nbytes": int, "digest": str}
 
@@ -247,7 +245,7 @@ class Manifest:
             raise ManifestError(f"not a manifest: larger than {MAX_SIZE} bytes")
         try:
             return cls._from_object(parse_object(data))
-        except ManifestError as error:
+        except ValueError as error:
             raise ManifestError(f"not a valid manifest: {error}") from None
 
     @classmethod
@@ -266,12 +264,12 @@ class Manifest:
         record = _secure_algorithm(members["algorithm"])
         if record.name != members["algorithm"]:
             raise ManifestError(f"the algorithm must be spelled {record.name!r}")
-        root = _parse_hex("root", members["root"])
+        root = parse_hex(members["root"], "root")
         entries = []
         for i, tensor in enumerate(members["tensors"]):
             try:
                 entries.append(_parse_entry(tensor))
-            except ManifestError as error:
+            except ValueError as error:
                 raise ManifestError(f"tensors[{i}]: {error}") from None
         manifest = cls(record.name, entries)
         if not hmac.compare_digest(root, manifest.root):
@@ -357,18 +355,12 @@ def _counted(data: bytes) -> bytes:
     return _u64(len(data)) + data
 
 
-def _parse_hex(field: str, text: str) -> bytes:
-    if not _HEX.match(text):
-        raise ManifestError(f"the field {field!r} must be an even number of lower-case hexadecimal digits")
-    return bytes.fromhex(text)
-
-
 def _parse_entry(value: Any) -> TensorEntry:
     if not isinstance(value, dict):
         raise ManifestError("an entry must be an object")
     check_members(value, _TENSOR_FIELDS)
     shape = check_sizes(value["shape"], "shape")
-    digest = _parse_hex("digest", value["digest"])
+    digest = parse_hex(value["digest"], "digest")
     return TensorEntry(value["name"], value["dtype"], shape, value["nbytes"], digest)
 
 

@@ -43,8 +43,7 @@ from ..backends.registry import requested
 from ..errors import IntegrityError, IntegrityTritonError
 from ..files import Progress, hash_file
 from ..output_files import check_output_file, write_file
-from .errors import shown
-from .strict_json import parse_object
+from ..strict_json import parse_object, shown
 
 __all__ = ["HashingConfig", "SignatureFormatError", "generate_key", "sign", "verify"]
 

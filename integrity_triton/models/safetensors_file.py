@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..strict_json import check_members, check_sizes, parse_object
 from .dtypes import DTYPE_BITS, LARGEST_SIZE, byte_length
 from .entry import check_name
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, SAFETENSORS, mistaken_for
-from .strict_json import check_members, check_sizes, parse_object
 
 MAX_HEADER_SIZE = 100_000_000
 """Bytes. The safetensors library has the same limit."""
@@ -117,7 +117,7 @@ def _parse_header(
 ) -> tuple[Mapping[str, str], tuple[StoredTensor, ...]]:
     try:
         members = parse_object(header)
-    except ManifestError as error:
+    except ValueError as error:
         raise ManifestError(f"header: {error}") from None
     metadata = members.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -126,7 +126,7 @@ def _parse_header(
     for name, description in members.items():
         try:
             tensors.append(_parse_tensor(name, description, data_start))
-        except ManifestError as error:
+        except ValueError as error:
             raise ManifestError(f"header: tensor {shown(name)}: {error}") from None
     tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
     _check_layout(tensors, data_start, data_start + data_size)

@@ -204,9 +204,9 @@ def test_no_key_is_told():
             ValueError,
             "tensor 'a': a meta tensor",
         ),
-        (lambda: it.TensorTags.from_json("{}"), ValueError, "these are no tags of tensors"),
-        (lambda: it.TensorTags.from_json("nonsense"), ValueError, "these are no tags of tensors"),
-        (lambda: it.TensorTags.from_json("[" * 100000), ValueError, "these are no tags of tensors"),
+        (lambda: it.TensorTags.from_json("{}"), ValueError, "these are not tags of tensors"),
+        (lambda: it.TensorTags.from_json("nonsense"), ValueError, "these are not tags of tensors"),
+        (lambda: it.TensorTags.from_json("[" * 100000), ValueError, "these are not tags of tensors"),
     ],
 )
 def test_what_is_refused(call, error, says):
@@ -229,12 +229,84 @@ def test_what_is_refused(call, error, says):
         ("shape", [True]),
         ("tag", "00" * 15),
         ("tag", ""),
+        ("tag", "00" * 32),
+        ("tag", " " + "00" * 16),
+        ("tag", "AB" * 16),
+        ("tag", None),
         ("chunks", "zz"),
         ("chunks", "00" * 17),
+        ("chunks", " ".join(["00"] * 16)),
+        ("chunks", "00" * 16 + "\n"),
+        ("chunks", "AB" * 16),
+        ("nonce", "0 " * 16),
+        ("nonce", "AB" * 16),
+        ("shape", [1 << 63]),
+        ("shape", [3.0]),
+        ("dtype", 1),
+        ("name", "\ud800"),
+        ("tensors", {}),
+        ("tensors", [[]]),
     ],
 )
 def test_stored_tags_that_are_none(field, value):
     document = json.loads(it.mac_tensors({"a": torch.ones(3)}, KEY).to_json())
     (document if field in document else document["tensors"][0])[field] = value
-    with pytest.raises(ValueError, match="these are no tags of tensors"):
+    with pytest.raises(ValueError, match="these are not tags of tensors"):
         it.TensorTags.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    "key", ["nonce", "chunk_size", "format", "tensors", "tag", "chunks", "name", "shape"]
+)
+def test_stored_tags_with_a_key_twice(key):
+    text = it.mac_tensors({"a": torch.ones(3)}, KEY).to_json()
+    assert text.count(f'"{key}":') == 1
+    twice = text.replace(f'"{key}":', f'"{key}": "other", "{key}":')
+    with pytest.raises(ValueError, match=f"not tags of tensors: the key '{key}' occurs twice"):
+        it.TensorTags.from_json(twice)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4, 30])
+def test_another_number_of_chunk_tags(count):
+    """None, or one for several chunks, must not be compared with each of them."""
+    tensors = {"a": torch.zeros(3, 16, dtype=torch.uint8), "b": torch.zeros(16, dtype=torch.uint8)}
+    document = json.loads(it.mac_tensors(tensors, KEY, chunk_size=16).to_json())
+    for entry, needed in zip(document["tensors"], (3, 1), strict=True):
+        if count == needed:
+            continue
+        kept, entry["chunks"] = entry["chunks"], (entry["chunks"] * 30)[: 32 * count]
+        with pytest.raises(it.TagMismatch, match=f"'{entry['name']}' has {needed} chunks") as caught:
+            it.TensorTags.from_json(json.dumps(document)).verify(tensors, KEY)
+        assert caught.value.mismatches == ((entry["name"], None),)
+        entry["chunks"] = kept
+    it.TensorTags.from_json(json.dumps(document)).verify(tensors, KEY)
+
+
+def test_all_differing_tensors_are_named():
+    tensors = {"a": torch.zeros(16), "b": torch.zeros(16), "empty": torch.zeros(0)}
+    document = json.loads(it.mac_tensors(tensors, KEY).to_json())
+    document["tensors"][2]["tag"] = "00" * 16
+    tensors["b"][0] = 1
+    with pytest.raises(it.TagMismatch, match="'b': chunk 0 of 1, from byte 0 on, 'empty'") as caught:
+        it.TensorTags.from_json(json.dumps(document)).verify(tensors, KEY)
+    assert caught.value.mismatches == (("b", 0), ("empty", None))
+
+
+def test_stored_tags_with_a_field_more():
+    document = json.loads(it.mac_tensors({"a": torch.ones(3)}, KEY).to_json())
+    for where in (document, document["tensors"][0]):
+        where["more"] = 1
+        with pytest.raises(ValueError, match="not tags of tensors: unknown field 'more'"):
+            it.TensorTags.from_json(json.dumps(document))
+        del where["more"]
+
+
+def test_names_that_are_not_text():
+    with pytest.raises(ValueError, match=r"tensor name '\\ud800' has a lone surrogate"):
+        it.mac_tensors({"\ud800": torch.zeros(1)}, KEY)
+
+
+def test_refused_types_of_stored_tags():
+    for text in (None, 3, {}):
+        with pytest.raises(TypeError, match="str or bytes"):
+            it.TensorTags.from_json(text)

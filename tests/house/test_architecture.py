@@ -36,7 +36,7 @@ ROOMS = [
 STRANGERS = {("conformance", "models")}
 # Files at the top of the package, which have no folder to name their room.
 API = {"batch", "crc", "eager", "files", "hashing", "kdf", "lthash", "mac", "ops"}
-BASE = {"errors", "output_files", "_version"}
+BASE = {"errors", "output_files", "strict_json", "_version"}
 ENTRANCES = {"integrity_triton", "integrity_triton.__main__"}
 VENDOR = re.compile(r"cuda|nvidia|hip|rocm|amd|xpu|intel", re.IGNORECASE)
 VENDOR_FILES = {"cuda.py", "hip.py", "xpu.py"}

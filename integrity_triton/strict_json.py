@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from .errors import ManifestError, shown
-
+_HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
+_LONGEST_SHOWN = 120
 _MOST_DIGITS = 19  # those of a signed 64-bit integer; int() of a long string of digits takes quadratic time
+
+
+class StrictJsonError(ValueError):
+    """A text is not what this module accepts. Callers raise an error of their own, which names the text."""
+
+
+def shown(name: str) -> str:
+    """A name from untrusted data, quoted for a message, with control characters escaped and cut if it is
+    long."""
+    if len(name) > _LONGEST_SHOWN:
+        return f"{name[:_LONGEST_SHOWN]!r}... ({len(name)} characters)"
+    return repr(name)
 
 
 def _integer(digits: str) -> int:
     if len(digits.removeprefix("-")) > _MOST_DIGITS:
-        raise ManifestError("an integer does not fit in 64 bits")
+        raise StrictJsonError("an integer does not fit in 64 bits")
     return int(digits)
 
 
 def _not_an_integer(number: str) -> NoReturn:
-    raise ManifestError(f"{shown(number)} is not an integer")
+    raise StrictJsonError(f"{shown(number)} is not an integer")
 
 
 def _not_a_number(constant: str) -> NoReturn:
-    raise ManifestError(f"{constant} is not JSON")
+    raise StrictJsonError(f"{constant} is not JSON")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -31,7 +44,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ManifestError(f"the key {shown(key)} occurs twice in one object")
+                raise StrictJsonError(f"the key {shown(key)} occurs twice in one object")
             seen.add(key)
     return members
 
@@ -39,14 +52,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def parse_object(data: str | bytes | bytearray, *, floats: bool = False) -> dict[str, Any]:
     """The JSON object in ``data``, whose bytes are UTF-8.
 
-    Raises ManifestError for anything that is not strict JSON, for a duplicate key, for an integer of more
+    Raises StrictJsonError for anything that is not strict JSON, for a duplicate key, for an integer of more
     than 64 bits, for a fractional number unless ``floats`` is set, for nesting that is too deep, and for any
     value other than an object at the top level.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ManifestError(f"not UTF-8 at byte {error.start}") from None
+        raise StrictJsonError(f"not UTF-8 at byte {error.start}") from None
     try:
         value = json.loads(
             text,
@@ -55,14 +68,14 @@ def parse_object(data: str | bytes | bytearray, *, floats: bool = False) -> dict
             parse_float=float if floats else _not_an_integer,
             parse_constant=_not_a_number,
         )
-    except ManifestError:
+    except StrictJsonError:
         raise
     except RecursionError:
-        raise ManifestError("nested too deeply") from None
+        raise StrictJsonError("nested too deeply") from None
     except ValueError as error:
-        raise ManifestError(f"not JSON: {error}") from None
+        raise StrictJsonError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ManifestError(f"a JSON object was expected, not {_kind(value)}")
+        raise StrictJsonError(f"a JSON object was expected, not {_kind(value)}")
     return value
 
 
@@ -77,19 +90,27 @@ def check_members(value: Mapping[str, Any], expected: Mapping[str, type]) -> Non
     """Check that an object has exactly the members ``expected``, each of exactly its type."""
     for key, kind in expected.items():
         if key not in value:
-            raise ManifestError(f"the field {key!r} is missing")
+            raise StrictJsonError(f"the field {key!r} is missing")
         if type(value[key]) is not kind:  # exact types, because isinstance takes a bool for an int
-            raise ManifestError(f"the field {key!r} must be {_kind(kind())}, not {_kind(value[key])}")
+            raise StrictJsonError(f"the field {key!r} must be {_kind(kind())}, not {_kind(value[key])}")
     if len(value) != len(expected):
         unknown = next(key for key in value if key not in expected)
-        raise ManifestError(f"unknown field {shown(unknown)}")
+        raise StrictJsonError(f"unknown field {shown(unknown)}")
 
 
 def check_sizes(values: list[Any], what: str) -> tuple[int, ...]:
     """The elements of an array of non-negative integers."""
     for value in values:
         if type(value) is not int:
-            raise ManifestError(f"{what} must hold integers, not {_kind(value)}")
+            raise StrictJsonError(f"{what} must hold integers, not {_kind(value)}")
         if value < 0:
-            raise ManifestError(f"{what} must not hold a negative number, got {value}")
+            raise StrictJsonError(f"{what} must not hold a negative number, got {value}")
     return tuple(values)
+
+
+def parse_hex(text: str, what: str) -> bytes:
+    """The bytes that lower-case hexadecimal digits stand for, without white space. ``what`` names the
+    field."""
+    if not _HEX.match(text):
+        raise StrictJsonError(f"the field {what!r} must be an even number of lower-case hexadecimal digits")
+    return bytes.fromhex(text)
