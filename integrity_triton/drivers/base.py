@@ -25,8 +25,10 @@ class Secrets:
     stream on which :meth:`hold` was called, behind what was queued there before; nothing waits for the
     device."""
 
+    _held: list[tuple[torch.Tensor, Any]]
+
     def __init__(self) -> None:
-        self._held: list[tuple[torch.Tensor, Any]] = []
+        self._held = []
 
     def hold(self, memory: torch.Tensor) -> torch.Tensor:
         """Remember ``memory`` and return it. Of a view, only the part that it shows is overwritten."""
@@ -40,7 +42,7 @@ class Secrets:
                 memory.zero_()
 
     def __del__(self) -> None:
-        if not sys.is_finalizing():
+        if not sys.is_finalizing() and hasattr(self, "_held"):  # an interrupt can prevent __init__
             self.wipe()
 
 

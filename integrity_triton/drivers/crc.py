@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm, Crc, load_constant
 from ..algorithms.binary_field import BinaryField, reflected
 from ..launching.host import Host
-from ..messages.layout import Messages, Rows, signed
+from ..launching.launch import Address
+from ..messages.layout import Messages, Rows
 from ..messages.stream import Stream, piece_on
 from .base import Driver
 from .division import divide, table_of
@@ -124,7 +125,7 @@ class CrcDriver(Driver):
                 ),
                 "out_ptr": out.view(torch.uint32),
                 "address": placement.arguments["address"],
-                "rows": signed(rows.data_ptr()),
+                "rows": Address.of(rows),
                 **placement.arguments,
                 "pieces": pieces.total,
                 "per_row": pieces.per_row,

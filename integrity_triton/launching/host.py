@@ -11,9 +11,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import load_constant
-from ..messages.layout import Places, Rows, signed
+from ..messages.layout import Places, Rows
 from ..messages.moving import moved
-from .launch import Launch
+from .launch import Address, Launch
 from .launcher import Launcher, LaunchFunction
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Placement:
 
     arguments: dict[str, int]
     """``address``, ``count``, ``stride``, ``length`` and ``total`` of rows; all but ``count`` are zero where
-    there is a table."""
+    there is a table. ``address`` is an :class:`Address`, whose owner owns the messages in a table, too."""
     table: torch.Tensor
     """int64 ``[k, count]``, see :meth:`Host.placement`; one unused element where ``has_table`` is false."""
     has_table: bool
@@ -80,11 +80,19 @@ class Host:
         constants: Mapping[str, Any],
     ) -> None:
         """Launch a kernel with so many lanes; see :class:`~integrity_triton.launching.launch.Launch`."""
+        plain: dict[str, Any] = {}
+        memory = []
         for name, value in arguments.items():
-            # NumPy's integers pass for int in many places, but not in every compiler's launcher.
-            if type(value) is not int and not hasattr(value, "data_ptr"):
+            # NumPy's integers and subclasses of int pass for int in many places, but not in every compiler's
+            # launcher.
+            if type(value) is int or hasattr(value, "data_ptr"):
+                plain[name] = value
+            elif isinstance(value, Address):
+                plain[name] = int(value)
+                memory.append(value.owner)
+            else:
                 raise TypeError(f"{kernel}: argument {name} is a {type(value).__name__}")
-        launch = Launch(kernel, lanes, arguments, constants, device)
+        launch = Launch(kernel, lanes, plain, constants, device, tuple(memory))
         options = self._launcher.options(launch)
         if "ALIGN" in constants:
             # Kernels load vectors, words or bytes. A finer alignment would only compile another binary.
@@ -133,7 +141,7 @@ class Host:
 
         if isinstance(places, Rows):
             arguments = {
-                "address": signed(places.address),
+                "address": Address.owned(places.address, places),
                 "count": places.count,
                 "stride": places.stride,
                 "length": places.length,
@@ -143,7 +151,13 @@ class Host:
             return Placement(arguments, no_table, False, _alignment(places.address | places.stride))
         assert table is not None
         return Placement(
-            {"address": 0, "count": places.count, "stride": 0, "length": 0, "total": 0},
+            {
+                "address": Address.owned(0, places),
+                "count": places.count,
+                "stride": 0,
+                "length": 0,
+                "total": 0,
+            },
             self.upload(table, places.device),
             True,
             _alignment(int(np.bitwise_or.reduce(places.addresses))),

@@ -9,13 +9,33 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from ..messages.layout import signed
+
 if TYPE_CHECKING:
     import torch
 
 
+class Address(int):
+    """An address that a driver gives to a kernel, as an int64 (see
+    :func:`~integrity_triton.messages.layout.signed`), with what owns the memory there."""
+
+    owner: Any
+
+    @classmethod
+    def owned(cls, address: int, owner: Any) -> Address:
+        found = cls(signed(address))
+        found.owner = owner
+        return found
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Address:
+        """The address of a tensor's first element."""
+        return cls.owned(tensor.data_ptr(), tensor)
+
+
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch."""
+    """One kernel launch. It keeps all memory alive that its kernel reads or writes."""
 
     kernel: str
     """``"module:name"``."""
@@ -25,6 +45,8 @@ class Launch:
     constants: Mapping[str, Any]
     """Compile-time arguments. Device functions are given by reference, ``"module:name"``."""
     device: torch.device
+    memory: tuple[Any, ...] = ()
+    """What owns the memory at the addresses in ``arguments``, those in tables included."""
 
 
 @cache

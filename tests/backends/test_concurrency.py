@@ -217,3 +217,28 @@ def test_sources_are_parsed_by_threads():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupted_batch_leaves_nothing_to_the_threads(monkeypatch):
+    """Otherwise they would hash to the end, and the process could not end before."""
+    native = registry.get("native")
+    monkeypatch.setattr(native, "_pool", ThreadPoolExecutor(1))
+    monkeypatch.setattr(native, "_pool_pid", os.getpid())
+    began, go_on, calls = threading.Event(), threading.Event(), []
+
+    def run(i: int) -> bytes:
+        calls.append(i)
+        if i == 1:
+            began.set()
+            go_on.wait()
+        if i == 0:
+            raise KeyboardInterrupt
+        return b""
+
+    threading.Timer(0.05, go_on.set).start()
+    with pytest.raises(KeyboardInterrupt):
+        native._in_threads(run, [(i,) for i in range(50)])
+    assert began.is_set() is (1 in calls)
+    assert len(calls) <= 2
+    native._pool.submit(int).result()
+    assert len(calls) <= 2

@@ -8,7 +8,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, load_reference
@@ -110,12 +110,21 @@ class NativeBackend(Backend):
         return _NativeStream(algorithm, self._new(algorithm, parameters, one_message=True))
 
     def _in_threads(self, run: Callable[..., bytes], calls: Sequence[tuple[Any, ...]]) -> list[bytes]:
-        """The results of ``run`` for each tuple of arguments, computed in parallel."""
+        """The results of ``run`` for each tuple of arguments, computed in parallel. After an exception, an
+        interrupt for example, no thread goes on with what is left."""
+        running: list[Future[bytes]] = []
         try:
-            running = [self._executor().submit(run, *arguments) for arguments in calls]
-        except RuntimeError:  # pools accept no work after the main thread has ended
-            return [run(*arguments) for arguments in calls]
-        return [done.result() for done in running]
+            for arguments in calls:
+                try:
+                    running.append(self._executor().submit(run, *arguments))
+                except RuntimeError:  # pools accept no work after the main thread has ended
+                    return [run(*arguments) for arguments in calls]
+            return [done.result() for done in running]
+        except BaseException:
+            for task in running:
+                task.cancel()
+            wait(running)
+            raise
 
     def pbkdf2(
         self,

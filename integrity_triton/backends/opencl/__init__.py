@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +30,7 @@ from ..base import Probe
 from ..triton_backend import TritonBackend
 from . import binary_cache, prebuilt
 from .cpu_choice import kernels_are_faster
+from .in_flight import InFlight
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,6 @@ _LIBRARY = "libintelocl.so"
 _SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
 _SUB_GROUPS = (8, 16, 32)
 _LARGEST_WORK_GROUP = 128
-_LONGEST_END = 60  # seconds
 
 _logger = logging.getLogger("integrity_triton")
 
@@ -90,10 +90,13 @@ def _unfit(cl: Any, device: Any) -> str | None:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A kernel built for the device. It has a lock because an OpenCL kernel object holds its arguments."""
+    """A kernel built for the device."""
 
-    kernel: Any
-    lock: threading.Lock
+    make: Callable[[], Any]
+    """Makes an OpenCL kernel object. Such an object holds its arguments, so each launch takes one that no
+    other launch is using. An exception in a launch loses that object, where a lock could stay locked."""
+    idle: dict[int, Any]
+    """The kernel object that each thread has used last, unless a launch is using it."""
     trailing: tuple[Any, ...]
     lanes: int
     threads: int
@@ -129,47 +132,47 @@ class _Runtime:
         self.context = cl.Context([self.device])
         self.queue = cl.CommandQueue(self.context)
         self.pid = os.getpid()
-        self._lock = threading.Lock()
         self._ready: dict[tuple[Any, ...], _Ready | BackendUnavailable] = {}
-        self._idle = threading.Condition()
-        self._running, self._ending = 0, False
+        self._making = threading.RLock()  # what is changed meanwhile is global
+        self._in_flight = InFlight(self.queue.finish)
         atexit.register(self._end)
 
-    @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
-        """A context for everything that runs in OpenCL. Raises BackendUnavailable once the process is
-        ending."""
-        with self._idle:
-            if self._ending:
-                raise BackendUnavailable("backend 'opencl' starts nothing more: the process is ending")
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._idle:
-                self._running -= 1
-                self._idle.notify_all()
-
     def _end(self) -> None:
-        """Wait until no daemon thread is in the runtime, which must not be torn down while it is in use."""
         if self.pid == os.getpid():
-            with self._idle:
-                self._ending = True
-                self._idle.wait_for(lambda: not self._running, _LONGEST_END)
+            self._in_flight.end()
+
+    def execute(self, launch: Launch, options: Mapping[str, int]) -> None:
+        """Run a kernel, and return when it is done."""
+
+        def work() -> None:
+            ready = self.ready(launch, options)
+            programs = -(-launch.lanes // ready.lanes)
+            arguments = [_argument(self.cl, value) for value in launch.arguments.values()]
+            kernel = ready.idle.pop(threading.get_ident(), None) or ready.make()
+            kernel.set_args(*arguments, *ready.trailing)
+            done = self.cl.enqueue_nd_range_kernel(
+                self.queue, kernel, (programs * ready.threads,), (ready.threads,)
+            )
+            ready.idle[threading.get_ident()] = kernel
+            done.wait()
+
+        try:
+            self._in_flight.run(launch, work)
+        except self.cl.MemoryError as error:
+            raise MemoryError(f"{launch.kernel} on {self.label}: {error}") from error
+        except self.cl.Error as error:
+            raise BackendUnavailable(f"{launch.kernel} failed on {self.label}: {error}") from error
 
     def ready(self, launch: Launch, options: Mapping[str, int]) -> _Ready:
         # The arguments' types need no place in the key: a kernel's are always the same.
         key = (launch.kernel, *launch.constants.values(), *options.values())
         ready = self._ready.get(key)
         if ready is None:
-            with self._lock:
-                ready = self._ready.get(key)
-                if ready is None:
-                    try:
-                        ready = self._build(prebuilt.Specialization.of(launch, options).name)
-                    except BackendUnavailable as error:
-                        ready = error  # building is slow and would fail again
-                    self._ready[key] = ready
+            try:
+                ready = self._build(prebuilt.Specialization.of(launch, options).name)
+            except BackendUnavailable as error:
+                ready = error  # building is slow and would fail again
+            self._ready[key] = ready
         if isinstance(ready, BackendUnavailable):
             raise ready
         return ready
@@ -185,16 +188,14 @@ class _Runtime:
         trailing = tuple(self.cl.LocalMemory(a["bytes"]) for a in sidecar["trailing_arguments"])
         # Knowing which arguments are integers lets pyopencl set all of them in the time of one.
         integers = [np.int64 if a["type"] == "i64" else None for a in sidecar["arguments"]]
-        with _invokers_uncached(self.cl):
-            kernel = getattr(program, sidecar["entry"])
-            kernel.set_scalar_arg_dtypes(integers + [None] * len(trailing))
-        return _Ready(
-            kernel,
-            threading.Lock(),
-            trailing,
-            sidecar["lanes_per_program"],
-            sidecar["threads_per_program"],
-        )
+
+        def make() -> Any:
+            with self._making, _invokers_uncached(self.cl):
+                kernel = self.cl.Kernel(program, sidecar["entry"])
+                kernel.set_scalar_arg_dtypes(integers + [None] * len(trailing))
+            return kernel
+
+        return _Ready(make, {}, trailing, sidecar["lanes_per_program"], sidecar["threads_per_program"])
 
     def _program(self, artifact: prebuilt.Prebuilt) -> Any:
         cl = self.cl
@@ -303,26 +304,7 @@ class OpenClBackend(TritonBackend):
             raise BackendUnavailable(
                 "backend 'opencl' is not set up in this process; start processes with spawn, not fork"
             )
-        with runtime.at_work():
-            self._launch(runtime, launch, options)
-
-    @staticmethod
-    def _launch(runtime: _Runtime, launch: Launch, options: Mapping[str, int]) -> None:
-        cl = runtime.cl
-        ready = runtime.ready(launch, options)
-        programs = -(-launch.lanes // ready.lanes)
-        arguments = [_argument(cl, value) for value in launch.arguments.values()]
-        try:
-            with ready.lock:
-                ready.kernel.set_args(*arguments, *ready.trailing)
-                done = cl.enqueue_nd_range_kernel(
-                    runtime.queue, ready.kernel, (programs * ready.threads,), (ready.threads,)
-                )
-            done.wait()
-        except cl.MemoryError as error:
-            raise MemoryError(f"{launch.kernel} on {runtime.label}: {error}") from error
-        except cl.Error as error:
-            raise BackendUnavailable(f"{launch.kernel} failed on {runtime.label}: {error}") from error
+        runtime.execute(launch, options)
 
 
 def _argument(cl: Any, value: int | torch.Tensor) -> Any:
