@@ -158,7 +158,18 @@ def get(name: str) -> Algorithm:
     try:
         return _records[_names[key]]
     except KeyError:
-        raise ValueError(f"unknown algorithm {name!r} (available: {', '.join(sorted(_records))})") from None
+        raise ValueError(
+            f"unknown algorithm {name!r}{_suggestion(key)} (available: {', '.join(sorted(_records))})"
+        ) from None
+
+
+def _suggestion(key: str) -> str:
+    """A question about the algorithm that an unknown name is most similar to, if it is similar to any."""
+    from difflib import get_close_matches  # Only errors need it.
+
+    spellings = get_close_matches(key.replace("_", "-"), _names, n=3, cutoff=0.7)
+    found = dict.fromkeys(repr(_names[spelling]) for spelling in spellings)
+    return f": did you mean {' or '.join(found)}?" if found else ""
 
 
 def all_algorithms() -> tuple[Algorithm, ...]:

@@ -11,14 +11,17 @@ from typing import BinaryIO
 _ESCAPES = {b"\\": b"\\\\", b"\n": b"\\n", b"\r": b"\\r"}
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
 _MIXED_CASE_TAGS = {"blake2b": "BLAKE2b", "blake2s": "BLAKE2s"}
-_TAGGED = re.compile(rb"([\w-]+) ?\((.*)\)[ \t]*=[ \t]*([0-9A-Fa-f]+)", re.DOTALL)
+_TRUNCATED_SHA512 = re.compile(r"SHA512_(?=\d)")
+_TAGGED = re.compile(rb"([\w/-]+) ?\((.*)\)[ \t]*=[ \t]*([0-9A-Fa-f]+)", re.DOTALL)
 _ESCAPED_PIECE = re.compile(rb"\\(.?)", re.DOTALL)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # editors and shells of Windows write it at the start of UTF-8
 _MAX_NAME_SIZE = 1 << 16  # far above PATH_MAX, even with every character escaped
 
 
 def tag(algorithm: str) -> str:
     """The name of an algorithm in BSD-style lines."""
-    return _MIXED_CASE_TAGS.get(algorithm) or algorithm.upper().replace("_", "-")
+    name = _MIXED_CASE_TAGS.get(algorithm) or algorithm.upper()
+    return _TRUNCATED_SHA512.sub("SHA512/", name).replace("_", "-")  # FIPS 180-4 and OpenSSL: SHA-512/256
 
 
 def escape(name: bytes) -> bytes:
@@ -69,6 +72,8 @@ class ListReader:
         number = 0
         while line := stream.readline(limit):
             number += 1
+            if number == 1:
+                line = line.removeprefix(_BYTE_ORDER_MARK)
             whole = len(line) < limit or line.endswith(b"\n")
             end = line
             while not whole and end and not end.endswith(b"\n"):

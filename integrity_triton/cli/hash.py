@@ -80,7 +80,7 @@ def hash_files(
     if check and record.security is registry.Security.CHECKSUM:
         raise ValueError(
             f"{record.name} is a checksum, which does not prove that a file is unchanged; "
-            f"--check takes {', '.join(registry.without_checksums())}"
+            f"--check takes {', '.join(_checkable())}"
         )
     key = None if key_file is None else read_secret(key_file)
     hasher = FileHasher(record, key, record.check_length(length, {}), backend)
@@ -91,6 +91,14 @@ def hash_files(
         checker = ListChecker(hasher, output, ignore_missing, quiet, silent, strict, warn)
         return checker.run(names)
     return _print_digests(hasher, output, names, tagged=tagged, zero=zero)
+
+
+def _checkable() -> list[str]:
+    """The names of the algorithms that ``--check`` takes."""
+    from .. import algorithms as registry
+
+    found = map(registry.get, registry.without_checksums())
+    return [r.name for r in found if not r.takes_tuples and not any(p.required for p in r.parameters)]
 
 
 def _check_hash_options(check: bool, only_printing: dict[str, bool], only_checking: dict[str, bool]) -> None:

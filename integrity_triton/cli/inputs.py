@@ -46,7 +46,9 @@ class FileHasher:
 
 def _update_from_stream(hasher: Any, stream: Any, progress: Callable[[int], None] | None) -> None:
     buffer = memoryview(bytearray(_STREAM_BUFFER))
-    while size := stream.readinto(buffer):
+    # readinto() reads until the buffer is full, and would ask a terminal again after its end (Ctrl-D).
+    read = stream.readinto1 if stream.isatty() and hasattr(stream, "readinto1") else stream.readinto
+    while size := read(buffer):
         hasher.update(buffer[:size])
         if progress is not None:
             progress(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -159,6 +160,51 @@ def test_checksums_are_printed_but_prove_nothing(run: Run) -> None:
     assert re.search(rb"crc32 is not collision resistant enough .* takes .*sha256", got.err)
 
 
+def test_check_suggests_what_hash_takes(run: Run) -> None:
+    got = run("hash", "crc32", "--check", "list")
+    assert got.status == 2
+    suggested = got.err.decode().strip().partition("--check takes ")[2].split(", ")
+    assert {"sha256", "blake3", "hmac_sha256"} <= set(suggested)
+    Path("list").write_bytes(b"")
+    for name in suggested:
+        got = run("hash", name, "--check", "list")
+        assert b"takes" not in got.err, name
+    assert not [name for name in suggested if "tuplehash" in name or name in ("gmac_aes", "poly1305_aes")]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("sha265", b"'sha256'"),
+        ("sha3-265", b"'sha3_256'"),
+        ("Blake-3", b"'blake3'"),
+        ("sha512_265", b"'sha512_256'"),
+        ("hmac_sha265", b"'hmac_sha256'"),
+        ("xxhsh64", b"'xxh64'"),
+    ],
+)
+def test_did_you_mean(run: Run, given: str, meant: bytes) -> None:
+    got = run("hash", given, "data")
+    assert got.status == 2
+    assert meant in re.findall(rb"did you mean ([^?]*)\?", got.err)[0]
+    assert b"did you mean" not in run("hash", "nonsense", "data").err
+
+
+@pytest.mark.parametrize("typed", [b"", b"abc\n", b"abc\n" * 100])
+def test_one_end_of_input_ends_a_terminal(tmp_path: Path, typed: bytes) -> None:
+    """Ctrl-D is the character 4, which the terminal turns into a read of no bytes."""
+    controller, terminal = pty.openpty()
+    with process("hash", "sha256", stdin=terminal, cwd=tmp_path) as running:
+        os.write(controller, typed + b"\x04")
+        try:
+            out, _ = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    os.close(terminal)
+    os.close(controller)
+    assert out.split()[0].decode() == hashlib.sha256(typed).hexdigest()
+
+
 def test_a_shortened_digest_does_not_pass(run: Run) -> None:
     Path("data").write_bytes(b"abc")
     for line in (
@@ -267,6 +313,61 @@ def test_check_of_garbled_lists_reports_as_sha256sum(run: Run) -> None:
         assert (got.out, got.status == 0) == (expected.out, expected.status == 0), bytes(content)
         ours, theirs = ours + got.out.count(b"OK"), theirs + expected.out.count(b"OK")
     assert ours == theirs > 100
+
+
+TRUNCATED = [
+    ("sha512_256", "SHA512/256", ["SHA512-256", "SHA2-512/256", "SHA-512/256", "sha512_256"]),
+    ("sha512_224", "SHA512/224", ["SHA512-224", "SHA2-512/224", "SHA-512/224", "sha512_224"]),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "others"), TRUNCATED)
+def test_truncated_sha512_is_spelled_as_by_openssl(
+    run: Run, name: str, written: str, others: list[str]
+) -> None:
+    Path("data").write_bytes(b"abc")
+    line = run("hash", name, "--tag", "data").out
+    assert line.startswith(f"{written} (data) = ".encode())
+    for label in (written, *others):
+        for form in (f"{label} (data) = ", f"{label}(data)= "):
+            Path("list").write_bytes(form.encode() + line.partition(b"= ")[2])
+            got = run("hash", name, "--check", "--strict", "list")
+            assert (got.status, got.out) == (0, b"data: OK\n"), form
+    Path("list").write_bytes(line.replace(written.encode(), b"SHA512"))
+    assert run("hash", name, "--check", "list").status == 2
+    hmac_line = run("hash", f"hmac_{name}", "--key-file", "data", "--tag", "data").out
+    assert hmac_line.startswith(f"HMAC-{written} (data) = ".encode())
+    assert run("hash", f"hmac_{name}", "--key-file", "data", "-c", "-", stdin=hmac_line).status == 0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="not applicable: openssl is absent")
+def test_lists_of_openssl_are_read(run: Run) -> None:
+    from integrity_triton import algorithms
+
+    Path("data").write_bytes(b"abc")
+    checked = set()
+    for record in algorithms.all_algorithms():
+        if record.keyed == "required" or record.xof or record.security is algorithms.Security.CHECKSUM:
+            continue
+        for name in (record.name.replace("_", "-"), record.name.replace("_", ""), *record.aliases):
+            done = subprocess.run(["openssl", "dgst", f"-{name}", "data"], capture_output=True, check=False)
+            if done.returncode == 0:
+                got = run("hash", record.name, "--check", "--strict", "-", stdin=done.stdout)
+                assert (got.status, got.out) == (0, b"data: OK\n"), done.stdout
+                checked.add(record.name)
+                break
+    assert {"sha256", "sha512_256"} <= checked
+
+
+@pytest.mark.parametrize("form", ["plain", "tagged"])
+def test_a_byte_order_mark_does_not_hide_the_first_line(run: Run, form: str) -> None:
+    Path("data").write_bytes(b"abc")
+    line = run("hash", "sha256", *(["--tag"] if form == "tagged" else []), "data").out
+    mark = b"\xef\xbb\xbf"
+    got = run("hash", "sha256", "--check", "--strict", "-", stdin=mark + line + line)
+    assert (got.status, got.out) == (0, b"data: OK\n" * 2)
+    got = run("hash", "sha256", "--check", "--strict", "-", stdin=line + mark + line)
+    assert got.status == 2  # it belongs at the start
 
 
 def test_check_exit_status_tells_mismatch_from_trouble(run: Run) -> None:
