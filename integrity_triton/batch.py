@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from . import eager
-from .messages.from_caller import is_tensor
+from .messages.tensors import is_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +40,9 @@ def hash_batch(
     hash has one lane for each message, so that a few long messages leave a device idle: use a tree hash or
     :func:`hash_chunks` for these.
 
-    ``out``, if given, receives the digests and is returned. A ``key`` is bytes-like and serves all
-    messages, or there is one for each message: a list of bytes-like objects and uint8 tensors, or a 2-D
-    tensor with a key in each row. The same holds for nonces.
+    ``out``, if given, receives the digests and is returned. A ``key`` is bytes-like or a 1-D uint8 tensor and
+    serves all messages, or there is one for each message: a list of these, or a 2-D uint8 tensor or NumPy
+    array with a key in each row. The same holds for nonces. The host fetches a 1-D tensor from its device.
 
     Raises as :func:`integrity_triton.new` does, and ValueError for messages on different devices, a tensor
     that is not 2-D, or an ``out`` of another shape, dtype or device.

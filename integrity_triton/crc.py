@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import algorithms
 from .algorithms import Crc
 from .algorithms.binary_field import BinaryField, reflected
+from .messages.parameters import octet_string
 
 
 def crc_combine(algorithm: str, first: bytes, second: bytes, second_length: int, /) -> bytes:
@@ -18,6 +19,7 @@ def crc_combine(algorithm: str, first: bytes, second: bytes, second_length: int,
     if not isinstance(construction, Crc):
         known = (r.name for r in algorithms.all_algorithms() if isinstance(r.construction, Crc))
         raise ValueError(f"{record.name} is no CRC; those are {', '.join(known)}")
+    first, second = octet_string(first, "first"), octet_string(second, "second")
     if {len(first), len(second)} != {record.digest_size}:
         raise ValueError(f"a {record.name} digest has {record.digest_size} bytes")
     if second_length < 0:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import algorithms
 from .backends.registry import dispatch
-from .messages.from_caller import batch_messages, chunk_messages, is_tensor, parameter_value, tuple_messages
+from .messages.from_caller import batch_messages, chunk_messages, tuple_messages
 from .messages.layout import Messages
+from .messages.parameters import checked_parameters
+from .messages.tensors import check_has_bytes, is_tensor, named
 
 if TYPE_CHECKING:
     import torch
@@ -54,12 +56,8 @@ def _digests(
     out: torch.Tensor | None,
     backend: str | None,
 ) -> torch.Tensor:
-    given = {
-        name: parameter_value(value, messages.count, f"{record.name}: {name}")
-        for name, value in parameters.items()
-        if name != "usedforsecurity"
-    }
-    checked = record.check_parameters(given)
+    given = {name: value for name, value in parameters.items() if name != "usedforsecurity"}
+    checked = checked_parameters(record, given, messages.count)
     size = record.check_length(length, checked)
     if out is not None:
         _check_out(out, messages, size)
@@ -79,3 +77,5 @@ def _check_out(out: torch.Tensor, messages: Messages, size: int) -> None:
         )
     if out.device != messages.device:
         raise ValueError(f"out must be on the messages' device {messages.device}, not on {out.device}")
+    with named("out"):
+        check_has_bytes(out)

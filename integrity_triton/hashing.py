@@ -10,8 +10,10 @@ from . import algorithms
 from .algorithms import Algorithm
 from .backends.registry import requested, select
 from .errors import IntegrityError
-from .messages.from_caller import is_tensor, message_bytes, tuple_parts
+from .messages.from_caller import message_bytes, tuple_parts
+from .messages.parameters import checked_parameters, octet_string
 from .messages.stream import Stream
+from .messages.tensors import is_tensor
 
 
 class Hash:
@@ -106,9 +108,7 @@ class Hash:
         """
         if "key" not in self._parameters:
             raise TypeError(f"{self.name} without a key gives a digest, not a tag to verify")
-        view = message_bytes(tag)
-        given = bytes(view.cpu().numpy()) if is_tensor(view) else bytes(view)
-        if not hmac.compare_digest(given, self.digest()):
+        if not hmac.compare_digest(octet_string(tag, "tag"), self.digest()):
             raise IntegrityError(f"{self.name}: the tag does not match the message")
 
     def __repr__(self) -> str:
@@ -134,7 +134,7 @@ def _construct(
     algorithm: Algorithm, data: Any, key: Any, backend: str | None, params: dict[str, Any]
 ) -> Hash:
     bool(params.pop("usedforsecurity", True))  # like hashlib, accept anything that has a truth value
-    hasher = Hash(algorithm, algorithm.check_parameters({"key": key, **params}), backend)
+    hasher = Hash(algorithm, checked_parameters(algorithm, {"key": key, **params}), backend)
     # The default data means an empty tuple for an algorithm that hashes tuples.
     hasher.update(() if algorithm.takes_tuples and isinstance(data, bytes) and not data else data)
     return hasher

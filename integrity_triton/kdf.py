@@ -8,8 +8,9 @@ from . import algorithms
 from .algorithms import Algorithm
 from .backends.registry import dispatch as run_batch
 from .backends.registry import dispatch_pbkdf2 as pbkdf2
-from .messages.from_caller import batch_messages, buffer_view, parameter_value
+from .messages.from_caller import batch_messages
 from .messages.layout import Messages, Ragged, Rows
+from .messages.parameters import octet_string, parameter_value
 from .messages.per_message import PerMessage
 
 if TYPE_CHECKING:
@@ -59,15 +60,16 @@ def hkdf_batch(
     salts = parameter_value(salt, messages.count, "salt")
     if not isinstance(salts, PerMessage):
         # Without a salt, RFC 5869 (section 2.2) takes as many zeros as a digest has bytes.
-        salts = bytes(buffer_view(salts)) or bytes(size)
+        salts = octet_string(salts, "salt") or bytes(size)
     elif 0 in salts.sizes:
         raise ValueError(
             "a salt is empty; give one salt for all messages, no salt at all, or a salt with bytes for each"
         )
     secrets = [run_batch(record, {"key": salts}, messages, size, backend=backend)]
     keys = PerMessage(secrets[0])
-    context = torch.frombuffer(bytearray(buffer_view(info)) or bytearray(1), dtype=torch.uint8)
-    context = context[: len(buffer_view(info))].to(messages.device).expand(messages.count, -1)
+    info = octet_string(info, "info")
+    context = torch.frombuffer(bytearray(info) or bytearray(1), dtype=torch.uint8)
+    context = context[: len(info)].to(messages.device).expand(messages.count, -1)
     block = torch.empty((messages.count, 0), dtype=torch.uint8, device=messages.device)
     for i in range(1, -(-length // size) + 1):
         counter = torch.full((messages.count, 1), i, dtype=torch.uint8, device=messages.device)
@@ -106,7 +108,7 @@ def pbkdf2_batch(
     messages = batch_messages(passwords)
     salts = parameter_value(salt, messages.count, "salt")
     if not isinstance(salts, PerMessage):
-        salts = bytes(buffer_view(salts))
+        salts = octet_string(salts, "salt")
     return pbkdf2(record, _values(messages), salts, iterations, length, messages.device, backend=backend)
 
 

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from . import algorithms
 from .batch import hash_batch, hash_chunks
 from .hashing import new
-from .messages.from_caller import buffer_view, is_tensor, tensor_bytes
+from .messages.from_caller import message_bytes
 from .messages.moving import moved
+from .messages.parameters import checked_parameters, octet_string
+from .messages.tensors import is_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +61,7 @@ class TensorChunks:
         if not isinstance(name, str):
             raise TypeError(f"a tensor is named by a str, not {type(name).__name__}")
         digests = hash_chunks(tensor, "blake3", chunk_size=chunk_size, backend=backend)
-        nbytes = tensor_bytes(tensor).numel() if is_tensor(tensor) else buffer_view(tensor).nbytes
+        nbytes = message_bytes(tensor).nbytes
         if not nbytes:
             digests = hash_batch([b""], "blake3", backend=backend).to(digests.device)
         return cls(name, nbytes, chunk_size, digests)
@@ -104,7 +106,7 @@ class LtHash:
         if xof not in _EXPANSIONS:
             raise ValueError(f"LtHash expands elements with {' or '.join(_EXPANSIONS)}, not {xof!r}")
         self._xof = xof
-        self._key: bytes | None = algorithms.get(xof).check_parameters({"key": key}).get("key") or None
+        self._key: bytes | None = checked_parameters(algorithms.get(xof), {"key": key}).get("key") or None
         self._backend = backend
         self._device = device
         # int32, each from 0 to 2**16 - 1; None before the first element.
@@ -116,7 +118,7 @@ class LtHash:
         import numpy as np
         import torch
 
-        data = bytes(buffer_view(digest))
+        data = octet_string(digest, "digest")
         if len(data) != SIZE:
             raise ValueError(f"an LtHash has a digest of {SIZE} bytes, not {len(data)}")
         made = cls(xof, **options)

@@ -15,10 +15,11 @@ from . import algorithms
 from .backends.registry import dispatch as run_batch
 from .errors import BackendUnavailable, IntegrityError
 from .hashing import new
-from .messages.from_caller import buffer_view, is_tensor, tensor_bytes
 from .messages.layout import Ragged, Rows
 from .messages.moving import moved
+from .messages.parameters import octet_string
 from .messages.per_message import PerMessage
+from .messages.tensors import flattened, is_tensor, named, tensor_bytes
 from .strict_json import check_members, check_sizes, parse_hex, parse_object, shown
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class TensorTags:
         unknown or of another dtype or shape. Otherwise raises as :func:`mac_tensors` does. Waits for the
         devices once.
         """
+        tensors = flattened(tensors)
         found = [_TensorSpec.of(name, tensor) for name, tensor in tensors.items()]
         unknown = [spec.name for spec in found if spec.name not in self._index]
         if unknown:
@@ -288,12 +290,10 @@ def mac_tensors(
     key, nonce = _sized(key, "key", KEY_SIZE), _sized(nonce, "nonce", NONCE_SIZE)
     _check_chunk_size(chunk_size)
     specs, data = [], []
-    for name, tensor in tensors.items():
+    for name, tensor in flattened(tensors).items():
         specs.append(_TensorSpec.of(name, tensor))
-        try:
+        with named(f"tensor {name!r}"):
             data.append(tensor_bytes(tensor))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"tensor {name!r}: {error}") from error
     chunks: list[Any] = [None] * len(data)
     tags: list[Any] = [None] * len(data)
     for device in dict.fromkeys(view.device for view in data):
@@ -378,10 +378,7 @@ def _tensor_tags(
 def _sized(value: Any, name: str, size: int) -> bytes:
     if value is None and name == "nonce":
         return secrets.token_bytes(size)
-    try:
-        data = bytes(buffer_view(value))
-    except TypeError:
-        raise TypeError(f"{name} must be bytes-like, not {type(value).__name__}") from None
+    data = octet_string(value, name)
     if len(data) != size:
         raise ValueError(f"{name} must be {size} bytes long, not {len(data)}")
     return data

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import algorithms, eager
-from .messages.from_caller import tensor_bytes
+from .messages.parameters import octet_string
 
 _OPTIONS = "Tensor? key=None, *, int? length=None, str? backend=None"
 
@@ -29,7 +29,7 @@ _OPTIONS = "Tensor? key=None, *, int? length=None, str? backend=None"
 def _key(key: Tensor | None) -> bytes | Tensor | None:
     if key is None or key.dim() == 2:
         return key
-    return tensor_bytes(key).cpu().numpy().tobytes()
+    return octet_string(key, "key")
 
 
 def _digests(like: Tensor | None, count: Any, algorithm: str, length: int | None) -> Tensor:

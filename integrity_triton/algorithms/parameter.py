@@ -14,6 +14,42 @@ class ValuesPerMessage:
     """The length of each value in bytes."""
 
 
+_INTEGERS = frozenset("cbBhHiIlLqQnN")  # formats of the buffer protocol
+
+
+def octets(value: Any, label: str) -> bytes:
+    """The octet string in a bytes-like object, which has one dimension.
+
+    Raises as :func:`octet_view` does.
+    """
+    return bytes(octet_view(value, label, 1))
+
+
+def octet_view(value: Any, label: str, dimensions: int) -> memoryview:
+    """A bytes-like object as a view whose items are bytes or integers. Integers that are wider than a byte
+    are taken as they lie in memory, as hashlib does.
+
+    Raises TypeError for another object and for other items, such as floats and pointers to Python objects;
+    ValueError for another number of dimensions, and BufferError for a buffer that is not C-contiguous.
+    ``label`` names the value in the messages, which do not contain it, because it may be a key.
+    """
+    try:
+        view = memoryview(value)
+    except TypeError:
+        hint = "; text must be encoded, for example text.encode()" if isinstance(value, str) else ""
+        raise TypeError(f"{label} must be bytes-like, not {type(value).__name__}{hint}") from None
+    except ValueError as error:  # for example from an array of datetime64
+        raise TypeError(f"{label} must be bytes-like: {error}") from None
+    if view.format.lstrip("@=<>!") not in _INTEGERS:
+        kind = getattr(value, "dtype", None) or f"items of format {view.format!r}"
+        raise TypeError(f"{label} must be bytes-like, that is of bytes or integers, not of {kind}")
+    if view.ndim != dimensions:
+        raise ValueError(f"{label} must be {dimensions}-D, not {view.ndim}-D")
+    if not view.c_contiguous:
+        raise BufferError(f"{label} must be a C-contiguous buffer")
+    return view
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """Describes one keyword that a constructor takes besides its data."""
@@ -42,21 +78,16 @@ class Parameter:
     def check(self, algorithm: str, value: Any) -> Any:
         """Return ``value`` in canonical form.
 
-        Raises TypeError for a value of the wrong type, ValueError for a value or length that is not allowed,
-        and BufferError for a buffer that is not C-contiguous. The messages say what is allowed. For
-        ``bytes``, which may be a key, they contain the type or the length but never the value.
+        Raises TypeError for a value of the wrong type, ValueError for a value, a length or a number of
+        dimensions that is not allowed, and BufferError for a buffer that is not C-contiguous. The messages
+        say what is allowed. For ``bytes``, which may be a key, they contain the type or the length but never
+        the value.
         """
         label = f"{algorithm}: {self.name}"
         if isinstance(value, ValuesPerMessage):
             return self._check_each(label, value)
         if self.type is bytes:
-            try:
-                view = memoryview(value)
-            except TypeError:
-                raise TypeError(f"{label} must be bytes-like, not {type(value).__name__}") from None
-            if not view.c_contiguous:
-                raise BufferError(f"{label} must be a C-contiguous buffer")
-            value = bytes(view)
+            value = octets(value, label)
             if not self.allows(len(value)):
                 raise ValueError(f"{label} must be {self._sizes()} long, not {len(value)}")
             return value

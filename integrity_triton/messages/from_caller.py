@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..algorithms.encoding import left_encode
 from .layout import Messages, Ragged, Rows
 from .moving import moved
-from .per_message import PerMessage
+from .tensors import array_at, check_has_bytes, is_tensor, named, tensor_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
 _SMALL = 4096  # Up to so many bytes, copying a message costs less than wrapping it in a tensor.
 
 BytesLike = Any  # Anything with the buffer protocol: collections.abc.Buffer came with Python 3.12.
-
-
-def is_tensor(x: Any) -> TypeGuard[torch.Tensor]:
-    """Whether ``x`` is a torch tensor. Does not import torch: before it is imported there are no tensors."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
 
 
 def buffer_view(x: BytesLike) -> memoryview:
@@ -36,98 +31,45 @@ def buffer_view(x: BytesLike) -> memoryview:
         raise TypeError("text must be encoded before hashing: pass bytes, for example text.encode()")
     try:
         view = memoryview(x)
-    except TypeError:
+    except (TypeError, ValueError) as error:
+        if _is_array(x):
+            return _array_view(x)
+        if isinstance(error, ValueError):  # a memoryview that was released
+            raise
         raise TypeError(f"data must be bytes-like or a torch tensor, not {type(x).__name__}") from None
     if not view.c_contiguous:
-        raise BufferError("data must be a C-contiguous buffer; copy the strided view first")
-    if "O" in view.format:
-        raise TypeError("data must be a buffer of bytes or numbers, not of Python objects")
+        raise BufferError(_STRIDED)
+    if "O" in view.format and "O" in _FIELD_NAME.sub("", view.format):
+        raise TypeError(_OBJECTS)
     return view.cast("B") if view.nbytes else memoryview(b"")  # cast() refuses a shape with a zero
 
 
-def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
-    """A tensor's bytes as a flat contiguous uint8 tensor on its device.
+_STRIDED = "data must be a C-contiguous buffer; copy the strided view first"
+_OBJECTS = "data must be a buffer of bytes or numbers, not of Python objects"
+_FIELD_NAME = re.compile(":[^:]*:")  # in the format of a buffer with fields
 
-    The bytes are the elements in C order, little-endian, which is what safetensors stores. A contiguous
-    tensor is viewed and not copied. Raises TypeError for sparse, nested, quantised and wrapper
-    tensors, which have no such bytes, and ValueError for a meta tensor.
-    """
-    import torch
 
-    if (  # Most batches consist of such tensors; this check takes a fifth of the time of those below.
-        type(x) is torch.Tensor
-        and x.dtype is torch.uint8
-        and x.layout is torch.strided
-        and x.dim() == 1
-        and x.is_contiguous()
-        and not (x.is_nested or x.is_meta)
-    ):
-        return x
-    if x.layout is not torch.strided or x.is_nested:
-        raise TypeError(f"a tensor of layout {x.layout} has no dense bytes; hash its component tensors")
-    if x.is_quantized:
-        raise TypeError("a quantised tensor has no plain bytes; hash x.int_repr() and its scales")
-    if x.device.type == "meta":
-        raise ValueError("a meta tensor has no data to hash")
-    if type(x) is not torch.Tensor and not isinstance(x, torch.nn.Parameter):
-        from torch._subclasses.fake_tensor import FakeTensor
-        from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+def _is_array(x: Any) -> bool:
+    """Whether ``x`` is a NumPy array or scalar. Does not import NumPy."""
+    np = sys.modules.get("numpy")
+    return np is not None and isinstance(x, np.ndarray | np.generic)
 
-        if isinstance(x, FakeTensor):
-            raise ValueError("a fake tensor has no data to hash")
-        if bool(is_traceable_wrapper_subclass(x)):
-            raise TypeError(
-                f"a {type(x).__name__} is a wrapper without bytes of its own; hash the tensors inside it"
-            )
-    x = x.detach()
-    if x.is_conj():
-        x = x.resolve_conj()
-    if x.is_neg():
-        x = x.resolve_neg()
-    x = x.contiguous().reshape(-1)
-    return x if x.dtype is torch.uint8 else x.view(torch.uint8)
+
+def _array_view(x: Any) -> memoryview:
+    """The bytes of an array whose dtype has no format in the buffer protocol, such as datetime64 and those of
+    ml_dtypes."""
+    import numpy as np
+
+    if x.dtype.hasobject:
+        raise TypeError(_OBJECTS)
+    if not x.flags.c_contiguous:
+        raise BufferError(_STRIDED)
+    return memoryview(np.frombuffer(x, dtype=np.uint8))  # type: ignore[arg-type]
 
 
 def message_bytes(x: Any) -> memoryview | torch.Tensor:
     """The bytes of one message: see :func:`tensor_bytes` and :func:`buffer_view`."""
     return tensor_bytes(x) if is_tensor(x) else buffer_view(x)
-
-
-def parameter_value(x: Any, count: int, label: str) -> Any:
-    """The value of a parameter. A list, a tuple or a 2-D tensor holds one value for each of ``count``
-    messages and becomes a :class:`PerMessage`; anything else is returned as it is.
-
-    Raises ValueError if the number of values is not ``count``, and TypeError for a value that is neither
-    bytes-like nor a tensor. ``label`` names the parameter in the message.
-    """
-    import torch
-
-    rows = is_tensor(x) and x.dim() == 2
-    if not rows and not isinstance(x, list | tuple):
-        return x
-    if len(x) != count:
-        raise ValueError(f"{label}: {len(x)} values for {count} messages")
-    if rows:
-        size = x.shape[1] * x.element_size()
-        return PerMessage(tensor_bytes(x).view(count, size))
-    values = []
-    for i, value in enumerate(x):
-        try:
-            values.append(tensor_bytes(value) if is_tensor(value) else _host_copy(value))
-        except (TypeError, BufferError, ValueError) as error:
-            raise type(error)(f"{label} of message {i}: {error}") from None
-    return PerMessage(values or torch.empty((0, 1), dtype=torch.uint8))
-
-
-def _host_copy(x: BytesLike) -> torch.Tensor:
-    import torch
-
-    view = buffer_view(x)
-    return (
-        torch.frombuffer(bytearray(view), dtype=torch.uint8)
-        if view.nbytes
-        else torch.empty(0, dtype=torch.uint8)
-    )
 
 
 def tuple_parts(x: Any, algorithm: str) -> list[memoryview | torch.Tensor]:
@@ -139,8 +81,9 @@ def tuple_parts(x: Any, algorithm: str) -> list[memoryview | torch.Tensor]:
     if not isinstance(x, tuple | list):
         raise TypeError(f"a message of {algorithm} is a tuple of byte strings, not {type(x).__name__}")
     parts: list[memoryview | torch.Tensor] = []
-    for element in x:
-        view = message_bytes(element)
+    for i, element in enumerate(x):
+        with named(f"string {i}"):
+            view = message_bytes(element)
         size = view.numel() if is_tensor(view) else view.nbytes
         parts += [memoryview(left_encode(8 * size)), view]
     return parts
@@ -156,7 +99,10 @@ def tuple_messages(messages: Any, algorithm: str) -> Ragged:
 
     if is_tensor(messages) or not isinstance(messages, Sequence):
         raise TypeError(f"a batch for {algorithm} is a sequence of tuples of byte strings")
-    batch = [tuple_parts(message, algorithm) for message in messages]
+    batch = []
+    for i, message in enumerate(messages):
+        with named(f"message {i}"):
+            batch.append(tuple_parts(message, algorithm))
     devices = {part.device for parts in batch for part in parts if is_tensor(part)}
     if len(devices) > 1:
         raise ValueError(f"the messages of a batch must be on one device, not on {sorted(map(str, devices))}")
@@ -188,21 +134,9 @@ def _buffer_tensor(x: BytesLike) -> torch.Tensor:
     array = np.frombuffer(view, dtype=np.uint8)
     if view.readonly:
         # A small copy costs less than presenting the memory as writable.
-        array = array.copy() if view.nbytes <= _SMALL else np.asarray(_DeclaredWritable(array))
+        # Other memory is presented as writable: torch has no read-only tensors, and warns of such arrays.
+        array = array.copy() if view.nbytes <= _SMALL else array_at(array.ctypes.data, array.size, array)
     return torch.from_numpy(array)
-
-
-class _DeclaredWritable:
-    """A read-only array presented as writable: torch has no read-only tensors, and warns of such arrays.
-
-    Nothing in this package writes to a message.
-    """
-
-    def __init__(self, array: Any) -> None:
-        self.array = array  # keeps the memory alive as long as the array that is made from this object
-        interface = dict(array.__array_interface__)
-        interface["data"] = (interface["data"][0], False)
-        self.__array_interface__ = interface
 
 
 def chunk_messages(x: Any, chunk_size: int) -> Rows:
@@ -232,13 +166,15 @@ def batch_messages(messages: Any) -> Messages:
     if isinstance(messages, str | bytes | bytearray | memoryview):
         raise TypeError("a batch is a sequence of messages; for a single one pass [message]")
     if not isinstance(messages, Sequence):
+        if _is_array(messages) and messages.ndim != 2 and not messages.dtype.hasobject:
+            raise ValueError(_not_two_dimensional("array", messages.ndim))
         try:
             messages = list(messages)
         except TypeError:
             raise TypeError(
                 f"a batch is a 2-D tensor or a sequence of messages, not {type(messages).__name__}"
             ) from None
-    views = _packed(messages) or [tensor_bytes(m) if is_tensor(m) else _buffer_tensor(m) for m in messages]
+    views = _packed(messages) or _views(messages)
     if not views:
         return Ragged((), torch.device("cpu"))
     device = views[0].device
@@ -249,6 +185,16 @@ def batch_messages(messages: Any) -> Messages:
                 f"message {i} on {view.device}"
             )
     return Ragged(views, device)
+
+
+def _views(messages: Iterable[Any]) -> list[torch.Tensor]:
+    views: list[torch.Tensor] = []
+    try:
+        for message in messages:
+            views.append(tensor_bytes(message) if is_tensor(message) else _buffer_tensor(message))
+    except (TypeError, ValueError, BufferError) as error:
+        raise type(error)(f"message {len(views)}: {error}") from None
+    return views
 
 
 def _packed(messages: Sequence[Any]) -> Sequence[torch.Tensor] | None:
@@ -265,17 +211,21 @@ def _packed(messages: Sequence[Any]) -> Sequence[torch.Tensor] | None:
     return torch.split_with_sizes(joined, sizes)
 
 
+def _not_two_dimensional(kind: str, dimensions: int) -> str:
+    return (
+        f"a batch {kind} must be 2-D, its rows the messages; this one has {dimensions} dimensions "
+        f"(for one message pass [{kind}], for pieces of one use hash_chunks)"
+    )
+
+
 def _row_messages(x: torch.Tensor) -> Messages:
+    check_has_bytes(x)
     if x.dim() != 2:
-        raise ValueError(
-            f"a batch tensor must be 2-D, its rows the messages; this one has {x.dim()} dimensions "
-            "(for one message pass [tensor], for pieces of one use hash_chunks)"
-        )
+        raise ValueError(_not_two_dimensional("tensor", x.dim()))
     count, columns = x.shape
     rows_are_dense = columns <= 1 or x.stride(1) == 1
-    plain = not (x.is_sparse or x.is_quantized or x.is_conj() or x.is_neg()) and x.device.type != "meta"
-    if plain and rows_are_dense and not x.is_contiguous() and x.stride(0) > 0:
-        tensor_bytes(x[:1])  # for its checks; one row is enough
+    as_they_lie = not (x.is_conj() or x.is_neg() or x._is_zerotensor())
+    if as_they_lie and rows_are_dense and not x.is_contiguous() and x.stride(0) > 0:
         row = columns * x.element_size()
         stride = x.stride(0) * x.element_size()
         x = x.detach()

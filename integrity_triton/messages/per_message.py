@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..algorithms import ValuesPerMessage
 from .moving import moved
+from .tensors import host_memory
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ class PerMessage(ValuesPerMessage):
     def __getitem__(self, i: int) -> bytes:
         """The value of message ``i``. Waits for the device that holds it."""
         view = self._views[i] if self._rows is None else self._rows[i]
-        return bytes(view.cpu().numpy())
+        return host_memory(view.cpu().contiguous()).tobytes()
 
     def __repr__(self) -> str:
         return f"<one value for each of {len(self)} messages>"
@@ -79,7 +80,7 @@ class PerMessage(ValuesPerMessage):
         if {view.device.type for view in self._views} == {"cpu"}:
             joined = bytearray(len(self) * size)
             for i, view in enumerate(self._views):
-                joined[i * size : i * size + view.numel()] = view.numpy().tobytes()
+                joined[i * size : i * size + view.numel()] = host_memory(view).tobytes()
             host = torch.frombuffer(joined, dtype=torch.uint8).view(len(self), size)
             return moved(host, device)
         padded = [torch.nn.functional.pad(v, (0, size - v.numel())) for v in self.views(device)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm
 from ..batch import hash_batch
 from ..files import Progress
-from ..messages.from_caller import is_tensor, tensor_bytes
+from ..messages.tensors import check_has_bytes, flattened, is_tensor, named, tensor_bytes
 from .dtypes import safetensors_type
 from .entry import TensorEntry, check_name
 from .errors import shown
@@ -47,7 +47,7 @@ def hash_state_dict(
     tensor without data. Every message names the tensor.
     """
     memories: dict[Any, _Memory] = {}
-    for name, value in state_dict.items():
+    for name, value in flattened(state_dict).items():
         check_name(name)
         memory = _describe(name, value)
         memories.setdefault(_key(name, memory.tensor), memory).names.append(name)
@@ -67,23 +67,12 @@ def hash_state_dict(
 def _describe(name: str, value: Any) -> _Memory:
     if not is_tensor(value):
         raise TypeError(f"entry {shown(name)} of the state dict is a {type(value).__name__}, not a tensor")
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    try:
-        if isinstance(value, FakeTensor):
-            raise ValueError("a fake tensor has no data to hash")
-        value = value.detach()
+    with named(f"tensor {shown(name)}"):
         # All checks come before hours of hashing. The copies that some tensors need are made later, group by
         # group.
-        strided = value.layout is torch.strided and not value.is_nested
-        tensor_bytes(value[:0] if strided and value.dim() and _needs_copy(value) else value)
+        check_has_bytes(value)
         dtype, shape = safetensors_type(value)
-    except TypeError as error:
-        raise TypeError(f"tensor {shown(name)}: {error}") from error
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"tensor {shown(name)}: {error}") from error
-    return _Memory(value, dtype, shape)
+    return _Memory(value.detach(), dtype, shape)
 
 
 def _needs_copy(x: torch.Tensor) -> bool:

@@ -210,8 +210,12 @@ def test_what_is_no_key(record):
     for wrong, error, says in (
         ([given["key"]], ValueError, "1 values for 2 messages"),
         ([given["key"], b""], ValueError, "key of message 1 must be"),
-        ([given["key"], "text"], TypeError, "key of message 1: text must be encoded"),
-        ([given["key"], 5], TypeError, "key of message 1: data must be bytes-like"),
+        (
+            [given["key"], "text"],
+            TypeError,
+            "key of message 1 must be bytes-like, not str; text must be",
+        ),
+        ([given["key"], 5], TypeError, "key of message 1 must be bytes-like, not int"),
         (torch.zeros((3, 16), dtype=torch.uint8), ValueError, "3 values for 2 messages"),
     ):
         with pytest.raises(error, match=says):

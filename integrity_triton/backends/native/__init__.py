@@ -16,6 +16,7 @@ from ...algorithms import get as get_algorithm
 from ...messages.layout import Messages, Rows
 from ...messages.per_message import PerMessage
 from ...messages.stream import Stream
+from ...messages.tensors import host_memory
 from ..base import Backend, Probe
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def _host_bytes(view: Any) -> Any:
     """A flat memoryview or contiguous uint8 tensor as something a CPU library reads in place."""
     if isinstance(view, memoryview | bytes):
         return view
-    return view.cpu().numpy()
+    return host_memory(view.cpu())
 
 
 class _NativeStream(Stream):
@@ -209,8 +210,7 @@ def _message_reader(messages: Messages) -> tuple[Callable[[int], Any], int]:
         import torch
 
         return (lambda i: _host_bytes(host[i].view(torch.uint8))), messages.count * messages.length
-    contents: Any = host.numpy()
-    flat = memoryview(contents)
+    flat = memoryview(host_memory(host))  # type: ignore[arg-type]
 
     def row(i: int) -> memoryview:
         start = i * messages.stride

@@ -26,6 +26,7 @@ from ...algorithms import Algorithm
 from ...errors import BackendUnavailable
 from ...launching.launch import Launch
 from ...messages.layout import Messages
+from ...messages.tensors import host_memory
 from ..base import Probe
 from ..triton_backend import TritonBackend
 from . import binary_cache, prebuilt
@@ -310,4 +311,4 @@ class OpenClBackend(TritonBackend):
 def _argument(cl: Any, value: int | torch.Tensor) -> Any:
     if isinstance(value, int):
         return value
-    return cl.SVM(value.numpy())
+    return cl.SVM(host_memory(value))
