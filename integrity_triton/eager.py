@@ -70,12 +70,12 @@ def _check_out(out: torch.Tensor, messages: Messages, size: int) -> None:
 
     if not is_tensor(out):
         raise TypeError(f"out must be a torch tensor, not {type(out).__name__}")
+    if out.device != messages.device:
+        raise ValueError(f"out must be on the messages' device {messages.device}, not on {out.device}")
+    with named("out"):
+        check_has_bytes(out)
     if out.dtype is not torch.uint8 or tuple(out.shape) != (messages.count, size):
         raise ValueError(
             f"out must be uint8 of shape {(messages.count, size)}, "
             f"not {out.dtype} of shape {tuple(out.shape)}"
         )
-    if out.device != messages.device:
-        raise ValueError(f"out must be on the messages' device {messages.device}, not on {out.device}")
-    with named("out"):
-        check_has_bytes(out)

@@ -9,17 +9,17 @@ the definition and the attacks that it resists.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import algorithms
 from .batch import hash_batch, hash_chunks
 from .hashing import new
-from .messages.from_caller import message_bytes
+from .messages.from_caller import message_bytes, sequence_messages
 from .messages.moving import moved
 from .messages.parameters import checked_parameters, octet_string
-from .messages.tensors import is_tensor
+from .messages.tensors import check_has_bytes, is_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,7 @@ class TensorChunks:
         import numpy as np
         import torch
 
+        check_has_bytes(self.digests)
         count = self.digests.shape[0]
         head = _counted(_DOMAIN) + _counted(self.name.encode())
         numbers = np.empty((count, 2), "<u8")
@@ -167,8 +168,11 @@ class LtHash:
         return self.remove_batch(old.elements()).add_batch(new_chunks.elements())
 
     def _change(self, elements: Any, sign: int) -> LtHash:
-        if not (is_tensor(elements) or (isinstance(elements, Sequence) and not isinstance(elements, str))):
-            elements = list(elements)
+        # All elements are checked before the first is added, and before a tensor is cut into parts.
+        if is_tensor(elements):
+            check_has_bytes(elements)
+        else:
+            elements = sequence_messages(elements).views
         total = None
         for start in range(0, len(elements), _MOST_AT_ONCE):
             part = self._sum(elements[start : start + _MOST_AT_ONCE])

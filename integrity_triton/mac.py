@@ -19,7 +19,7 @@ from .messages.layout import Ragged, Rows
 from .messages.moving import moved
 from .messages.parameters import octet_string
 from .messages.per_message import PerMessage
-from .messages.tensors import flattened, is_tensor, named, tensor_bytes
+from .messages.tensors import check_has_bytes, flattened, is_tensor, named, tensor_bytes
 from .strict_json import check_members, check_sizes, parse_hex, parse_object, shown
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class _TensorSpec:
             raise TypeError(f"a tensor is named by a str, not {type(name).__name__}")
         if not is_tensor(tensor):
             raise TypeError(f"{name!r} is a {type(tensor).__name__}, not a tensor")
+        with named(f"tensor {name!r}"):
+            check_has_bytes(tensor)
         return cls(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
 
     def identity(self) -> bytes:
@@ -292,8 +294,7 @@ def mac_tensors(
     specs, data = [], []
     for name, tensor in flattened(tensors).items():
         specs.append(_TensorSpec.of(name, tensor))
-        with named(f"tensor {name!r}"):
-            data.append(tensor_bytes(tensor))
+        data.append(tensor_bytes(tensor))
     chunks: list[Any] = [None] * len(data)
     tags: list[Any] = [None] * len(data)
     for device in dict.fromkeys(view.device for view in data):

@@ -32,9 +32,13 @@ def _key(key: Tensor | None) -> bytes | Tensor | None:
     return octet_string(key, "key")
 
 
-def _digests(like: Tensor | None, count: Any, algorithm: str, length: int | None) -> Tensor:
+def _digests(
+    given: Sequence[Tensor], key: Tensor | None, count: Any, algorithm: str, length: int | None
+) -> Tensor:
     size = algorithms.get(algorithm).check_length(length, {})
-    device = torch.device("cpu") if like is None else like.device
+    device = given[0].device if given else torch.device("cpu")
+    if device.type != "meta" and any(x.is_meta for x in (*given, key) if x is not None):
+        raise ValueError("a meta tensor has no data to hash")  # the result would be unset memory
     return torch.empty((count, size), dtype=torch.uint8, device=device)
 
 
@@ -63,7 +67,7 @@ def _(
     length: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    return _digests(messages[0] if messages else None, len(messages), algorithm, length)
+    return _digests(messages, key, len(messages), algorithm, length)
 
 
 @torch.library.custom_op(
@@ -92,7 +96,7 @@ def _(
     backend: str | None = None,
 ) -> Tensor:
     torch._check(rows.dim() == 2, lambda: f"rows must be 2-D, not {rows.dim()}-D")  # type: ignore[no-untyped-call]
-    return _digests(rows, rows.shape[0], algorithm, length)
+    return _digests([rows], key, rows.shape[0], algorithm, length)
 
 
 @torch.library.custom_op(
@@ -123,4 +127,4 @@ def _(
     backend: str | None = None,
 ) -> Tensor:
     size = data.numel() * data.element_size()
-    return _digests(data, (size + chunk_size - 1) // chunk_size, algorithm, length)
+    return _digests([data], key, (size + chunk_size - 1) // chunk_size, algorithm, length)

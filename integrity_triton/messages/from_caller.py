@@ -159,10 +159,14 @@ def batch_messages(messages: Any) -> Messages:
     Raises ValueError for tensors on different devices and for a tensor that is not 2-D, and TypeError for
     an element that is not a message.
     """
+    return _row_messages(messages) if is_tensor(messages) else sequence_messages(messages)
+
+
+def sequence_messages(messages: Any) -> Ragged:
+    """A batch that is no tensor: a sequence of messages, or a 2-D array whose rows are messages. Raises as
+    :func:`batch_messages` does."""
     import torch
 
-    if is_tensor(messages):
-        return _row_messages(messages)
     if isinstance(messages, str | bytes | bytearray | memoryview):
         raise TypeError("a batch is a sequence of messages; for a single one pass [message]")
     if not isinstance(messages, Sequence):

@@ -1,0 +1,373 @@
+"""Every parameter of the package through which a caller's tensor, array or byte string comes in.
+
+The tables below have a call for each. ``test_the_tables_are_complete`` reads the signatures of everything
+public, so that a new parameter that could take a tensor fails it until it is listed, and the other tests then
+try it with what must be refused and with what must be left as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.testing._internal.two_tensor import TwoTensor
+
+import integrity_triton as it
+from integrity_triton import algorithms
+from integrity_triton.lthash import TensorChunks
+from support import example, rows_as_bytes
+
+# A call takes a function that makes an argument of a given shape, as uint8.
+Make = Callable[..., Any]
+
+KEY, NONCE = bytes(range(32)), bytes(16)
+
+
+def module(x: Any) -> torch.nn.Module:
+    made = torch.nn.Module()
+    made.register_buffer("a", x)
+    return made
+
+
+def constructed(record: algorithms.Algorithm, x: Any) -> bytes:
+    hasher = getattr(it, record.name)(x, **record.trial_parameters())
+    return hasher.digest(*(() if record.digest_size else (32,)))
+
+
+def updated(name: str, x: Any) -> bytes:
+    hasher = it.new(name)
+    hasher.update(x)
+    return hasher.digest()
+
+
+def chunks_of(x: Any) -> list[bytes]:
+    return rows_as_bytes(TensorChunks.of("a", x).digests)
+
+
+def sum_of(change: Callable[[it.LtHash], Any]) -> bytes:
+    total = it.LtHash()
+    change(total)
+    return total.digest()
+
+
+def tags_of(x: Any) -> bytes:
+    return it.mac_tensors({"a": x}, KEY, nonce=NONCE)["a"]
+
+
+def verified(tensors: Any) -> None:
+    it.mac_tensors({"a": torch.zeros(8, dtype=torch.uint8)}, KEY, nonce=NONCE).verify(tensors, KEY)
+
+
+ZEROS = torch.zeros(8, dtype=torch.uint8)
+OPS = torch.ops.integrity_triton
+
+# Messages: the calls with one message of bytes, which may be a tensor or bytes-like.
+MESSAGES: dict[str, Callable[[Any], Any]] = {
+    "new.data": lambda x: it.new("sha256", x).digest(),
+    "new.data of a tree": lambda x: it.new("blake3", x).digest(),
+    "new.data of a tuple": lambda x: it.new("tuplehash_128", (b"a", x)).digest(),
+    "Hash.update.data": lambda x: updated("sha256", x),
+    "Hash.update.data of a tuple": lambda x: updated("tuplehash_128", (b"a", x)),
+    "hash_batch.messages": lambda x: rows_as_bytes(it.hash_batch([b"a", x], "sha256")),
+    "hash_batch.messages of tuples": lambda x: rows_as_bytes(it.hash_batch([(), (b"a", x)], "tuplehash_128")),
+    "hash_chunks.tensor": lambda x: rows_as_bytes(it.hash_chunks(x, "sha256", chunk_size=3)),
+    "hkdf_batch.key_material": lambda x: rows_as_bytes(it.hkdf_batch([b"a", x], "sha256", length=5)),
+    "pbkdf2_batch.passwords": lambda x: rows_as_bytes(
+        it.pbkdf2_batch([b"a", x], "sha256", salt=b"salt", iterations=2)
+    ),
+    "LtHash.add.element": lambda x: sum_of(lambda total: total.add(x)),
+    "LtHash.remove.element": lambda x: sum_of(lambda total: total.remove(x)),
+    "LtHash.add_batch.elements": lambda x: sum_of(lambda total: total.add_batch([b"a", x])),
+    "LtHash.remove_batch.elements": lambda x: sum_of(lambda total: total.remove_batch([b"a", x])),
+    "LtHash.add_tensor.tensor": lambda x: sum_of(lambda total: total.add_tensor("a", x)),
+    "LtHash.update_tensor.tensor": lambda x: sum_of(
+        lambda total: total.update_tensor(TensorChunks.of("a", b"b"), x)
+    ),
+    "TensorChunks.of.tensor": chunks_of,
+    **{
+        f"{record.name}.data": lambda x, record=record: constructed(record, x)
+        for record in algorithms.all_algorithms()
+        if not record.takes_tuples
+    },
+}
+# Further calls, which take tensors only, or tensors of a certain shape.
+TENSORS: dict[str, Callable[[Make], Any]] = {
+    "hash_batch.messages in rows": lambda make: rows_as_bytes(it.hash_batch(make(3, 8), "sha256")),
+    "hash_batch.out": lambda make: it.hash_batch([b"a"], "sha256", out=make(1, 32)),
+    "hash_chunks.out": lambda make: it.hash_chunks(b"abc", "sha256", chunk_size=2, out=make(2, 32)),
+    "LtHash.add_batch.elements in rows": lambda make: it.LtHash().add_batch(make(3, 8)),
+    "LtHash.remove_batch.elements in rows": lambda make: it.LtHash().remove_batch(make(3, 8)),
+    "TensorChunks.digests": lambda make: TensorChunks("a", 8, 8, make(1, 32)).elements(),
+    "LtHash.remove_tensor.chunks": lambda make: it.LtHash().remove_tensor(
+        TensorChunks("a", 8, 8, make(1, 32))
+    ),
+    "LtHash.replace_tensor.old": lambda make: it.LtHash().replace_tensor(
+        TensorChunks("a", 8, 8, make(1, 32)), TensorChunks.of("a", b"")
+    ),
+    "LtHash.replace_tensor.new_chunks": lambda make: it.LtHash().replace_tensor(
+        TensorChunks.of("a", b""), TensorChunks("a", 8, 8, make(1, 32))
+    ),
+    "LtHash.update_tensor.old": lambda make: it.LtHash().update_tensor(
+        TensorChunks("a", 8, 8, make(1, 32)), b""
+    ),
+    "ops.hash_batch.key": lambda make: OPS.hash_batch([ZEROS], "blake3", make(32)),
+    "ops.hash_batch.key a message": lambda make: OPS.hash_batch([ZEROS], "blake3", make(1, 32)),
+    "ops.hash_rows.key": lambda make: OPS.hash_rows(ZEROS.view(1, 8), "blake3", make(32)),
+    "ops.hash_chunks.key": lambda make: OPS.hash_chunks(ZEROS, "blake3", 8, make(32)),
+    "ops.hash_batch.messages": lambda make: OPS.hash_batch([ZEROS, make(8)], "sha256"),
+    "ops.hash_rows.rows": lambda make: OPS.hash_rows(make(3, 8), "sha256"),
+    "ops.hash_chunks.data": lambda make: OPS.hash_chunks(make(8), "sha256", 3),
+}
+# Calls with a state dict, in which wrappers are replaced by their parts.
+STATE_DICTS: dict[str, Callable[[Any], Any]] = {
+    "mac_tensors.tensors": lambda x: it.mac_tensors({"a": x}, KEY, nonce=NONCE).names,
+    "TensorTags.verify.tensors": lambda x: verified({"a": x}),
+    "Manifest.build.source": lambda x: it.models.Manifest.build({"a": x}).root,
+    "Manifest.build.source of a module": lambda x: it.models.Manifest.build(module(x)).root,
+    "Manifest.from_module.module": lambda x: it.models.Manifest.from_module(module(x)).root,
+    "Manifest.from_state_dict.state_dict": lambda x: it.models.Manifest.from_state_dict({"a": x}).root,
+    "Manifest.verify.source": lambda x: it.models.Manifest.build({}).verify({"a": x}).ok,
+}
+
+
+def new_digest(name: str, **given: Any) -> bytes:
+    length = () if it.algorithms.get(name).digest_size else (32,)
+    return it.new(name, **given).digest(*length)
+
+
+def batch_digests(name: str, **given: Any) -> list[bytes]:
+    record = it.algorithms.get(name)
+    messages: list[Any] = [(), ()] if record.takes_tuples else [b"", b""]
+    return rows_as_bytes(it.hash_batch(messages, name, length=record.digest_size or 32, **given))
+
+
+def checked_tag(tag: Any) -> None:
+    it.new("blake3", b"a", key=KEY).verify(tag)
+
+
+TAGS = it.mac_tensors({"a": ZEROS}, KEY, nonce=NONCE)
+CRC = it.new("crc32", b"a").digest()
+# Byte strings: a right value, and calls with this value in any form.
+OCTETS: dict[str, tuple[bytes, Callable[[Any], Any]]] = {
+    "new.key": (KEY, lambda x: it.new("blake3", b"a", key=x).digest()),
+    "Hash.verify.tag": (it.blake3(b"a", key=KEY).digest(), checked_tag),
+    "hash_batch.key": (KEY, lambda x: rows_as_bytes(it.hash_batch([b"a", b"b"], "blake3", key=x))),
+    "hash_chunks.key": (
+        KEY,
+        lambda x: rows_as_bytes(it.hash_chunks(b"abc", "blake3", chunk_size=2, key=x)),
+    ),
+    "hash_file.key": (KEY, lambda x: it.hash_file(__file__, "blake3", key=x)),
+    "hkdf_batch.salt": (
+        KEY,
+        lambda x: rows_as_bytes(it.hkdf_batch([b"a", b"b"], "sha256", length=5, salt=x)),
+    ),
+    "hkdf_batch.info": (
+        KEY,
+        lambda x: rows_as_bytes(it.hkdf_batch([b"a", b"b"], "sha256", length=5, info=x)),
+    ),
+    "pbkdf2_batch.salt": (
+        KEY,
+        lambda x: rows_as_bytes(it.pbkdf2_batch([b"a", b"b"], "sha256", salt=x, iterations=2)),
+    ),
+    "mac_tensors.key": (KEY, lambda x: it.mac_tensors({"a": ZEROS}, x, nonce=NONCE)["a"]),
+    "mac_tensors.nonce": (NONCE, lambda x: it.mac_tensors({"a": ZEROS}, KEY, nonce=x)["a"]),
+    "TensorTags.verify.key": (KEY, lambda x: TAGS.verify({"a": ZEROS}, x)),
+    "LtHash.key": (KEY, lambda x: it.LtHash(key=x).add(b"a").digest()),
+    "LtHash.from_digest.digest": (bytes(range(256)) * 8, lambda x: it.LtHash.from_digest(x).digest()),
+    "crc_combine.first": (CRC, lambda x: it.crc_combine("crc32", x, CRC, 1)),
+    "crc_combine.second": (CRC, lambda x: it.crc_combine("crc32", CRC, x, 1)),
+    **{
+        f"{what}.params {name} {parameter.name}": (
+            example(parameter),
+            lambda x, call=call, name=name, key=parameter.name: call(
+                name, **{**it.algorithms.get(name).trial_parameters(), key: x}
+            ),
+        )
+        for name in sorted(it.algorithms_available)
+        for parameter in it.algorithms.get(name).parameters
+        if parameter.type is bytes
+        for what, call in (("new", new_digest), ("hash_batch", batch_digests))
+    },
+}
+# Parameters with other contents, which no tensor or array can enter.
+OTHERS = {
+    "LtHash.device": "a torch device",
+    "LtHash.from_digest.options": "the arguments of LtHash",
+    "TensorTags.from_json.text": "JSON",
+    "Manifest.from_json.data": "JSON",
+    "TensorEntry.digest": "bytes, and nothing else",
+    "Manifest.entries": "instances of TensorEntry",
+    "hash_chunks.params": "given to the same function as those of hash_batch",
+    "hash_file.params": "given to new",
+}
+INTERNAL = ("Hash", "TensorTags")  # made by functions of the package, not by their constructors
+MAY_BE_DATA = re.compile(r"\b(Any|Tensor|bytes|Module|Sequence|Mapping|Iterable|TensorChunks)\b")
+
+
+def public_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every public function, class and method, except exceptions, with its name."""
+    for namespace in (it, it.models, it.lthash):
+        for name in namespace.__all__:
+            thing = getattr(namespace, name)
+            if not callable(thing) or (isinstance(thing, type) and issubclass(thing, BaseException)):
+                continue
+            if not isinstance(thing, type):
+                yield name, thing
+                continue
+            if name not in INTERNAL:
+                yield name, thing
+            for method in vars(thing):
+                if not method.startswith("_") and inspect.isroutine(getattr(thing, method)):
+                    yield f"{name}.{method}", getattr(thing, method)
+
+
+def test_the_tables_are_complete():
+    """For each parameter that is left out here: say in OTHERS that no data comes in through it, or give the
+    other tables a call, which must go through messages/tensors.py, from_caller.py or parameters.py."""
+    wanted = set()
+    for name, function in public_callables():
+        for parameter in inspect.signature(function).parameters.values():
+            plain = parameter.name in ("self", "progress")
+            if not plain and MAY_BE_DATA.search(str(parameter.annotation)):
+                wanted.add(f"{name}.{parameter.name}")
+    for operator in dir(it.ops):
+        if isinstance(getattr(it.ops, operator), torch._library.custom_ops.CustomOpDef):
+            schema = getattr(torch.ops.integrity_triton, operator.removeprefix("_")).default._schema
+            wanted |= {
+                f"ops.{operator.removeprefix('_')}.{argument.name}"
+                for argument in schema.arguments
+                if "Tensor" in str(argument.type)
+            }
+    listed = {name.partition(" ")[0] for name in (*MESSAGES, *TENSORS, *STATE_DICTS, *OCTETS, *OTHERS)}
+    constructors = {f"{name}.data" for name in it.algorithms_available}
+    assert wanted - listed == set()
+    assert listed - wanted - constructors == set()
+
+
+def freed(*shape: int) -> torch.Tensor:
+    x = torch.zeros(shape, dtype=torch.uint8)
+    x.untyped_storage().resize_(0)
+    return x
+
+
+def shortened(*shape: int) -> torch.Tensor:
+    x = torch.zeros(shape, dtype=torch.uint8)
+    x.untyped_storage().resize_(x.nbytes - 1)
+    return x
+
+
+def shortened_behind_an_offset(*shape: int) -> torch.Tensor:
+    size = torch.Size(shape).numel()
+    base = torch.zeros(size + 8, dtype=torch.uint8)
+    view = base[8:].view(shape)
+    base.untyped_storage().resize_(size + 7)
+    return view
+
+
+def functional(*shape: int) -> torch.Tensor:
+    return torch._to_functional_tensor(torch.zeros(shape, dtype=torch.uint8))
+
+
+def on_meta(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.uint8, device="meta")
+
+
+def wrapper(*shape: int) -> torch.Tensor:
+    x = torch.zeros(shape, dtype=torch.uint8)
+    return TwoTensor(x, x)
+
+
+def parameter_of_a_wrapper(*shape: int) -> torch.Tensor:
+    return torch.nn.Parameter(wrapper(*shape), requires_grad=False)
+
+
+def uninitialised(*shape: int) -> torch.Tensor:
+    return torch.nn.UninitializedBuffer(dtype=torch.uint8)
+
+
+WITHOUT_MEMORY = {
+    freed: "holds 0 bytes; its memory was freed",
+    shortened: "its memory was freed",
+    shortened_behind_an_offset: "its memory was freed",
+    functional: "the tensor has no memory of its own",
+    on_meta: "a meta tensor has no data|messages' device cpu, not on meta",
+    uninitialised: "an UninitializedBuffer has no data|uint8 of shape",
+}
+WRAPPERS = {wrapper: "a TwoTensor is a wrapper", parameter_of_a_wrapper: "a TwoTensor is a wrapper"}
+
+# What is not this package's to refuse: torch gives an operator the tensors in these, or computes only shapes,
+# and has an error of its own for the state dict of a module that is not initialised.
+ELSEWHERE = {
+    **dict.fromkeys((functional, on_meta, uninitialised, *WRAPPERS), lambda name: name.startswith("ops.")),
+    uninitialised: lambda name: name.startswith("ops.") or "module" in name,
+}
+
+
+def with_octets(size: int, call: Callable[[Any], Any]) -> Callable[[Make], Any]:
+    return lambda make: call(make(size))
+
+
+CALLS: dict[str, Callable[[Make], Any]] = {
+    **{name: with_octets(8, call) for name, call in (MESSAGES | STATE_DICTS).items()},
+    **TENSORS,
+    **{name: with_octets(len(value), call) for name, (value, call) in OCTETS.items()},
+}
+
+
+def beginning(name: str) -> str:
+    """How the error of a call begins, where there could be another tensor."""
+    if name in STATE_DICTS:
+        return "tensor 'a': "
+    if name in OCTETS:
+        parameter = (
+            name.rsplit(" ", maxsplit=1)[-1]
+            if ".params" in name
+            else name.partition(" ")[0].rpartition(".")[2]
+        )
+        return rf"(\w+: )?{parameter}: "
+    if name in MESSAGES and "batch" in name:
+        return "message 1: "
+    return "out" if name.endswith(".out") else ""
+
+
+@pytest.mark.parametrize("make", [*WITHOUT_MEMORY, *WRAPPERS], ids=lambda make: make.__name__)
+def test_a_tensor_without_bytes_of_its_own_is_refused(make):
+    """Everywhere, with an error that names the tensor where there could be another."""
+    says = (WITHOUT_MEMORY | WRAPPERS)[make]
+    for name, call in CALLS.items():
+        if (make in WRAPPERS and name in STATE_DICTS) or (make in ELSEWHERE and ELSEWHERE[make](name)):
+            continue
+        try:
+            found = f"{name} takes it: {call(make)}"
+        except (TypeError, ValueError) as error:
+            found = f"{type(error).__name__}: {error}"
+        kind = "TypeError" if make in WRAPPERS else "ValueError"
+        assert re.match(f"{kind}: {beginning(name)}.*({says})", found), (name, found)
+
+
+def test_strided_rows_end_with_the_last_row():
+    base = torch.zeros(3, 16, dtype=torch.uint8)
+    rows = base[:, :8]
+    base.untyped_storage().resize_(40)  # up to the last row's last byte
+    assert it.hash_batch(rows, "sha256").shape == (3, 32)
+    base.untyped_storage().resize_(39)
+    with pytest.raises(ValueError, match="end at byte 40 of its storage, which holds 39"):
+        it.hash_batch(rows, "sha256")
+
+
+def test_operators_with_meta_tensors():
+    """They compute shapes, and never a digest of unset memory on another device."""
+    meta = torch.zeros(2, 32, dtype=torch.uint8, device="meta")
+    assert OPS.hash_rows(meta, "sha256").is_meta
+    for call in (
+        lambda: OPS.hash_batch([ZEROS, meta], "sha256"),
+        lambda: OPS.hash_batch([ZEROS], "blake3", meta[0]),
+        lambda: OPS.hash_rows(torch.zeros(2, 8), "blake3", meta),
+        lambda: OPS.hash_chunks(ZEROS, "blake3", 8, meta[0]),
+    ):
+        with pytest.raises(ValueError, match="a meta tensor has no data to hash"):
+            call()
