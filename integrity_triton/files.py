@@ -16,6 +16,7 @@ Progress = Callable[[int], None]
 
 _BUFFER_SIZE = 8 << 20
 _BUFFERS = 2  # one is filled while the other is hashed
+_SMALL = 1 << 20
 
 
 def _fill(file: io.FileIO, view: memoryview) -> memoryview:
@@ -30,31 +31,52 @@ def _fill(file: io.FileIO, view: memoryview) -> memoryview:
     return view[:got]
 
 
-def read_pieces(path: str | os.PathLike[str], start: int = 0, end: int | None = None) -> Iterator[memoryview]:
+def read_pieces(
+    path: str | os.PathLike[str],
+    start: int = 0,
+    end: int | None = None,
+    *,
+    opener: Callable[[str, int], int] | None = None,
+) -> Iterator[memoryview]:
     """The bytes ``[start, end)`` of a file in pieces; a thread reads the next piece ahead.
 
     Without ``end`` everything that can be read is read, also from a pipe, or from a file under ``/proc``,
     which claims to be empty. A piece is valid until the iterator is advanced. Memory use does not depend on
-    the file's size. Raises OSError if the file cannot be read, and EOFError if it ends before ``end``.
+    the file's size. ``opener`` is as for :func:`open`. Raises OSError if the file cannot be read, and
+    EOFError if it ends before ``end``.
     """
-    with open(path, "rb", buffering=0) as file, ThreadPoolExecutor(1) as reader:
+    with open(path, "rb", buffering=0, opener=opener) as file:
         if start:
             file.seek(start)
-        size = _BUFFER_SIZE if end is None else min(_BUFFER_SIZE, max(1, end - start))
-        buffers = [memoryview(bytearray(size)) for _ in range(_BUFFERS)]
+        if end is not None and end - start <= _SMALL:  # a thread would take longer than it saves
+            pieces = iter([_fill(file, memoryview(bytearray(max(0, end - start))))])
+        else:
+            pieces = _read_ahead(file, None if end is None else end - start)
+        offset = start
+        for piece in pieces:
+            offset += len(piece)
+            if piece:
+                yield piece
+        if end is not None and offset < end:
+            raise EOFError(f"{os.fspath(path)}: the file ends at byte {offset}, {end} were expected")
 
-        def read(buffer: memoryview, offset: int) -> memoryview:
-            return _fill(file, buffer if end is None else buffer[: max(0, min(size, end - offset))])
 
-        turn, offset = 0, start
+def _read_ahead(file: io.FileIO, length: int | None) -> Iterator[memoryview]:
+    """The next ``length`` bytes of a file, or all up to its end, while a thread reads the next piece."""
+    size = _BUFFER_SIZE if length is None else min(_BUFFER_SIZE, length)
+    buffers = [memoryview(bytearray(size)) for _ in range(_BUFFERS)]
+
+    def read(buffer: memoryview, offset: int) -> memoryview:
+        return _fill(file, buffer if length is None else buffer[: max(0, min(size, length - offset))])
+
+    with ThreadPoolExecutor(1) as reader:
+        turn, offset = 0, 0
         pending = reader.submit(read, buffers[0], offset)
         while piece := pending.result():
             offset += len(piece)
             turn = (turn + 1) % _BUFFERS
             pending = reader.submit(read, buffers[turn], offset)
             yield piece
-        if end is not None and offset < end:
-            raise EOFError(f"{os.fspath(path)}: the file ends at byte {offset}, {end} were expected")
 
 
 def update_from_file(

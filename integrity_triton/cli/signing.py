@@ -49,6 +49,11 @@ _ignore_path_option = click.option(
     metavar="PATH",
     help="Leave out this path, relative to FOLDER. Repeatable.",
 )
+_allow_symlinks_option = click.option(
+    "--allow-symlinks",
+    is_flag=True,
+    help="Follow links to files in FOLDER, or in the blobs of FOLDER's Hugging Face cache.",
+)
 
 
 @click.command()
@@ -70,6 +75,7 @@ _ignore_path_option = click.option(
 )
 @click.option("--password-file", metavar="FILE", help="Read the password of the private key from this file.")
 @_ignore_path_option
+@_allow_symlinks_option
 @report_options
 def sign(
     folder: str,
@@ -80,6 +86,7 @@ def sign(
     shard_size: int | None,
     password_file: str | None,
     ignore_paths: tuple[str, ...],
+    allow_symlinks: bool,
     as_json: bool,
     backend: str | None,
 ) -> int:
@@ -94,7 +101,6 @@ def sign(
         algorithm = "blake3" if method == "files" else "sha256"
     output = Output(as_json=as_json)
     path = _signature_path(folder, signature)
-    optional = {} if shard_size is None else {"shard_size": shard_size}
     with output.progress(folder, folder_size(folder)) as progress:
         oms.sign(
             Path(folder),
@@ -103,10 +109,11 @@ def sign(
             method=method,
             algorithm=algorithm,
             password=_password(password_file),
-            ignore_paths=[Path(ignored) for ignored in ignore_paths],
+            ignore_paths=ignore_paths,
+            allow_symlinks=allow_symlinks,
+            shard_size=shard_size,
             backend=backend,
             progress=progress,
-            **optional,
         )
     output.line(f"{folder}: signed -> {path}")
     output.document(ok=True, folder=folder, signature=str(path), method=method, algorithm=algorithm)
@@ -127,6 +134,7 @@ def sign(
     help="If verification fails, name the tensors that differ from this manifest.",
 )
 @_ignore_path_option
+@_allow_symlinks_option
 @report_options
 def verify(
     folder: str,
@@ -135,6 +143,7 @@ def verify(
     ignore_unsigned_files: bool,
     manifest_path: str | None,
     ignore_paths: tuple[str, ...],
+    allow_symlinks: bool,
     as_json: bool,
     backend: str | None,
 ) -> int:
@@ -151,7 +160,8 @@ def verify(
                 Path(folder),
                 path,
                 public_key=Path(key),
-                ignore_paths=[Path(ignored) for ignored in ignore_paths],
+                ignore_paths=ignore_paths,
+                allow_symlinks=allow_symlinks,
                 ignore_unsigned_files=ignore_unsigned_files,
                 backend=backend,
                 progress=progress,

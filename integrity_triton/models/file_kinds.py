@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .errors import shown
+from ..strict_json import shown
 
 HEAD_SIZE = 1024
 """Bytes from the beginning of a file that :func:`recognise` looks at."""

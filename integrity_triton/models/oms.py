@@ -10,28 +10,40 @@ Needs the ``signing`` extra.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
+import errno
 import os
 import pathlib
-import re
-import tempfile
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 try:
     import model_signing.hashing
-    import model_signing.signing
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
-    from model_signing._hashing import hashing as _stock_hashing
-    from model_signing._hashing import io as _stock_io
-    from model_signing._hashing import memory as _stock_memory
-    from model_signing.manifest import Manifest
+    from model_signing._hashing.hashing import Digest
+    from model_signing.manifest import (
+        FileManifestItem,
+        Manifest,
+        ManifestItem,
+        SerializationType,
+        ShardedFileManifestItem,
+    )
+
+    from .oms_bundle import (
+        GIT_PATHS,
+        LARGEST_SHARD,
+        SignatureFormatError,
+        Statement,
+        file_of,
+        make_bundle,
+        make_payload,
+        parse_statement,
+        shard_algorithm,
+        signed_payload,
+        supported_hashes,
+    )
+    from .signing_keys import load_private_key, load_public_key
 except ImportError as error:
     raise ImportError(
         f"model signing needs a package that is missing ({error.name}): "
@@ -40,10 +52,14 @@ except ImportError as error:
 
 from .. import algorithms
 from ..backends.registry import requested
-from ..errors import IntegrityError, IntegrityTritonError
-from ..files import Progress, hash_file
+from ..errors import IntegrityError
+from ..files import Progress, read_pieces
+from ..hashing import new
 from ..output_files import check_output_file, write_file
-from ..strict_json import parse_object, shown
+from ..strict_json import shown
+from .model_tree import LINK, SINGLE_FILE, ModelFile, ModelTree, read_tree
+from .regular_files import read_regular
+from .stored import SharedProgress
 
 __all__ = ["HashingConfig", "SignatureFormatError", "generate_key", "sign", "verify"]
 
@@ -52,83 +68,32 @@ MAX_SIGNATURE_SIZE = 256 << 20
 
 PathLike = str | os.PathLike[str]
 
-_STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-_PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+_Digests = dict[str, dict[tuple[int, int], bytes]]  # by the names of files, and by ranges of their bytes
+
+_DEFAULT_SHARD_SIZE = 1_000_000_000
 _BUNDLE_TYPE = b"application/vnd.dev.sigstore.bundle"
 _HEAD_SIZE = 1 << 16
-_PAYLOAD_TYPE = "application/vnd.in-toto+json"
-_DEFAULT_SHARD_SIZE = 1_000_000_000
-_LARGEST_SHARD = (1 << 63) - 1
-# OMS's name of a hash, which is also its name here, and the keyword of the model_signing package for it.
-_STOCK_KEYWORDS = {"sha256": "sha256", "blake2b": "blake2", "blake3": "blake3"}
-_SHARD_NAME = re.compile(r"(?P<path>.+):(?P<start>0|[1-9][0-9]*):(?P<end>[1-9][0-9]*)\Z", re.DOTALL)
-
-
-class SignatureFormatError(IntegrityTritonError, ValueError):
-    """A signature that is not a well-formed OMS bundle, or of a kind that is not supported."""
-
-
-def _supported() -> list[str]:
-    """The hashes of OMS that this package has and trusts."""
-    secure = {r.name for r in algorithms.all_algorithms() if r.security is algorithms.Security.SECURE}
-    return [name for name in _STOCK_KEYWORDS if name in secure]
-
-
-class _Hasher:
-    """How a configuration hashes. Its file and shard hashers, which run in threads, share this object."""
-
-    def __init__(self, algorithm: str, backend: str | None, progress: Progress | None) -> None:
-        self.algorithm = algorithm
-        self._backend = backend
-        self._progress = progress
-        self._lock = threading.Lock()
-
-    def _report(self, nbytes: int) -> None:
-        if self._progress is not None:
-            with self._lock:
-                self._progress(nbytes)
-
-    def __call__(self, path: pathlib.Path, start: int, end: int | None) -> bytes:
-        return hash_file(
-            path, self.algorithm, start=start, end=end, backend=self._backend, progress=self._report
-        )
-
-
-class _FileHasher(_stock_io.SimpleFileHasher):
-    def __init__(self, path: pathlib.Path, content_hasher: Any, hasher: _Hasher) -> None:
-        super().__init__(path, content_hasher, digest_name_override=hasher.algorithm)
-        self._hash = hasher
-
-    def compute(self) -> Any:
-        return _stock_hashing.Digest(self.digest_name, self._hash(self._file, 0, None))
-
-
-class _ShardHasher(_stock_io.ShardedFileHasher):
-    def __init__(
-        self, path: pathlib.Path, start: int, end: int, content_hasher: Any, hasher: _Hasher, shard_size: int
-    ) -> None:
-        super().__init__(path, content_hasher, start=start, end=end, shard_size=shard_size)
-        self._hash = hasher
-        self._range = start, end
-
-    def compute(self) -> Any:
-        return _stock_hashing.Digest(self.digest_name, self._hash(self._file, *self._range))
+_WILDCARDS = frozenset("*?[")
 
 
 class HashingConfig(model_signing.hashing.Config):
-    """Stock's hashing configuration, with the hashing done by this package.
+    """A hashing configuration for stock's signing and verifying configurations, with this package's hashing.
 
-    Pass it to ``set_hashing_config()`` of stock's signing or verifying configuration. Files, shards,
-    symbolic links and ignored paths are enumerated by stock's own code, so that the resulting
-    manifests are equal to stock's.
+    Pass it to their ``set_hashing_config()``. For a model that both accept, the manifest is equal to stock's.
+    What stock leaves out without a word is an error here: a folder that cannot be listed, a link to a folder
+    or out of the model (where links are allowed at all), and a model in which there is nothing to sign.
 
     ``method`` is "files" or "shards", and ``algorithm`` is an OMS hash. ``shard_size``, in bytes, applies
-    only to shards. Files are read with bounded memory, several at a time if the hash itself uses one core.
-    ``progress`` is called with the number of bytes just hashed, by one thread at a time.
+    only to shards. ``allow_symlinks`` includes what links to regular files lead to, if that is within the
+    model or, for a snapshot in a Hugging Face cache, in the ``blobs`` of the same repository. Files are read
+    with bounded memory, several at a time if the hash itself uses one core. ``progress`` is called with the
+    number of bytes just hashed, by one thread at a time.
 
     Raises ValueError, naming what is allowed, for a method, algorithm or shard size that OMS or this
     package does not have; BackendUnavailable as :func:`integrity_triton.new`.
     """
+
+    _complete = False
 
     def __init__(
         self,
@@ -140,61 +105,172 @@ class HashingConfig(model_signing.hashing.Config):
         allow_symlinks: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        if algorithm not in _supported():
-            raise ValueError(f"OMS hashing knows {', '.join(_supported())}, not {algorithm!r}")
+        if algorithm not in supported_hashes():
+            raise ValueError(f"OMS hashing knows {', '.join(supported_hashes())}, not {algorithm!r}")
         if method not in ("files", "shards"):
             raise ValueError(f"the OMS method is 'files' or 'shards', not {method!r}")
         if method == "files" and shard_size is not None:
             raise ValueError("shard_size is for the method 'shards'")
         if method == "shards" and algorithm == "blake3":
             raise ValueError("OMS has shards only for sequential hashes; use 'files' with blake3")
-        shard_size = _DEFAULT_SHARD_SIZE if shard_size is None else shard_size
-        if isinstance(shard_size, bool) or not isinstance(shard_size, int):
-            raise TypeError(f"shard_size must be int, not {type(shard_size).__name__}")
-        if not 1 <= shard_size <= _LARGEST_SHARD:
-            raise ValueError(f"shard_size must be from 1 to {_LARGEST_SHARD}, got {shard_size}")
-        self._hasher = _Hasher(algorithm, backend, progress)
+        size = _DEFAULT_SHARD_SIZE if shard_size is None else shard_size
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"shard_size must be int, not {type(size).__name__}")
+        if not 1 <= size <= LARGEST_SHARD:
+            raise ValueError(f"shard_size must be from 1 to {LARGEST_SHARD}, got {size}")
+        self._method = method
+        self._algorithm = algorithm
+        self._shard_size = size if method == "shards" else None
+        self._backend = backend
+        self._progress = progress
         # One file at a time keeps a device busy, and so it does a tree hash in the CPU library.
         sequential = not algorithms.get(algorithm).parallel and requested(backend) in (None, "native")
-        workers = None if sequential else 1
+        self._workers = None if sequential else 1
         super().__init__()  # type: ignore[no-untyped-call]
-        self._shard_size = shard_size
-        keyword: Any = _STOCK_KEYWORDS[algorithm]
-        if method == "files":
-            self.use_file_serialization(hashing_algorithm=keyword, max_workers=workers)
-        else:
-            self.use_shard_serialization(
-                hashing_algorithm=keyword, shard_size=shard_size, max_workers=workers
-            )
         self.set_allow_symlinks(allow_symlinks)
+        self._complete = True
 
-    def _content_hasher(self) -> Any:
-        """Gives digests their names and sizes, and hashes nothing."""
-        if self._hasher.algorithm == "blake3":
-            return _stock_memory.BLAKE3()
-        keyword: Any = _STOCK_KEYWORDS[self._hasher.algorithm]
-        return self._build_stream_hasher(keyword)
+    def use_file_serialization(self, **_: Any) -> HashingConfig:
+        """Raises TypeError: the constructor of this class chooses the method."""
+        if self._complete:
+            raise TypeError("the method of a HashingConfig is chosen when it is made")
+        return self  # the base class calls this while it is made
 
-    def _build_file_hasher_factory(self, *_: Any, **__: Any) -> Callable[..., Any]:
-        if not hasattr(
-            self, "_shard_size"
-        ):  # the base class calls this in its constructor, before a choice was made
-            return super()._build_file_hasher_factory()
-        return lambda path: _FileHasher(path, self._content_hasher(), self._hasher)
-
-    def _build_sharded_file_hasher_factory(self, *_: Any, **__: Any) -> Callable[..., Any]:
-        return lambda path, start, end: _ShardHasher(
-            path, start, end, self._content_hasher(), self._hasher, self._shard_size
-        )
+    use_shard_serialization = use_file_serialization
 
     def hash(self, model_path: Any, *, files_to_hash: Iterable[Any] | None = None) -> Manifest:
-        """The model's manifest. Raises OSError for a path that cannot be read, and ValueError for a symbolic
-        link if these are not allowed and for anything that is neither a file nor a folder."""
-        path = pathlib.Path(os.fsdecode(model_path))
-        path.stat()  # raises FileNotFoundError with the path's name
+        """The model's manifest, or that of ``files_to_hash``, which are paths in the model.
+
+        Raises OSError for a path that cannot be read; ValueError for a link if links are not allowed, for
+        anything that is neither a file nor a folder, for a name that is not UTF-8 and if there is nothing to
+        sign; and IntegrityError if the model changes while it is read.
+        """
+        model = os.fsdecode(model_path)
+        only = None
         if files_to_hash is not None:
-            files_to_hash = [pathlib.Path(os.fsdecode(file)) for file in files_to_hash]
-        return super().hash(path, files_to_hash=files_to_hash)
+            only = {_within(model, os.fsdecode(file)) for file in files_to_hash}
+        tree, digests = self._measure(model, only)
+        for name in sorted((only or set()) - tree.files.keys() - tree.refused.keys()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.join(model, name))
+        self._check_signable(model, tree, digests)
+        label = shard_algorithm(self._algorithm, self._shard_size)
+        items: list[ManifestItem] = []
+        for name, resources in digests.items():
+            path = pathlib.PurePosixPath(name)
+            for (start, end), value in resources.items():
+                digest = Digest(label, value)
+                if self._shard_size is None:
+                    items.append(FileManifestItem(path=path, digest=digest))
+                else:
+                    items.append(ShardedFileManifestItem(path=path, start=start, end=end, digest=digest))
+        form = {
+            "method": self._method,
+            "hash_type": self._algorithm,
+            "allow_symlinks": self._allow_symlinks,
+            "ignore_paths": self._ignored(),
+        }
+        if self._shard_size is not None:
+            form["shard_size"] = self._shard_size
+        return Manifest(_name_of(model), items, SerializationType.from_args(form))
+
+    def _ignored(self) -> list[str]:
+        git = GIT_PATHS if self._ignore_git_paths else ()
+        # An absolute path is not relative to the model; stock leaves it out, too.
+        given = (path.as_posix() for path in self._ignored_paths if not path.is_absolute())
+        return sorted({*given, *git})
+
+    def _measure(self, model: str, only: Collection[str] | None = None) -> tuple[ModelTree, _Digests]:
+        """What is in the model, and the digests of the ranges of its files.
+
+        Raises OSError for what cannot be read, and IntegrityError if the model changes meanwhile.
+        """
+
+        def listed() -> ModelTree:
+            ignored = frozenset(self._ignored())
+            return read_tree(model, ignored=ignored, only=only, allow_symlinks=self._allow_symlinks)
+
+        tree = listed()
+        digests: _Digests = {name: {} for name in tree.files}
+        shared = SharedProgress(self._progress)
+        with ThreadPoolExecutor(self._workers, "integrity_triton") as pool:
+            try:
+                pending = [
+                    (name, part, pool.submit(self._digest, file, part, shared))
+                    for name, file in tree.files.items()
+                    for part in self._ranges(file.size)
+                ]
+                for name, part, digest in pending:
+                    digests[name][part] = digest.result()
+            except BaseException:
+                shared.cancel()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        if changed := tree.differing(listed()):
+            raise IntegrityError(f"{model}: changed while the model was being read: {_list(changed)}")
+        return tree, digests
+
+    def _ranges(self, size: int) -> Iterable[tuple[int, int]]:
+        """The parts of a file that have a digest each: the whole file, or its shards."""
+        if self._shard_size is None:
+            return [(0, size)]
+        return ((start, min(start + self._shard_size, size)) for start in range(0, size, self._shard_size))
+
+    def _digest(self, file: ModelFile, part: tuple[int, int], progress: Progress) -> bytes:
+        hasher = new(self._algorithm, backend=self._backend)
+        try:
+            for piece in read_pieces(file.path, *part, opener=file.open):
+                hasher.update(piece)
+                progress(len(piece))
+        except EOFError as error:
+            raise IntegrityError(f"the file was cut while the model was being read: {error}") from None
+        return hasher.digest()
+
+    def _check_signable(self, model: str, tree: ModelTree, digests: _Digests) -> None:
+        for name, reason in sorted(tree.refused.items()):
+            raise ValueError(f"{model}: {shown(name)} is {reason}{_advice(reason)}")
+        for name in sorted(tree.files):
+            _check_utf8(model, name)
+        if not any(digests.values()):
+            reason = "it has no files, or all of them are ignored"
+            if tree.files:
+                reason = "all its files are empty, and empty files have no shards; use the method 'files'"
+            raise ValueError(f"{model}: nothing to sign: {reason}")
+
+
+def _advice(reason: str) -> str:
+    """What to do about something that cannot be signed."""
+    leave_out = "ignore_paths (--ignore-path) leaves it out"
+    if reason == LINK:
+        return f"; allow_symlinks (--allow-symlinks) signs what it leads to in the model, and {leave_out}"
+    if reason.startswith(LINK):
+        return f"; put a copy of what it should lead to in its place, or {leave_out}"
+    return f", neither a file nor a folder; {leave_out}"
+
+
+def _check_utf8(model: str, name: str) -> None:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{model}: the name {shown(name)} is not UTF-8, so that it cannot be signed"
+        ) from None
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(map(shown, names))
+
+
+def _name_of(model: str) -> str:
+    """The name of a model, which only informs: the last part of its path."""
+    return pathlib.Path(model).name or pathlib.Path(model).absolute().name
+
+
+def _within(model: str, path: str) -> str:
+    """The name of a file of a model, from its path."""
+    try:
+        return pathlib.Path(path).relative_to(model).as_posix()
+    except ValueError:
+        raise ValueError(f"{path}: not in the model {model}") from None
 
 
 def generate_key(private_path: PathLike, public_path: PathLike) -> None:
@@ -228,34 +304,47 @@ def sign(
     shard_size: int | None = None,
     password: str | None = None,
     ignore_paths: Iterable[PathLike] = (),
+    allow_symlinks: bool = False,
     backend: str | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Sign a model folder (or one file) with an elliptic-curve key, offline.
 
     ``private_key`` is a PEM file. ``ignore_paths`` are relative to ``folder``; git's own files and the
-    signature itself are always ignored. Raises ValueError for a key, method, algorithm or shard size that
-    cannot be used, and OSError for a file that cannot be read or written. Both come before anything is
-    hashed. Raises ValueError also if the signature would replace a file that is not a signature.
+    signature itself are always ignored. ``allow_symlinks`` is as for :class:`HashingConfig`.
+
+    Raises ValueError for a key, method, algorithm, shard size or ignored path that cannot be used, and if the
+    signature would replace a file that is not a signature; OSError for a file that cannot be read or written.
+    Both come before anything is hashed. Raises as :meth:`HashingConfig.hash` does for the model.
     """
-    folder, signature_path = pathlib.Path(folder), pathlib.Path(signature_path)
-    config = HashingConfig(method, algorithm, shard_size=shard_size, backend=backend, progress=progress)
-    config.set_ignored_paths(paths=_ignored(folder, signature_path, ignore_paths))
-    key_path = pathlib.Path(private_key)
-    key_path.stat()
+    model = os.fspath(folder)
+    config = HashingConfig(
+        method,
+        algorithm,
+        shard_size=shard_size,
+        backend=backend,
+        allow_symlinks=allow_symlinks,
+        progress=progress,
+    )
+    ignored = [*_given_ignored(ignore_paths), *_signature_within(model, signature_path)]
+    for path in ignored:
+        _check_utf8(model, path)
+    config.set_ignored_paths(paths=ignored)
+    key = load_private_key(private_key, password)
     check_output_file(signature_path)
-    _check_replaced(signature_path)
-    # model_signing declares a str here and needs bytes.
-    secret: Any = None if password is None else password.encode()
-    try:
-        signing = model_signing.signing.Config()  # type: ignore[no-untyped-call]
-        signing.use_elliptic_key_signer(private_key=key_path, password=secret)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{key_path}: not a usable elliptic-curve private key: {error}") from None
-    with tempfile.TemporaryDirectory() as scratch:
-        made = pathlib.Path(scratch, "model.sig")
-        signing.set_hashing_config(config).sign(folder, made)
-        write_file(signature_path, made.read_bytes())
+    _check_replaced(pathlib.Path(signature_path))
+    tree, digests = config._measure(model)
+    config._check_signable(model, tree, digests)
+    statement = Statement(
+        method=method,
+        algorithm=algorithm,
+        shard_size=config._shard_size,
+        allow_symlinks=allow_symlinks,
+        ignore_paths=tuple(config._ignored()),
+        digests=_resources(method, digests),
+        empty_files=_empty(tree) if method == "shards" else None,
+    )
+    write_file(signature_path, make_bundle(make_payload(_name_of(model), statement), key))
 
 
 def _check_replaced(path: pathlib.Path) -> None:
@@ -270,30 +359,42 @@ def _check_replaced(path: pathlib.Path) -> None:
         )
 
 
-def _ignored(
-    folder: pathlib.Path, signature_path: pathlib.Path, ignore_paths: Iterable[PathLike]
-) -> list[pathlib.Path]:
-    paths = [pathlib.Path(path) for path in ignore_paths]
-    for path in paths:
+def _given_ignored(paths: Iterable[PathLike]) -> list[str]:
+    """The ignored paths that a caller gave, in their shortest form."""
+    shortest = []
+    for given in paths:
+        path = pathlib.Path(given)
         if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"ignored path {str(path)!r} must be relative and inside the folder")
-    inside = signature_path.absolute()
-    root = folder.absolute()
-    if inside.is_relative_to(root) and inside != root:
-        paths.append(inside.relative_to(root))
-    return paths
+            raise ValueError(f"ignored path {str(given)!r} must be relative and inside the folder")
+        if not path.parts:
+            raise ValueError(
+                f"ignored path {str(given)!r} is the whole folder, so that nothing would be signed"
+            )
+        if not _WILDCARDS.isdisjoint(str(path)):
+            raise ValueError(f"ignored path {str(given)!r} has a wildcard; OMS has none, so name each path")
+        shortest.append(path.as_posix())
+    return shortest
 
 
-@dataclass(frozen=True)
-class _Statement:
-    """The content of a signature, after all checks."""
+def _signature_within(model: str, signature_path: PathLike) -> list[str]:
+    """The name of the signature in the model, if it is there, whichever links the two paths go through."""
+    folder, name = os.path.split(os.path.abspath(signature_path))
+    path = os.path.join(os.path.realpath(folder), name)
+    root = os.path.join(os.path.realpath(model), "")
+    return [path[len(root) :].replace(os.sep, "/")] if path.startswith(root) else []
 
-    method: str
-    algorithm: str
-    shard_size: int | None
-    allow_symlinks: bool
-    ignore_paths: tuple[str, ...]
-    digests: Mapping[str, str]  # the digest of each file or shard, in lower-case hexadecimal
+
+def _resources(method: str, digests: _Digests) -> dict[str, str]:
+    """Digests in hexadecimal by the names that OMS gives to files or shards."""
+    return {
+        name if method == "files" else f"{name}:{start}:{end}": digest.hex()
+        for name, parts in digests.items()
+        for (start, end), digest in parts.items()
+    }
+
+
+def _empty(tree: ModelTree) -> tuple[str, ...]:
+    return tuple(sorted(name for name, file in tree.files.items() if file.size == 0))
 
 
 def verify(
@@ -303,221 +404,91 @@ def verify(
     public_key: PathLike,
     ignore_paths: Iterable[PathLike] = (),
     ignore_unsigned_files: bool = False,
+    allow_symlinks: bool = False,
     backend: str | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Verify a model folder against its signature and the signer's public key.
 
     The signature says how the model was hashed and which paths were ignored. ``ignore_paths`` adds to these
-    paths, and ``ignore_unsigned_files`` permits files that the signature does not list.
+    paths. ``ignore_unsigned_files`` permits anything that the signature does not list; with shards that
+    another program signed, only empty files, because such a signature does not say which files were empty.
+    ``allow_symlinks`` follows links as :class:`HashingConfig` does, though the signer did not: a model that
+    was signed as files can so be verified in a Hugging Face cache.
 
-    Raises IntegrityError, which names the files, if another key made the signature or the model is not the
-    one that was signed; SignatureFormatError (a ValueError) for a malformed or unsupported signature;
-    ValueError for an unusable key or a symbolic link; and OSError for a file that cannot be read.
+    Raises IntegrityError, which names the files, if another key made the signature, the model is not the
+    one that was signed or it changes meanwhile; SignatureFormatError (a ValueError) for a malformed or
+    unsupported signature, and for one of nothing; ValueError for a key or ignored path that cannot be used;
+    and OSError for a file or folder that cannot be read.
     """
-    folder, signature_path = pathlib.Path(folder), pathlib.Path(signature_path)
-    key = _load_public_key(pathlib.Path(public_key))
-    payload = _signed_payload(signature_path, key)
-    statement = _parse_statement(payload)
+    model = os.fspath(folder)
+    given = _given_ignored(ignore_paths)
+    key = load_public_key(public_key)
+    statement = _read_signature(signature_path, key)
     config = HashingConfig(
         statement.method,
         statement.algorithm,
         shard_size=statement.shard_size,
         backend=backend,
-        allow_symlinks=statement.allow_symlinks,
+        allow_symlinks=allow_symlinks or statement.allow_symlinks,
         progress=progress,
     )
-    ignored = [*statement.ignore_paths, *ignore_paths]
-    # The signature's own list has the git files that were ignored when signing.
-    config.set_ignored_paths(paths=_ignored(folder, signature_path, ignored), ignore_git_paths=False)
-    files = None
-    if ignore_unsigned_files:
-        names = {_file_of(statement, resource) for resource in statement.digests}
-        files = [folder / name for name in sorted(names) if (folder / name).exists()]
-    manifest = config.hash(folder, files_to_hash=files)
-    found = {d.identifier: d.digest.digest_hex for d in manifest.resource_descriptors()}
-    _compare(statement, found)
-
-
-def _load_public_key(path: pathlib.Path) -> ec.EllipticCurvePublicKey:
-    data = path.read_bytes()
-    try:
-        key = serialization.load_pem_public_key(data)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError(f"{path}: not a PEM public key: {error}") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.key_size not in _CURVE_HASHES:
-        raise ValueError(f"{path}: the key must be an elliptic-curve key on P-256, P-384 or P-521")
-    return key
-
-
-_CURVE_HASHES: dict[int, hashes.HashAlgorithm] = {
-    256: hashes.SHA256(),
-    384: hashes.SHA384(),
-    521: hashes.SHA512(),
-}
-
-
-def _signed_payload(path: pathlib.Path, key: ec.EllipticCurvePublicKey) -> bytes:
-    """The payload of a bundle, whose signature is verified before any byte of the payload is parsed."""
-    size = path.stat().st_size
-    if size > MAX_SIGNATURE_SIZE:
-        raise SignatureFormatError(f"{path}: {size} bytes; a signature has at most {MAX_SIGNATURE_SIZE}")
-    bundle = _parse(path.read_bytes(), f"{path}")
-    material = _member(bundle, "verificationMaterial", dict)
-    if "publicKey" not in material:
-        raise SignatureFormatError(f"{path}: signed with a certificate or Sigstore, not with a key")
-    hint = _member(material, "publicKey", dict).get("hint")
-    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    if hint and hint != hashlib.sha256(pem).hexdigest():
-        raise IntegrityError(f"{path}: the model was signed with another key")
-    envelope = _member(bundle, "dsseEnvelope", dict)
-    if _member(envelope, "payloadType", str) != _PAYLOAD_TYPE:
-        raise SignatureFormatError(f"the envelope's payload type must be {_PAYLOAD_TYPE}")
-    payload = _base64(_member(envelope, "payload", str), "payload")
-    signatures = _member(envelope, "signatures", list)
-    if len(signatures) != 1 or not isinstance(signatures[0], dict):
-        raise SignatureFormatError("the envelope must have exactly one signature")
-    signature = _base64(_member(signatures[0], "sig", str), "signature")
-    # DSSE v1, pre-authentication encoding.
-    signed = b"DSSEv1 %d %s %d %s" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
-    try:
-        key.verify(signature, signed, ec.ECDSA(_CURVE_HASHES[key.curve.key_size]))
-    except InvalidSignature:
-        raise IntegrityError(f"{path}: the signature is not valid for this key") from None
-    return payload
-
-
-def _parse(data: bytes, what: str) -> dict[str, Any]:
-    try:
-        # model_signing writes a shard size as 1000.0, so that floats are accepted here and checked later.
-        return parse_object(data, floats=True)
-    except ValueError as error:
-        raise SignatureFormatError(f"{what}: {error}") from None
-
-
-def _member(parent: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = parent.get(name)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise SignatureFormatError(f"the signature's {name!r} is missing or not a {kind.__name__}")
-    return value
-
-
-def _base64(text: str, what: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise SignatureFormatError(f"the {what} is not base64") from None
-
-
-def _parse_statement(payload: bytes) -> _Statement:
-    statement = _parse(payload, "the signed statement")
-    for name, expected in (("_type", _STATEMENT_TYPE), ("predicateType", _PREDICATE_TYPE)):
-        if _member(statement, name, str) != expected:
-            raise SignatureFormatError(f"{name} is {shown(statement[name])}, only {expected!r} is supported")
-    subjects = _member(statement, "subject", list)
-    if len(subjects) != 1 or not isinstance(subjects[0], dict):
-        raise SignatureFormatError("the statement must have exactly one subject")
-    root = _member(_member(subjects[0], "digest", dict), "sha256", str)
-    predicate = _member(statement, "predicate", dict)
-    form = _member(predicate, "serialization", dict)
-    method = _member(form, "method", str)
-    if method not in ("files", "shards"):
-        raise SignatureFormatError(f"method {shown(method)} is not supported, only 'files' and 'shards'")
-    algorithm = _member(form, "hash_type", str)
-    if algorithm not in _supported():
-        raise SignatureFormatError(
-            f"hash {shown(algorithm)} is not supported, only {', '.join(_supported())}"
-        )
-    shard_size = _shard_size(form) if method == "shards" else None
-    if method == "shards" and algorithms.get(algorithm).parallel:
-        raise SignatureFormatError(f"shards of {algorithm} are not supported")
-    ignored = form.get("ignore_paths", [])
-    if not isinstance(ignored, list) or not all(isinstance(path, str) for path in ignored):
-        raise SignatureFormatError("ignore_paths must be a list of strings")
-    for path in ignored:
-        _check_path(path)
-    checked = _Statement(
-        method=method,
-        algorithm=algorithm,
-        shard_size=shard_size,
-        allow_symlinks=_member(form, "allow_symlinks", bool),
-        ignore_paths=tuple(ignored),
-        digests=_parse_resources(_member(predicate, "resources", list), algorithm, shard_size),
-    )
-    # The root depends on the order, which the mapping keeps.
-    concatenated = b"".join(bytes.fromhex(digest) for digest in checked.digests.values())
-    if hashlib.sha256(concatenated).hexdigest() != root:
-        raise SignatureFormatError("the subject's digest is not that of the resources listed")
-    for resource in checked.digests:
-        _file_of(checked, resource)
-    return checked
-
-
-def _shard_size(form: Mapping[str, Any]) -> int:
-    size = form.get("shard_size")
-    # model_signing 1.1.1 passes integers through protobuf's only number type, a double.
-    if isinstance(size, float) and size.is_integer():
-        size = int(size)
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST_SHARD:
-        raise SignatureFormatError(f"shard_size must be a positive integer, not {shown(repr(size))}")
-    return size
-
-
-def _parse_resources(resources: list[Any], algorithm: str, shard_size: int | None) -> dict[str, str]:
-    # The specification has only the hash's name here; model_signing 1.1.1 adds the shard size.
-    names = {algorithm} if shard_size is None else {algorithm, f"{algorithm}-sharded-{shard_size}"}
-    if shard_size is not None:
-        names.add(f"{algorithm}-sharded-{float(shard_size)}")
-    length = 2 * (64 if algorithm == "blake2b" else 32)
-    digests: dict[str, str] = {}
-    for resource in resources:
-        if not isinstance(resource, dict):
-            raise SignatureFormatError("a resource must be an object")
-        name = _member(resource, "name", str)
-        digest = _member(resource, "digest", str)
-        if name in digests:
-            raise SignatureFormatError(f"resource {shown(name)} is listed twice")
-        if _member(resource, "algorithm", str) not in names:
-            raise SignatureFormatError(
-                f"resource {shown(name)} has a digest of another hash than {algorithm}"
+    ignored = [*statement.ignore_paths, *given, *_signature_within(model, signature_path)]
+    config.set_ignored_paths(paths=ignored, ignore_git_paths=False)  # the statement has those it ignores
+    signed = statement.files
+    complete = statement.method == "files" or statement.empty_files is not None
+    only = signed.keys() if ignore_unsigned_files and complete else None
+    tree, digests = config._measure(model, only)
+    if tree.files.keys() == {SINGLE_FILE} and SINGLE_FILE not in signed:
+        name = _name_of(model)  # the specification's name of a single file
+        tree, digests = ModelTree({name: tree.files[SINGLE_FILE]}), {name: digests[SINGLE_FILE]}
+    found: dict[str, dict[str, str]] = {name: {} for name in tree.files}
+    for resource, digest in _resources(statement.method, digests).items():
+        found[file_of(statement.method, resource)][resource] = digest
+    if not complete:
+        for name in set(_empty(tree)) - signed.keys():
+            del found[name]
+    if differences := _differences(signed, found, tree.refused):
+        if ignore_unsigned_files and not complete:
+            differences += (
+                "; the signature does not say which files were empty, so that files which it does not list "
+                "are ignored only by name, with ignore_paths (--ignore-path)"
             )
-        if not re.fullmatch(rf"[0-9a-f]{{{length}}}", digest):
-            raise SignatureFormatError(f"resource {shown(name)}: not a {algorithm} digest in hexadecimal")
-        digests[name] = digest
-    return digests
+        raise IntegrityError(f"the model is not the one that was signed; {differences}")
 
 
-def _check_path(path: str) -> None:
-    parts = path.split("/")
-    if path.startswith("/") or ".." in parts or "\0" in path:
-        raise SignatureFormatError(f"path {shown(path)} leaves the model folder")
+def _read_signature(path: PathLike, key: ec.EllipticCurvePublicKey) -> Statement:
+    try:
+        data = read_regular(path, MAX_SIGNATURE_SIZE, "a signature")
+    except ValueError as error:
+        raise SignatureFormatError(str(error)) from None
+    try:
+        return parse_statement(signed_payload(data, key))
+    except (SignatureFormatError, IntegrityError) as error:
+        raise type(error)(f"{os.fspath(path)}: {error}") from None
 
 
-def _file_of(statement: _Statement, resource: str) -> str:
-    """The path of a resource's file, relative to the folder."""
-    path = resource
-    if statement.method == "shards":
-        match = _SHARD_NAME.match(resource)
-        if match is None:
-            raise SignatureFormatError(f"shard {shown(resource)} is not named path:start:end")
-        path = match["path"]
-    _check_path(path)
-    return path
-
-
-def _compare(statement: _Statement, found: Mapping[str, str]) -> None:
-    signed_files = {_file_of(statement, resource) for resource in statement.digests}
-    found_files = {_file_of(statement, resource) for resource in found}
-    differing = statement.digests.items() ^ found.items()
-    changed = {_file_of(statement, resource) for resource, _ in differing} & signed_files & found_files
+def _differences(
+    signed: Mapping[str, Mapping[str, str]],
+    found: Mapping[str, Mapping[str, str]],
+    refused: Mapping[str, str],
+) -> str:
+    """How a model differs from what was signed; empty if it does not."""
+    present = found.keys() | refused.keys()
+    differing = {name for name in signed.keys() & present if name in refused or signed[name] != found[name]}
     lines = [
-        f"{label}: {', '.join(shown(name) for name in sorted(names))}"
+        f"{label}: {', '.join(shown(name) + _in_brackets(refused.get(name)) for name in sorted(names))}"
         for label, names in (
-            ("changed", changed),
-            ("missing", signed_files - found_files),
-            ("not signed", found_files - signed_files),
+            ("changed", differing),
+            ("missing", signed.keys() - present),
+            ("not signed", present - signed.keys()),
         )
         if names
     ]
-    if differing:
-        raise IntegrityError("the model is not the one that was signed; " + "; ".join(lines))
+    if LINK in refused.values():
+        lines.append("allow_symlinks (--allow-symlinks) follows links within the model")
+    return "; ".join(lines)
+
+
+def _in_brackets(reason: str | None) -> str:
+    return "" if reason is None else f" ({reason})"

@@ -20,7 +20,7 @@ _RUN_SIZE = 8 << 20  # small tensors are read together, up to this many bytes
 _MOST_READERS = 8  # each holds up to two read buffers
 
 
-class _SharedProgress:
+class SharedProgress:
     """Serialises several threads' calls of one progress function, and can stop the threads."""
 
     def __init__(self, progress: Progress | None) -> None:
@@ -48,7 +48,7 @@ def hash_files(
     """
     native = requested(backend) in {None, "native"}
     readers = min(_MOST_READERS, os.cpu_count() or 1) if native else 1  # a device is one shared resource
-    shared = _SharedProgress(progress)
+    shared = SharedProgress(progress)
     entries: list[TensorEntry] = []
     with ThreadPoolExecutor(readers, "integrity_triton") as pool:
         try:

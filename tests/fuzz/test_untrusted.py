@@ -158,7 +158,7 @@ def test_signed_statements():
     pytest.importorskip("model_signing")
     from integrity_triton.models import oms
 
-    fuzz("oms_statement", oms._parse_statement, (it.IntegrityError, oms.SignatureFormatError))
+    fuzz("oms_statement", oms.parse_statement, (it.IntegrityError, oms.SignatureFormatError))
 
 
 def test_public_keys(signed):
@@ -168,7 +168,7 @@ def test_public_keys(signed):
 
     def attempt(data: bytes) -> None:
         key.write_bytes(data)
-        oms._load_public_key(key)
+        oms.load_public_key(key)
 
     fuzz("public_key", attempt, (ValueError,))
 

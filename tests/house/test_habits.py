@@ -95,10 +95,11 @@ def test_people_start_the_lane_for_gpus_and_it_names_gpu_backends():
 
 def test_the_security_policy_names_the_limits_of_what_is_read():
     pytest.importorskip("model_signing", reason="model_signing, of the signing extra, is absent")
-    from integrity_triton.models import oms
+    from integrity_triton.models import oms, signing_keys
 
     policy = " ".join(text("SECURITY.md").split())
     assert manifest.MAX_SIZE == folder.MAX_INDEX_SIZE == 64 << 20
     assert "64 MiB for a manifest and for the index of a model" in policy
     assert f"{safetensors_file.MAX_HEADER_SIZE:,} bytes for the header of a safetensors file" in policy
     assert f"{oms.MAX_SIGNATURE_SIZE >> 20} MiB for a signature" in policy
+    assert f"{signing_keys.MAX_KEY_SIZE >> 10} KiB for its keys" in policy

@@ -1,0 +1,61 @@
+"""Opening files that others may have put there: regular ones only, and without waiting for anything."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+Identity = tuple[int, ...]
+
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def kind_of_node(mode: int) -> str:
+    """What ``st_mode`` says that something in a file system is."""
+    return next((kind for test, kind in _KINDS if test(mode)), "a file")
+
+
+def identity(status: os.stat_result) -> Identity:
+    """What changes when another file takes a file's place, or when its content is written to.
+
+    The time of the last change of the inode is part of it, because a program can set back only the other
+    time, that of the last modification.
+    """
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def open_regular(path: str | os.PathLike[str], flags: int = 0) -> int:
+    """A descriptor that reads a regular file. Raises ValueError if ``path`` is anything else.
+
+    A pipe is not waited for, and a device is opened without an effect on it, as far as the system allows.
+    """
+    if not stat.S_ISREG(mode := os.stat(path).st_mode):  # opening a device can have effects
+        raise ValueError(f"{os.fspath(path)}: {kind_of_node(mode)}, not a regular file")
+    descriptor = os.open(path, os.O_RDONLY | _NO_WAITING | flags)
+    if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{os.fspath(path)}: {kind_of_node(mode)}, not a regular file")
+    return descriptor
+
+
+def read_regular(path: str | os.PathLike[str], limit: int, what: str) -> bytes:
+    """The content of a regular file that holds ``what`` and has at most ``limit`` bytes.
+
+    No more is read even if the file has no end. Raises ValueError, which names the path, if the file is not
+    regular or too large, and OSError if it cannot be read.
+    """
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        # Some files of the system have nothing to read yet, for which read() returns None.
+        data = (file.read(limit + 1) or b"") if size <= limit else b""
+    if size > limit or len(data) > limit:
+        raise ValueError(f"{os.fspath(path)}: {max(size, len(data))} bytes; {what} has at most {limit}")
+    return data
