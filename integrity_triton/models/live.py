@@ -42,7 +42,9 @@ def hash_state_dict(
 ) -> tuple[list[TensorEntry], dict[str, str]]:
     """The entries of a state dict, and for each name the first name of the same memory.
 
-    Tied weights are hashed once. Raises TypeError for a name that is not a str, a value that is not a tensor,
+    Tied weights are hashed once, and wrappers are replaced by their parts, as :func:`flattened` describes.
+
+    Raises TypeError for a name that is not a str, a value that is not a tensor,
     and a tensor without dense bytes or of a dtype that safetensors does not have. Raises ValueError for a
     tensor without data. Every message names the tensor.
     """
