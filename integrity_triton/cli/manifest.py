@@ -30,17 +30,41 @@ def manifest() -> None:
     "-o", "--output", "path", metavar="FILE", help="Write the manifest to this file.  [default: stdout]"
 )
 @click.option("--algorithm", default="blake3", show_default=True, help="Hash of the tensors and the root.")
+@click.option(
+    "-l",
+    "--length",
+    type=int,
+    metavar="BYTES",
+    help="Length of a digest, for algorithms with extendable output.",
+)
+@click.option(
+    "--tie",
+    "ties",
+    multiple=True,
+    metavar="NAME=STORED",
+    help="State that NAME, which the files leave out, is the tensor STORED. Repeatable.",
+)
 @report_options
-def create(source: str, path: str | None, algorithm: str, as_json: bool, backend: str | None) -> int:
+def create(
+    source: str,
+    path: str | None,
+    algorithm: str,
+    length: int | None,
+    ties: tuple[str, ...],
+    as_json: bool,
+    backend: str | None,
+) -> int:
     """Make the manifest of SOURCE: a digest for each tensor, and a root that binds all of them."""
     from ..models import Manifest
     from ..output_files import check_output_file
 
     output = Output(as_json=as_json)
+    tied = _pairs(ties, "--tie")
     if path is not None:
         check_output_file(path, inputs=model_files(source))
     with output.progress(source, model_size(source)) as progress:
-        made = Manifest.build(Path(source), algorithm, backend=backend, progress=progress)
+        made = Manifest.build(Path(source), algorithm, length=length, backend=backend, progress=progress)
+    made = made.with_ties(tied)
     if path is None:
         write_stdout(made.to_json().encode("ascii"))
         return OK
@@ -59,15 +83,39 @@ def create(source: str, path: str | None, algorithm: str, as_json: bool, backend
 @manifest.command("verify")
 @click.argument("manifest_path", metavar="MANIFEST")
 @click.argument("source")
+@click.option("--partial", is_flag=True, help="Permit tensors of MANIFEST to be missing from SOURCE.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="PATTERN",
+    help="Do not compare tensors whose names match, for example '*_extra_state'. Repeatable.",
+)
+@click.option(
+    "--rename",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Replace whole parts of the names in SOURCE, for example '_orig_mod.='. Repeatable.",
+)
 @report_options
-def verify(manifest_path: str, source: str, as_json: bool, backend: str | None) -> int:
+def verify(
+    manifest_path: str,
+    source: str,
+    partial: bool,
+    ignore: tuple[str, ...],
+    rename: tuple[str, ...],
+    as_json: bool,
+    backend: str | None,
+) -> int:
     """Check SOURCE against MANIFEST, and name every changed, missing and unexpected tensor."""
     from ..models import Manifest
 
     output = Output(as_json=as_json)
+    parts = _pairs(rename, "--rename")
     expected = Manifest.load(manifest_path)
     with output.progress(source, model_size(source)) as progress:
-        report = expected.verify(Path(source), backend=backend, progress=progress)
+        report = expected.verify(
+            Path(source), partial=partial, ignore=ignore, rename=parts, backend=backend, progress=progress
+        )
     print_report(output, source, report)
     output.document(source=source, manifest=manifest_path, root=expected.root.hex(), **report.to_dict())
     return OK if report.ok else MISMATCH
@@ -78,6 +126,18 @@ def print_report(output: Output, source: str, report: ModelReport) -> None:
     output.line(f"{source}: {first}")
     for line in others:
         output.line(line)
+
+
+def _pairs(arguments: tuple[str, ...], option: str) -> dict[str, str]:
+    """What an option maps, from arguments of the form ``OLD=NEW``."""
+    pairs: dict[str, str] = {}
+    for argument in arguments:
+        old, equals, new = argument.partition("=")
+        if not equals:
+            raise click.UsageError(f"{option} needs '=', not {argument!r}", click.get_current_context())
+        if pairs.setdefault(old, new) != new:
+            raise click.UsageError(f"{option} gives {old!r} twice", click.get_current_context())
+    return pairs
 
 
 def _tensors(count: int) -> str:

@@ -13,6 +13,7 @@ from ..messages.tensors import check_has_bytes, flattened, is_tensor, named, ten
 from .dtypes import safetensors_type
 from .entry import TensorEntry, check_name
 from .errors import shown
+from .tensor_hash import TensorHash
 
 if TYPE_CHECKING:
     import torch
@@ -38,11 +39,9 @@ class _Memory:
 
 
 def hash_state_dict(
-    state_dict: Mapping[str, Any], algorithm: Algorithm, backend: str | None, progress: Progress | None
-) -> tuple[list[TensorEntry], dict[str, str]]:
-    """The entries of a state dict, and for each name the first name of the same memory.
-
-    Tied weights are hashed once, and wrappers are replaced by their parts, as :func:`flattened` describes.
+    state_dict: Mapping[str, Any], hash_: TensorHash, backend: str | None, progress: Progress | None
+) -> list[TensorEntry]:
+    """The entries of a state dict. Names that share memory are in one entry.
 
     Raises TypeError for a name that is not a str, a value that is not a tensor,
     and a tensor without dense bytes or of a dtype that safetensors does not have. Raises ValueError for a
@@ -57,18 +56,23 @@ def hash_state_dict(
     for memory in memories.values():
         by_device.setdefault(memory.tensor.device, []).append(memory)
     # All devices are given their work before the host waits for the first.
-    queued = [_hash_on_device(on_device, algorithm, backend, progress) for on_device in by_device.values()]
+    queued = [_hash_on_device(on_device, hash_, backend, progress) for on_device in by_device.values()]
     entries = []
     for groups, digests in queued:
         for memory, digest in zip((m for group in groups for m in group), _fetch(digests), strict=True):
-            for name in memory.names:
-                entries.append(TensorEntry(name, memory.dtype, memory.shape, memory.nbytes, digest))
-    return entries, {name: min(memory.names) for memory in memories.values() for name in memory.names}
+            first, *others = sorted(memory.names)
+            entries.append(
+                TensorEntry(first, memory.dtype, memory.shape, memory.nbytes, digest, tuple(others))
+            )
+    return entries
 
 
 def _describe(name: str, value: Any) -> _Memory:
     if not is_tensor(value):
-        raise TypeError(f"entry {shown(name)} of the state dict is a {type(value).__name__}, not a tensor")
+        raise TypeError(
+            f"entry {shown(name)} of the state dict is a {type(value).__name__}, not a tensor; leave it out, "
+            "or pass its name in ignore when verifying"
+        )
     with named(f"tensor {shown(name)}"):
         # All checks come before hours of hashing. The copies that some tensors need are made later, group by
         # group.
@@ -90,11 +94,12 @@ def _key(name: str, x: torch.Tensor) -> Any:
 
 
 def _hash_on_device(
-    memories: Iterable[_Memory], algorithm: Algorithm, backend: str | None, progress: Progress | None
+    memories: Iterable[_Memory], hash_: TensorHash, backend: str | None, progress: Progress | None
 ) -> tuple[list[list[_Memory]], list[torch.Tensor]]:
     groups, digests = [], []
-    for group in _groups(memories, algorithm):
-        queued = hash_batch([tensor_bytes(m.tensor) for m in group], algorithm.name, backend=backend)
+    for group in _groups(memories, hash_.algorithm):
+        data = [tensor_bytes(m.tensor) for m in group]
+        queued = hash_batch(data, hash_.name, length=hash_.length, backend=backend)
         if progress is not None:
             queued = queued.cpu()  # this waits for the group, so that progress reports bytes that were hashed
             progress(sum(m.nbytes for m in group))

@@ -11,24 +11,24 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import algorithms
-from ..algorithms import Algorithm, Security
 from ..files import Progress
-from ..hashing import new
 from ..output_files import write_file
 from ..strict_json import check_members, check_sizes, parse_hex, parse_object
-from .entry import TensorEntry
+from .entry import TensorEntry, check_name
 from .errors import ManifestError, shown
 from .file_kinds import JSON, mistaken_for
 from .folder import read_folder
 from .live import hash_state_dict
+from .names import Names, Rename
 from .report import ModelReport, compare
 from .safetensors_file import SafetensorsFile
 from .stored import hash_files
+from .tensor_hash import TensorHash
 
 if TYPE_CHECKING:
     import torch
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "MAX_SIZE", "VERSION", "Manifest", "TensorEntry"]
 
 FORMAT = "integrity_triton manifest"
-VERSION = 1
+VERSION = 2
+"""The newest version of the format. A manifest has the oldest version that can say what it says."""
 MAX_SIZE = 64 << 20
 """Bytes of JSON, enough for about 300,000 tensors."""
 
-_LEAST_COLLISION_BITS = 112  # with less than this, two models with the same root can be found
 _ROOT_DOMAIN = b"integrity_triton manifest root"
 _FIELDS: Mapping[str, type] = {"format": str, "version": int, "algorithm": str, "root": str, "tensors": list}
 _TENSOR_FIELDS: Mapping[str, type] = {"name": str, "dtype": str, "shape": list, "nbytes": int, "digest": str}
@@ -54,33 +54,46 @@ class Manifest:
     any device and in any order.
     """
 
-    __slots__ = ("_algorithm", "_entries", "_root")
+    __slots__ = ("_entries", "_hash", "_root")
 
-    def __init__(self, algorithm: str, entries: Iterable[TensorEntry]) -> None:
-        """A manifest of given entries, in any order.
+    def __init__(self, algorithm: str, entries: Iterable[TensorEntry], *, length: int | None = None) -> None:
+        """A manifest of given entries, in any order. ``length`` is as for :meth:`build`.
 
         Raises ManifestError for a name that occurs twice, a digest of the wrong length, and an
-        algorithm that is unknown, keyed or not collision resistant.
+        algorithm that is unknown, keyed or not collision resistant, or without the length that it needs.
         """
-        record = _secure_algorithm(algorithm)
+        hash_ = TensorHash.of(algorithm, length)
         ordered = tuple(sorted(entries, key=lambda entry: entry.name))
-        previous = None
+        names: set[str] = set()
         for entry in ordered:
-            if entry.name == previous:
-                raise ManifestError(f"tensor {shown(entry.name)} is listed twice")
-            if len(entry.digest) != record.digest_size:
+            for name in entry.names:
+                if name in names:
+                    raise ManifestError(f"tensor {shown(name)} is listed twice")
+                names.add(name)
+            if len(entry.digest) != hash_.digest_size:
                 raise ManifestError(
-                    f"tensor {shown(entry.name)}: a {record.name} digest has {record.digest_size} bytes, "
+                    f"tensor {shown(entry.name)}: a {hash_.name} digest has {hash_.digest_size} bytes, "
                     f"not {len(entry.digest)}"
                 )
-            previous = entry.name
-        self._algorithm = record.name
+        self._hash = hash_
         self._entries = ordered
-        self._root = _root(record, ordered)
+        self._root = _root(hash_, ordered, self.version)
 
     @property
     def algorithm(self) -> str:
-        return self._algorithm
+        return self._hash.name
+
+    @property
+    def digest_size(self) -> int:
+        """Bytes in a digest and in the root."""
+        return self._hash.digest_size
+
+    @property
+    def version(self) -> int:
+        """The version of the format: 2 if a tensor has several names or the length of extendable output is
+        stated, otherwise 1. Version 1 can say neither."""
+        stated = self._hash.length is not None or any(entry.tied for entry in self._entries)
+        return VERSION if stated else 1
 
     @property
     def entries(self) -> tuple[TensorEntry, ...]:
@@ -95,13 +108,13 @@ class Manifest:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Manifest):
             return NotImplemented
-        return self._algorithm == other._algorithm and self._entries == other._entries
+        return self._hash == other._hash and self._entries == other._entries
 
     def __hash__(self) -> int:
-        return hash((self._algorithm, self._root))
+        return hash((self.algorithm, self._root))
 
     def __repr__(self) -> str:
-        return f"<Manifest of {len(self._entries)} tensors, {self._algorithm} root {self._root.hex()}>"
+        return f"<Manifest of {len(self._entries)} tensors, {self.algorithm} root {self._root.hex()}>"
 
     @classmethod
     def build(
@@ -109,22 +122,29 @@ class Manifest:
         source: Any,
         algorithm: str = "blake3",
         *,
+        length: int | None = None,
         backend: str | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
         """The manifest of a model.
 
         ``source`` is an ``nn.Module``, a state dict, the path of a safetensors file, or the path of
-        a folder of them. Tensors in memory are hashed on their own devices. ``progress`` is called
-        with the number of bytes just hashed. Tied weights are hashed and counted once.
+        a folder of them. Tensors in memory are hashed on their own devices. ``length`` is in bytes, for
+        an algorithm with extendable output; some of them have no default. ``progress`` is called
+        with the number of bytes just hashed.
+
+        Names that share memory in a live model are one entry, and so are names that the metadata of a
+        safetensors file states to be one tensor, as ``safetensors.torch.save_model`` writes it. If files do
+        not state which names they leave out, state them with :meth:`with_ties`.
 
         Raises ManifestError (a ValueError) for malformed files and for algorithms that are not secure;
         TypeError or ValueError, which names the tensor, for a tensor without dense data; TypeError for a
         source of another type; OSError for a file that cannot be read; and for the backend, as
         :func:`integrity_triton.hash_batch` does.
         """
-        manifest, _ = cls._measure(source, algorithm, backend, progress)
-        return manifest
+        hash_ = TensorHash.of(algorithm, length)
+        found = _measure(source, hash_, Names(), backend, progress)
+        return cls(hash_.name, found.entries, length=hash_.length).with_ties(found.ties)
 
     @classmethod
     def from_module(
@@ -132,11 +152,13 @@ class Manifest:
         module: torch.nn.Module,
         algorithm: str = "blake3",
         *,
+        length: int | None = None,
         backend: str | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
         """The manifest of ``module.state_dict()``; see :meth:`build`."""
-        return cls.from_state_dict(module.state_dict(), algorithm, backend=backend, progress=progress)
+        state_dict = module.state_dict()
+        return cls.build(state_dict, algorithm, length=length, backend=backend, progress=progress)
 
     @classmethod
     def from_state_dict(
@@ -144,13 +166,12 @@ class Manifest:
         state_dict: Mapping[str, Any],
         algorithm: str = "blake3",
         *,
+        length: int | None = None,
         backend: str | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
         """The manifest of a mapping from names to tensors; see :meth:`build`."""
-        record = _secure_algorithm(algorithm)
-        entries, _ = hash_state_dict(state_dict, record, backend, progress)
-        return cls(record.name, entries)
+        return cls.build(state_dict, algorithm, length=length, backend=backend, progress=progress)
 
     @classmethod
     def from_file(
@@ -158,12 +179,12 @@ class Manifest:
         path: str | os.PathLike[str],
         algorithm: str = "blake3",
         *,
+        length: int | None = None,
         backend: str | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
         """The manifest of one safetensors file, read with bounded memory; see :meth:`build`."""
-        record = _secure_algorithm(algorithm)
-        return cls(record.name, hash_files([SafetensorsFile.read(path)], record, backend, progress))
+        return cls._from_files([SafetensorsFile.read(path)], algorithm, length, backend, progress)
 
     @classmethod
     def from_folder(
@@ -171,6 +192,7 @@ class Manifest:
         path: str | os.PathLike[str],
         algorithm: str = "blake3",
         *,
+        length: int | None = None,
         backend: str | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
@@ -181,48 +203,103 @@ class Manifest:
         a file or a numbered shard is missing, a file lies outside the folder, a tensor is in two files and no
         index says which one counts, or an index disagrees with the files.
         """
-        record = _secure_algorithm(algorithm)
-        return cls(record.name, hash_files(read_folder(path), record, backend, progress))
+        return cls._from_files(read_folder(path), algorithm, length, backend, progress)
 
-    @classmethod
-    def _measure(
-        cls, source: Any, algorithm: str, backend: str | None, progress: Progress | None
-    ) -> tuple[Manifest, Mapping[str, str]]:
-        """A model's manifest, and for each name of a live model the first name of the same memory."""
-        record = _secure_algorithm(algorithm)
-        if isinstance(source, str | os.PathLike):
-            make = cls.from_folder if Path(source).is_dir() else cls.from_file
-            return make(source, record.name, backend=backend, progress=progress), {}
-        state_dict = source.state_dict() if _is_module(source) else source
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(
-                "a manifest is made from an nn.Module, a state dict or a path, "
-                f"not from {type(source).__name__}"
-            )
-        entries, ties = hash_state_dict(state_dict, record, backend, progress)
-        return cls(record.name, entries), ties
+    def with_ties(self, ties: Mapping[str, str]) -> Manifest:
+        """This manifest with further names for its tensors: each key of ``ties`` is a name of the tensor that
+        its value names.
+
+        It is meant for files from which tied weights were left out without a statement, and for manifests of
+        version 1. The name may be listed already, if its tensor is equal to the other one. Raises
+        ManifestError if it differs or if the other name is not listed.
+        """
+        if not ties:
+            return self
+        groups = [set(entry.names) for entry in self._entries]
+        place = {name: i for i, names in enumerate(groups) for name in names}
+        for name, to in ties.items():
+            check_name(name)
+            check_name(to)
+            if to not in place:
+                raise ManifestError(f"{shown(name)} cannot be tied to {shown(to)}, which is not listed")
+            target, source = place[to], place.get(name)
+            if source is None:
+                joined = {name}
+            elif self._entries[source].called("_") == self._entries[target].called("_"):
+                joined = groups[source]
+            else:
+                raise ManifestError(f"tensors {shown(name)} and {shown(to)} differ, so they cannot be tied")
+            place.update(dict.fromkeys(joined, target))
+            groups[target] = groups[target] | joined
+            if source is not None and source != target:
+                groups[source] = set()
+        entries = [entry.called(names) for entry, names in zip(self._entries, groups, strict=True) if names]
+        return Manifest(self.algorithm, entries, length=self._hash.length)
 
     def verify(
-        self, source: Any, *, backend: str | None = None, progress: Progress | None = None
+        self,
+        source: Any,
+        *,
+        partial: bool = False,
+        ignore: str | Iterable[str] = (),
+        rename: Rename | None = None,
+        backend: str | None = None,
+        progress: Progress | None = None,
     ) -> ModelReport:
         """Compare a model, given as for :meth:`build`, with this manifest.
 
-        The report says what does not match. Only a source that :meth:`build` refuses raises an error.
+        ``partial`` permits tensors of the manifest to be missing from the model, except all of them.
+
+        ``ignore`` holds names, and patterns as those of :mod:`fnmatch`, for example ``"*_extra_state"``. What
+        matches is not compared, in the manifest and in the model. A manifest that is not empty must keep
+        something to compare.
+
+        ``rename`` gives the manifest's name for a name of the model. It is a function, or a mapping. Each key
+        of a mapping is replaced by its value wherever it stands in a name as whole parts between dots or
+        slashes: ``{"_orig_mod.": ""}`` undoes what ``torch.compile`` does to names. The empty key stands for
+        the beginning of every name, where its value is put. ``ignore`` is applied to the new names.
+
+        The report says what does not match, and what was ignored or absent. Only a source that :meth:`build`
+        refuses, or arguments that leave nothing to compare or give two tensors one name, raise an error.
         """
-        found, ties = self._measure(source, self._algorithm, backend, progress)
-        return compare(self._entries, found._entries, ties)
+        names = Names.of(ignore, rename)
+        ignored = {name for entry in self._entries for name in entry.names if names.ignores(name)}
+        kept = [(entry, [n for n in entry.names if n not in ignored]) for entry in self._entries]
+        expected = sorted(entry.called(remaining) for entry, remaining in kept if remaining)
+        if self._entries and not expected:
+            raise ManifestError("ignore leaves no tensor of the manifest to compare")
+        found = _measure(source, self._hash, names, backend, progress)
+        return compare(
+            expected,
+            found.entries,
+            live=found.live,
+            alternatives=self._entries,
+            partial=partial,
+            ignored=ignored | found.ignored,
+        )
+
+    @classmethod
+    def _from_files(
+        cls,
+        files: Sequence[SafetensorsFile],
+        algorithm: str,
+        length: int | None,
+        backend: str | None,
+        progress: Progress | None,
+    ) -> Manifest:
+        hash_ = TensorHash.of(algorithm, length)
+        found = _measure_files(files, hash_, Names(), backend, progress)
+        return cls(hash_.name, found.entries, length=hash_.length).with_ties(found.ties)
 
     def to_json(self) -> str:
         """The manifest as ASCII JSON with a line for each tensor. Equal manifests give equal text.
 
         Raises ManifestError if it would be too large for :meth:`from_json`.
         """
-        head = {
-            "format": FORMAT,
-            "version": VERSION,
-            "algorithm": self._algorithm,
-            "root": self._root.hex(),
-        }
+        head: dict[str, Any] = {"format": FORMAT, "version": self.version, "algorithm": self.algorithm}
+        if self._hash.length is not None:
+            head["length"] = self._hash.length
+        head["root"] = self._root.hex()
         fields = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items())
         lines = ",\n".join(f"    {json.dumps(entry.to_dict())}" for entry in self._entries)
         tensors = f"[\n{lines}\n  ]" if lines else "[]"
@@ -258,20 +335,26 @@ class Manifest:
             raise ManifestError(
                 f"version {version} was made by a newer version of integrity_triton; this one reads {VERSION}"
             )
-        check_members(members, _FIELDS)
-        if version != VERSION:
+        length_field = {"length": int} if version == VERSION and "length" in members else {}
+        check_members(members, {**_FIELDS, **length_field})
+        if version not in (1, VERSION):
             raise ManifestError(f"unknown version {version}")
-        record = _secure_algorithm(members["algorithm"])
-        if record.name != members["algorithm"]:
-            raise ManifestError(f"the algorithm must be spelled {record.name!r}")
+        length = members.get("length")
+        hash_ = TensorHash.of(members["algorithm"], length)
+        if hash_.name != members["algorithm"]:
+            raise ManifestError(f"the algorithm must be spelled {hash_.name!r}")
+        if length is not None and hash_.length is None:
+            raise ManifestError(f"the field 'length' must be left out: {length} bytes are the default")
         root = parse_hex(members["root"], "root")
         entries = []
         for i, tensor in enumerate(members["tensors"]):
             try:
-                entries.append(_parse_entry(tensor))
+                entries.append(_parse_entry(tensor, version))
             except ValueError as error:
                 raise ManifestError(f"tensors[{i}]: {error}") from None
-        manifest = cls(record.name, entries)
+        manifest = cls(hash_.name, entries, length=length)
+        if manifest.version != version:
+            raise ManifestError(f"version {version} must state ties or a length; this one states neither")
         if not hmac.compare_digest(root, manifest.root):
             raise ManifestError("the root is not that of the tensors listed: the manifest was altered")
         return manifest
@@ -303,48 +386,73 @@ class Manifest:
             raise ManifestError(f"{path}: {mistaken_for('a manifest', data, JSON) or error}") from None
 
 
-def _secure_algorithm(name: str) -> Algorithm:
-    """The record of an algorithm whose digests a manifest may use."""
-    try:
-        record = algorithms.get(name)
-    except ValueError as error:
-        raise ManifestError(str(error)) from None
-    if record.keyed == "required":
-        raise ManifestError(f"{record.name} needs a key; a manifest is made with a hash")
-    if not _collision_resistant(record):
-        allowed = ", ".join(r.name for r in algorithms.all_algorithms() if _collision_resistant(r))
-        raise ManifestError(
-            f"{record.name} is not collision resistant enough for a manifest ({record.security_note}); "
-            f"a manifest takes {allowed}"
+@dataclass(frozen=True)
+class _Found:
+    """The tensors of a model, as far as they are compared."""
+
+    entries: list[TensorEntry]
+    live: bool
+    """Whether names that share memory are in one entry."""
+    ties: Mapping[str, str]
+    """Names that are not stored, each with the stored name of the same tensor, as files state it."""
+    ignored: set[str]
+
+
+def _measure(
+    source: Any, hash_: TensorHash, names: Names, backend: str | None, progress: Progress | None
+) -> _Found:
+    if isinstance(source, str | os.PathLike):
+        files = read_folder(source) if Path(source).is_dir() else [SafetensorsFile.read(source)]
+        return _measure_files(files, hash_, names, backend, progress)
+    state_dict = source.state_dict() if _is_module(source) else source
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"a manifest is made from an nn.Module, a state dict or a path, not from {type(source).__name__}"
         )
-    return record
+    compared, ignored = names.select(state_dict)
+    tensors = {new: state_dict[name] for name, new in compared.items()}
+    return _Found(hash_state_dict(tensors, hash_, backend, progress), True, {}, ignored)
 
 
-def _collision_resistant(record: Algorithm) -> bool:
-    return (
-        record.security is Security.SECURE
-        and record.collision_bits >= _LEAST_COLLISION_BITS
-        and record.keyed != "required"
-    )
+def _measure_files(
+    files: Sequence[SafetensorsFile],
+    hash_: TensorHash,
+    names: Names,
+    backend: str | None,
+    progress: Progress | None,
+) -> _Found:
+    stored = [tensor.name for file in files for tensor in file.tensors]
+    compared, ignored = names.select(stored)
+    entries = hash_files([file.selected(compared) for file in files], hash_, backend, progress)
+    ties: dict[str, str] = {}
+    for file in files:
+        for name, to in file.ties.items():
+            if name not in compared and to in compared and ties.setdefault(name, to) != to:
+                raise ManifestError(
+                    f"the metadata of two files contradict each other: {shown(name)} is "
+                    f"{shown(ties[name])} and {shown(to)}"
+                )
+    return _Found(entries, False, ties, ignored)
 
 
-def _root(algorithm: Algorithm, entries: Iterable[TensorEntry]) -> bytes:
+def _root(hash_: TensorHash, entries: Sequence[TensorEntry], version: int) -> bytes:
     """The root as docs/reference/manifest.md defines it."""
-    entries = tuple(entries)
-    hasher = new(algorithm.name, backend="native")
-    hasher.update(_counted(_ROOT_DOMAIN) + _u64(VERSION) + _counted(algorithm.name.encode()))
-    hasher.update(_u64(len(entries)))
+    parts = [_counted(_ROOT_DOMAIN), _u64(version), _counted(hash_.name.encode())]
+    if version > 1:
+        parts.append(_u64(hash_.digest_size))
+    parts.append(_u64(len(entries)))
     for entry in entries:
-        fields = (
-            _counted(entry.name.encode("utf-8")),
+        parts.append(_counted(entry.name.encode("utf-8")))
+        if version > 1:
+            parts += [_u64(len(entry.tied)), *(_counted(name.encode("utf-8")) for name in entry.tied)]
+        parts += [
             _counted(entry.dtype.encode("ascii")),
             _u64(len(entry.shape)),
             *map(_u64, entry.shape),
             _u64(entry.nbytes),
             _counted(entry.digest),
-        )
-        hasher.update(b"".join(fields))
-    return hasher.digest()
+        ]
+    return hash_.digest(b"".join(parts))
 
 
 def _u64(value: int) -> bytes:
@@ -355,13 +463,19 @@ def _counted(data: bytes) -> bytes:
     return _u64(len(data)) + data
 
 
-def _parse_entry(value: Any) -> TensorEntry:
+def _parse_entry(value: Any, version: int) -> TensorEntry:
     if not isinstance(value, dict):
         raise ManifestError("an entry must be an object")
-    check_members(value, _TENSOR_FIELDS)
+    tied_field = {"tied": list} if version > 1 and "tied" in value else {}
+    check_members(value, {**_TENSOR_FIELDS, **tied_field})
+    tied = value.get("tied", [])
+    if tied_field and not tied:
+        raise ManifestError("the field 'tied' must not be empty")
+    if not all(isinstance(name, str) for name in tied):
+        raise ManifestError("the field 'tied' must hold names, which are strings")
     shape = check_sizes(value["shape"], "shape")
     digest = parse_hex(value["digest"], "digest")
-    return TensorEntry(value["name"], value["dtype"], shape, value["nbytes"], digest)
+    return TensorEntry(value["name"], value["dtype"], shape, value["nbytes"], digest, tuple(tied))
 
 
 def _is_module(source: Any) -> bool:

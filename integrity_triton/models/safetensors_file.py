@@ -51,6 +51,9 @@ class SafetensorsFile:
     tensors: tuple[StoredTensor, ...]
     metadata: Mapping[str, str]
     identity: tuple[int, ...]
+    ties: Mapping[str, str]
+    """Names that are not stored, each with the stored name of the same tensor. safetensors writes them into
+    the metadata when it leaves out names of shared memory."""
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> SafetensorsFile:
@@ -75,14 +78,26 @@ class SafetensorsFile:
                 metadata, tensors = _parse_header(header, data_start, status.st_size - data_start)
             except ManifestError as error:
                 raise ManifestError(f"{path}: {error}") from None
-        return cls(path, tensors, metadata, _identity(status))
+        stored = {tensor.name for tensor in tensors}
+        ties = {name: to for name, to in metadata.items() if to in stored and name not in stored}
+        return cls(path, tensors, metadata, _identity(status), ties)
 
     def under(self, prefix: str) -> SafetensorsFile:
         """The same file, with names that begin with ``prefix``."""
         if not prefix:
             return self
         check_name(prefix)
-        return replace(self, tensors=tuple(replace(t, name=prefix + t.name) for t in self.tensors))
+        return replace(
+            self,
+            tensors=tuple(replace(t, name=prefix + t.name) for t in self.tensors),
+            ties={prefix + name: prefix + to for name, to in self.ties.items()},
+        )
+
+    def selected(self, names: Mapping[str, str]) -> SafetensorsFile:
+        """The same file with only the tensors that are keys of ``names``, under the names that are the
+        values."""
+        chosen = tuple(replace(t, name=names[t.name]) for t in self.tensors if t.name in names)
+        return replace(self, tensors=chosen)
 
     def check_unchanged(self) -> None:
         """Raise ManifestError if the file is no longer the one whose header was read."""

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
-from ..algorithms import Algorithm
-from ..backends.registry import requested
+from ..backends import registry
 from ..batch import hash_batch
-from ..files import Progress, hash_file
+from ..files import Progress, update_from_file
 from ..hashing import new
 from .entry import TensorEntry
 from .errors import ManifestError
 from .safetensors_file import SafetensorsFile, StoredTensor
+from .tensor_hash import TensorHash
 
 _RUN_SIZE = 8 << 20  # small tensors are read together, up to this many bytes
 _MOST_READERS = 8  # each holds up to two read buffers
@@ -40,20 +40,21 @@ class SharedProgress:
 
 
 def hash_files(
-    files: Sequence[SafetensorsFile], algorithm: Algorithm, backend: str | None, progress: Progress | None
+    files: Sequence[SafetensorsFile], hash_: TensorHash, backend: str | None, progress: Progress | None
 ) -> list[TensorEntry]:
     """The entries of all tensors of the files.
 
     Raises OSError if a file cannot be read, and ManifestError if a file changes meanwhile.
     """
-    native = requested(backend) in {None, "native"}
+    library = registry.get("native").unsupported(hash_.algorithm) is None
+    native = library and registry.requested(backend) in {None, "native"}
     readers = min(_MOST_READERS, os.cpu_count() or 1) if native else 1  # a device is one shared resource
     shared = SharedProgress(progress)
     entries: list[TensorEntry] = []
     with ThreadPoolExecutor(readers, "integrity_triton") as pool:
         try:
             pending = [
-                pool.submit(_hash_run, file, run, algorithm, backend, native, shared)
+                pool.submit(_hash_run, file, run, hash_, backend, native, shared)
                 for file in files
                 for run in _runs(file.tensors)
             ]
@@ -83,7 +84,7 @@ def _runs(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
 def _hash_run(
     file: SafetensorsFile,
     run: Sequence[StoredTensor],
-    algorithm: Algorithm,
+    hash_: TensorHash,
     backend: str | None,
     native: bool,
     progress: Progress,
@@ -91,17 +92,16 @@ def _hash_run(
     start, end = run[0].start, run[-1].end
     try:
         if len(run) == 1:
-            path = file.path
-            digests = [
-                hash_file(path, algorithm.name, start=start, end=end, backend=backend, progress=progress)
-            ]
+            hasher = new(hash_.name, backend=backend)
+            update_from_file(hasher, file.path, start=start, end=end, progress=progress)
+            digests = [hasher.digest(hash_.length)]
         else:
             data = _read(file, start, end)
             views = [data[tensor.start - start : tensor.end - start] for tensor in run]
             if native:
-                digests = [new(algorithm.name, view, backend=backend).digest() for view in views]
+                digests = [new(hash_.name, view, backend=backend).digest(hash_.length) for view in views]
             else:
-                batch = hash_batch(views, algorithm.name, backend=backend).cpu().numpy()
+                batch = hash_batch(views, hash_.name, length=hash_.length, backend=backend).cpu().numpy()
                 digests = [row.tobytes() for row in batch]
             progress(len(data))
     except EOFError as error:

@@ -902,6 +902,30 @@ def test_a_signature_does_not_replace_another_file(run: Run) -> None:
         assert got.err.startswith(f"integrity-triton: {output}: ".encode())
 
 
+def test_manifest_options(run: Run) -> None:
+    weights = write_model(Path("model"))
+    made = run("manifest", "create", weights, "-o", "m.json", "--algorithm", "shake_128", "--length", "32")
+    assert made.status == 0, made.err
+    document = json.loads(Path("m.json").read_text())
+    assert (document["version"], document["length"], len(document["root"])) == (2, 32, 64)
+    name, other = (tensor["name"] for tensor in document["tensors"])
+    verify = ["manifest", "verify", "m.json", weights]
+    assert run(*verify).status == 0
+    got = run(*verify, "--ignore", name, "--json")
+    assert (got.status, got.document["ignored"], got.document["tensors"]) == (0, [name], 1)
+    assert run(*verify, "--ignore", "*").status == 2
+    assert run(*verify, "--rename", f"{name}=x").status == 1
+    assert run(*verify, "--rename", f"{name}=x", "--ignore", "x").status == 1
+    assert run(*verify, "--rename", f"{name}=x", "--ignore", "x", "--partial").status == 0
+    for odd in (["--rename", "x"], ["--rename", "x=1", "--rename", "x=2"]):
+        assert run(*verify, *odd).status == 2
+    tied = json.loads(run("manifest", "create", weights, "--tie", f"copy={other}").out)["tensors"]
+    assert {n for t in tied for n in [t["name"], *t.get("tied", [])]} == {"copy", name, other}
+    assert len(tied) == 2
+    assert run("manifest", "create", weights, "--tie", "copy=absent").status == 2
+    assert run("manifest", "create", weights, "--algorithm", "shake_128").status == 2
+
+
 @needs_signing
 def test_signing(run: Run) -> None:
     weights = write_model(Path("model"))

@@ -25,6 +25,7 @@ safetensors = pytest.importorskip("safetensors")
 pytest.importorskip("safetensors.torch")
 
 ORACLES = {"sha224": hashlib.sha224, "sha256": hashlib.sha256, "blake3": blake3.blake3}
+EXTENDABLE = {"shake_128": hashlib.shake_128, "blake3": blake3.blake3}
 DTYPES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "int32": "I32",
     "uint32": "U32", "int64": "I64", "uint64": "U64", "float16": "F16", "bfloat16": "BF16",
@@ -60,6 +61,8 @@ def saved(state_dict: dict[str, torch.Tensor], folder: Path) -> Path:
 def documented_root(text: str) -> str:
     """The root of a manifest's JSON by docs/reference/manifest.md, with struct and a hash library alone."""
     document = json.loads(text)
+    version, oracle = document["version"], ORACLES[document["algorithm"]]
+    size = {"length": document["length"]} if "length" in document else {}
 
     def u64(x: int) -> bytes:
         return struct.pack("<Q", x)
@@ -68,13 +71,19 @@ def documented_root(text: str) -> str:
         return u64(len(b)) + b
 
     tensors = sorted(document["tensors"], key=lambda tensor: tensor["name"].encode("utf-8"))
-    message = counted(b"integrity_triton manifest root") + u64(1)
-    message += counted(document["algorithm"].encode("ascii")) + u64(len(tensors))
+    message = counted(b"integrity_triton manifest root") + u64(version)
+    message += counted(document["algorithm"].encode("ascii"))
+    message += u64(len(oracle(b"").digest(**size))) if version == 2 else b""
+    message += u64(len(tensors))
     for tensor in tensors:
-        message += counted(tensor["name"].encode("utf-8")) + counted(tensor["dtype"].encode("ascii"))
+        message += counted(tensor["name"].encode("utf-8"))
+        if version == 2:
+            tied = tensor.get("tied", [])
+            message += u64(len(tied)) + b"".join(counted(name.encode("utf-8")) for name in tied)
+        message += counted(tensor["dtype"].encode("ascii"))
         message += u64(len(tensor["shape"])) + b"".join(u64(d) for d in tensor["shape"])
         message += u64(tensor["nbytes"]) + counted(bytes.fromhex(tensor["digest"]))
-    return ORACLES[document["algorithm"]](message).hexdigest()
+    return oracle(message).digest(**size).hex()
 
 
 tensor_names = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -145,6 +154,40 @@ def test_json_is_pinned() -> None:
         "  ]\n"
         "}\n"
     )
+
+
+def test_json_with_ties_is_pinned() -> None:
+    x = torch.tensor([1, 2], dtype=torch.uint8)
+    built = Manifest.build({"b": x, "a": x, "c": x.clone()}, "sha256")
+    rest = (
+        f'"dtype": "U8", "shape": [2], "nbytes": 2, "digest": "{hashlib.sha256(bytes([1, 2])).hexdigest()}"'
+    )
+    assert built.to_json() == (
+        "{\n"
+        '  "format": "integrity_triton manifest",\n'
+        '  "version": 2,\n'
+        '  "algorithm": "sha256",\n'
+        f'  "root": "{documented_root(built.to_json())}",\n'
+        '  "tensors": [\n'
+        f'    {{"name": "a", "tied": ["b"], {rest}}},\n'
+        f'    {{"name": "c", {rest}}}\n'
+        "  ]\n"
+        "}\n"
+    )
+    assert Manifest.from_json(built.to_json()) == built
+
+
+@pytest.mark.parametrize(("name", "length"), [("shake_128", 28), ("shake_128", 1024), ("blake3", 64)])
+def test_stated_lengths(name: str, length: int, monkeypatch) -> None:
+    monkeypatch.setitem(ORACLES, name, EXTENDABLE[name])
+    built = Manifest.build(STATE, name, length=length)
+    document = json.loads(built.to_json())
+    assert (document["version"], document["length"]) == (2, length)
+    assert len(built.root) == built.digest_size == length
+    assert built.root.hex() == documented_root(built.to_json())
+    assert Manifest.from_json(built.to_json()) == built
+    assert built.verify(STATE).ok
+    assert built != Manifest.build(STATE, name, length=length - 1 if length > 28 else 29)
 
 
 # One manifest, whatever the source
@@ -220,11 +263,19 @@ def test_tied_weights_are_hashed_once(tmp_path: Path) -> None:
     counted: list[int] = []
     built = Manifest.build(module, progress=counted.append)
     assert sum(counted) == 5 * 3 * 4 + 5 * 4 + 8
-    entries = {e.name: e for e in built.entries}
+    assert {e.names for e in built.entries} == {
+        ("embed.weight", "lm_head.weight"),
+        ("lm_head.bias",),
+        ("step",),
+    }
+    untied = {name: x.clone() for name, x in module.state_dict().items()}
+    apart = Manifest.build(untied)
+    assert apart == Manifest.build(saved(untied, tmp_path)) != built
+    assert (apart.version, built.version) == (1, 2)
+    entries = {e.name: e for e in apart.entries}
     assert entries.keys() == {"embed.weight", "lm_head.weight", "lm_head.bias", "step"}
     assert entries["embed.weight"].digest == entries["lm_head.weight"].digest
-    untied = {name: x.clone() for name, x in module.state_dict().items()}
-    assert Manifest.build(untied) == built == Manifest.build(saved(untied, tmp_path))
+    assert apart.with_ties({"lm_head.weight": "embed.weight"}) == built
 
 
 def test_same_address_is_not_tied_unless_the_elements_are() -> None:
@@ -250,6 +301,7 @@ def test_manifest_of_a_file_verifies_the_tied_live_model(tmp_path: Path) -> None
     safetensors.torch.save_model(module, path)  # keeps one of the two names
     of_file = Manifest.build(path)
     assert len(of_file.entries) == 3
+    assert of_file == Manifest.build(module)  # the metadata of the file states the tie
     report = of_file.verify(module)
     assert report.ok
     assert report.unexpected == ()
@@ -259,7 +311,10 @@ def test_manifest_of_a_file_verifies_the_tied_live_model(tmp_path: Path) -> None
     report = of_file.verify(module)  # equal today, but memory of its own that nothing covers
     assert not report.ok
     assert report.unexpected == (pair[0],)
-    assert Manifest.build(Tied()).verify(path).missing == (pair[0],)
+    assert report.untied == (pair,)
+    assert f"{pair[0]!r}: it must share the memory of {pair[1]!r}" in str(report)
+    assert of_file.verify(path).ok
+    assert Manifest.build(module).verify(path).missing == (pair[0],)  # it has an entry of its own there
 
 
 def test_other_backends_agree(tmp_path: Path) -> None:
@@ -487,6 +542,7 @@ def test_report_of_a_good_model() -> None:
     assert "2 tensors as listed" in str(report)
     assert report.to_dict() == {
         "ok": True, "tensors": 2, "changed": [], "missing": [], "unexpected": [], "tied": [],
+        "untied": [], "unstated": [], "absent": [], "ignored": [],
     }  # fmt: skip
 
 
@@ -607,7 +663,10 @@ REFUSED_DOCUMENTS = {
     "null": (None, "not null"),
     "empty object": ({}, "'format'"),
     "another format": ({**GOOD, "format": "sha256sum"}, "'format' must be"),
-    "from the future": ({**GOOD, "version": 2, "new": 1}, "made by a newer version"),
+    "from the future": ({**GOOD, "version": 3, "new": 1}, "made by a newer version"),
+    "version 2 for nothing": ({**GOOD, "version": 2}, "version 2 must state ties or a length"),
+    "ties in version 1": (with_entry(tied=["c"]), "unknown field 'tied'"),
+    "a length in version 1": ({**GOOD, "length": 32}, "unknown field 'length'"),
     "version 0": ({**GOOD, "version": 0}, "unknown version 0"),
     "negative version": ({**GOOD, "version": -1}, "unknown version -1"),
     "boolean version": ({**GOOD, "version": True}, "'version' must be an integer, not a boolean"),
