@@ -32,8 +32,9 @@ def hash_batch(
     """Digest every message of a batch, on the device that holds them.
 
     ``messages`` is a sequence of tensors (of any dtypes and shapes, all on one device) or bytes-like
-    objects, or a 2-D tensor whose rows are the messages. For an algorithm that hashes tuples it is a
-    sequence of tuples of tensors or bytes-like objects, which are copied; all other data is read in place.
+    objects, or a 2-D tensor or NumPy array whose rows are the messages. For an algorithm that hashes tuples
+    it is a sequence of tuples of tensors or bytes-like objects, which are copied; all other data is read in
+    place.
 
     Returns uint8 ``[n, digest_size]`` on the messages' device, or ``[n, length]`` for extendable output. On
     an accelerator the work is queued on the current stream, and the host does not wait for it. A sequential
@@ -44,8 +45,9 @@ def hash_batch(
     serves all messages, or there is one for each message: a list of these, or a 2-D uint8 tensor or NumPy
     array with a key in each row. The same holds for nonces. The host fetches a 1-D tensor from its device.
 
-    Raises as :func:`integrity_triton.new` does, and ValueError for messages on different devices, a tensor
-    that is not 2-D, or an ``out`` of another shape, dtype or device.
+    Raises as :func:`integrity_triton.new` and :meth:`Hash.update` do, with the index of the message that is
+    refused, and ValueError for messages on different devices, a tensor that is not 2-D, or an ``out`` of
+    another shape, dtype or device.
     """
     if not _traced(key, params):
         return eager.hash_batch(

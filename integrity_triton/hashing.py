@@ -20,9 +20,13 @@ class Hash:
     """A running hash or MAC of one message, with the interface of :mod:`hashlib` objects.
 
     Data is bytes-like, or a torch tensor of any dtype on any device, whose bytes are its elements in C order,
-    little-endian. If no backend was asked for, the first tensor that holds data decides: a tree hash runs
-    where that tensor is, and a sequential hash runs in the CPU library, because one message occupies only one
-    lane of a device. Objects are made by :func:`new` or by an algorithm's constructor.
+    little-endian. A tensor whose memory does not hold its elements raises ValueError, and a tensor without
+    bytes of its own, such as a sparse one or a DTensor, raises TypeError, which says what to hash instead.
+
+    If no backend was asked for, the first tensor that holds data decides: a tree hash runs where that tensor
+    is, and a sequential hash runs in the CPU library, because one message occupies only one lane of a device.
+
+    Objects are made by :func:`new` or by an algorithm's constructor.
     """
 
     __slots__ = ("_algorithm", "_backend", "_parameters", "_stream")
@@ -103,7 +107,7 @@ class Hash:
     def verify(self, tag: Any, /) -> None:
         """Check the message's tag in constant time. This needs a keyed algorithm.
 
-        ``tag`` is bytes-like or a uint8 tensor of ``digest_size`` bytes. Raises IntegrityError if
+        ``tag`` is bytes-like or a 1-D uint8 tensor of ``digest_size`` bytes. Raises IntegrityError if
         it is not this message's tag, its length included; TypeError if this object has no key.
         """
         if "key" not in self._parameters:

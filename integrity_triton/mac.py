@@ -286,8 +286,12 @@ def mac_tensors(
     ``chunk_size`` is in bytes, a multiple of 16; a chunk is what a mismatch names. The call does not wait for
     the devices.
 
+    A tensor that torch can flatten into others, such as a quantised weight of torchao, has a tag for each of
+    its parts; docs/reference/manifest.md defines their names.
+
     Raises TypeError for a name that is not a str or a value that is not a tensor with dense bytes, and
-    ValueError for an impossible key, nonce or chunk size.
+    ValueError for a tensor whose memory was freed and for an impossible key, nonce or chunk size. The message
+    names the tensor.
     """
     key, nonce = _sized(key, "key", KEY_SIZE), _sized(nonce, "nonce", NONCE_SIZE)
     _check_chunk_size(chunk_size)

@@ -7,7 +7,9 @@ entry point loads an :class:`Algorithm` or an iterable of them.
 from __future__ import annotations
 
 import ast
+import logging
 import operator
+import os
 import threading
 from collections.abc import Iterable
 from functools import cache
@@ -99,10 +101,22 @@ _OPERATORS: dict[type[ast.operator], Any] = {
     ast.Add: operator.add,
 }
 
+_logger = logging.getLogger("integrity_triton")
 _lock = threading.RLock()
 _records: dict[str, Algorithm] = {}
 _names: dict[str, str] = {}  # maps every name and alias, in lower case, to the record's name
 _entry_points_loaded = False
+_unloadable: dict[str, str] = {}  # entry points of other packages, and why they cannot be loaded
+
+
+def _renew_lock() -> None:
+    """In a forked child, which does not have the thread that may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def register(record: Algorithm) -> None:
@@ -116,18 +130,19 @@ def register(record: Algorithm) -> None:
             f"an algorithm must be registered as an Algorithm record, not as {type(record).__name__}"
         )
     with _lock:
-        spellings = (record.name, *record.aliases)
-        for spelling in spellings:
-            if spelling in _names:
-                raise ValueError(f"algorithm name {spelling!r} is taken by {_names[spelling]!r}")
-        if len(set(spellings)) != len(spellings):
-            raise ValueError(f"algorithm {record.name!r} repeats an alias")
-        _records[record.name] = record
-        for spelling in spellings:
-            _names[spelling] = record.name
         derived = hmac_over(record)
-        if derived is not None and derived.name not in _names:
-            register(derived)
+        added = [record] if derived is None or derived.name in _names else [record, derived]
+        names: dict[str, str] = {}
+        for new in added:
+            for spelling in (new.name, *new.aliases):
+                if spelling in _names:
+                    raise ValueError(f"algorithm name {spelling!r} is taken by {_names[spelling]!r}")
+                if spelling in names:
+                    raise ValueError(f"algorithm {new.name!r} repeats an alias")
+                names[spelling] = new.name
+        # An interrupt must not leave a half of this: a record counts once its names are here, all at once.
+        _records.update((new.name, new) for new in added)
+        _names.update(names)
 
 
 def _load_entry_points() -> None:
@@ -138,10 +153,19 @@ def _load_entry_points() -> None:
         from importlib.metadata import entry_points  # This import is slow, and only unknown names need it.
 
         for entry in entry_points(group=ENTRY_POINT_GROUP):
-            loaded = entry.load()
-            records: Iterable[Algorithm] = (loaded,) if isinstance(loaded, Algorithm) else loaded
-            for record in records:
-                register(record)
+            label = f"the entry point {entry.name} = {entry.value}"
+            if label in _unloadable:
+                continue
+            try:
+                loaded = entry.load()
+                records: Iterable[Algorithm] = (loaded,) if isinstance(loaded, Algorithm) else loaded
+                for record in records:
+                    name = getattr(record, "name", None)
+                    if name not in _names or _records.get(name) is not record:  # as after an interrupted try
+                        register(record)
+            except (Exception, SystemExit) as error:  # a package that is broken must not break the others
+                _unloadable[label] = f"{type(error).__name__}: {error}"
+                _logger.warning("%s cannot be loaded: %s", label, _unloadable[label])
         _entry_points_loaded = True
 
 
@@ -158,8 +182,9 @@ def get(name: str) -> Algorithm:
     try:
         return _records[_names[key]]
     except KeyError:
+        broken = "".join(f"; {point} cannot be loaded: {why}" for point, why in _unloadable.items())
         raise ValueError(
-            f"unknown algorithm {name!r}{_suggestion(key)} (available: {', '.join(sorted(_records))})"
+            f"unknown algorithm {name!r}{_suggestion(key)} (available: {', '.join(sorted(_records))}){broken}"
         ) from None
 
 

@@ -14,15 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm
 from ..errors import BackendUnavailable
 from ..messages.layout import Messages, Rows
 from ..messages.per_message import PerMessage
+from ..messages.stream import Stream
 from .base import Backend, Probe
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     import torch
 
 ENTRY_POINT_GROUP = "integrity_triton.backends"
@@ -40,7 +43,7 @@ _logger = logging.getLogger("integrity_triton")
 _lock = threading.RLock()
 _backends: dict[str, Backend] = {}
 _probes: dict[str, Probe] = {}
-_loaded = False
+_loaded = _loading = False
 _requested: str | None = None
 _logged: set[tuple[str, ...]] = set()
 
@@ -58,29 +61,93 @@ class BackendStatus:
     """A description of when its kernels are tested with known answers; None if it runs no kernels."""
 
 
+def _renew_lock() -> None:
+    """In a forked child, which does not have the thread that may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def register(backend: type[Backend]) -> None:
     """Add a backend class. Raises ValueError if its name is taken."""
     if not (isinstance(backend, type) and issubclass(backend, Backend)):
         raise TypeError(f"a backend is registered as a Backend subclass, not {backend!r}")
     with _lock:
+        _load_builtin()
         if backend.name in _backends:
             raise ValueError(f"backend name {backend.name!r} is taken")
         _backends[backend.name] = backend()
 
 
-def _load() -> None:
-    global _loaded
-    with _lock:
-        if _loaded:
-            return
-        for reference in _BUILTIN.values():
-            module, _, name = reference.partition(":")
-            register(getattr(import_module(f"{__package__}.{module}"), name))
-        from importlib.metadata import entry_points
+def _load_builtin() -> None:
+    """Load the backends of this package that are not loaded yet: an interrupt may have ended this before."""
+    for name, reference in _BUILTIN.items():
+        if name not in _backends:
+            module, _, class_name = reference.partition(":")
+            _backends[name] = getattr(import_module(f"{__package__}.{module}"), class_name)()
 
-        for entry in entry_points(group=ENTRY_POINT_GROUP):
-            register(entry.load())
-        _loaded = True
+
+def _load() -> None:
+    global _loaded, _loading
+    with _lock:
+        if _loaded or _loading:  # a package that is being loaded may ask for backends
+            return
+        try:
+            _loading = True
+            _load_builtin()
+            from importlib.metadata import entry_points
+
+            for entry in entry_points(group=ENTRY_POINT_GROUP):
+                _load_entry(entry)
+            _loaded = True
+        finally:
+            _loading = False
+
+
+def _load_entry(entry: EntryPoint) -> None:
+    """Register another package's backend. If that fails, something that says why takes its place."""
+    if isinstance(_backends.get(entry.name), _Unloadable):
+        return
+    try:
+        backend = entry.load()
+        if type(_backends.get(getattr(backend, "name", ""))) is not backend:
+            register(backend)
+    except (Exception, SystemExit) as error:
+        reason = (
+            f"the entry point {entry.name} = {entry.value} cannot be loaded: {type(error).__name__}: {error}"
+        )
+        _log_once(logging.WARNING, reason)
+        name = f"{entry.name} ({entry.value})" if entry.name in _backends else entry.name
+        _backends[name] = type("Unloadable", (_Unloadable,), {"name": name, "reason": reason})()
+
+
+class _Unloadable(Backend):
+    """Stands for a backend of another package that could not be loaded."""
+
+    summary = "a backend of another package"
+    reason: ClassVar[str]
+
+    def probe(self) -> Probe:
+        return Probe(False, self.reason)
+
+    def unsupported(self, algorithm: Algorithm) -> str | None:
+        return self.reason
+
+    def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
+        return False
+
+    def digest_batch(
+        self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
+    ) -> torch.Tensor:
+        raise BackendUnavailable(self.reason)
+
+    def stream(
+        self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
+    ) -> Stream:
+        raise BackendUnavailable(self.reason)
 
 
 def _probe(backend: Backend) -> Probe:
@@ -88,7 +155,7 @@ def _probe(backend: Backend) -> Probe:
         if backend.name not in _probes:
             try:
                 _probes[backend.name] = backend.probe()
-            except Exception as error:  # a broken driver must not break the others
+            except (Exception, SystemExit) as error:  # a broken driver must not break the others
                 _probes[backend.name] = Probe(False, f"probing failed: {type(error).__name__}: {error}")
         return _probes[backend.name]
 
@@ -191,9 +258,18 @@ def select(
     _load()
     fallback_reasons = []
     for candidate in _backends.values():
-        if candidate.name == "native" or not candidate.is_default(algorithm, device_type, messages=messages):
+        if candidate.name == "native":
             continue
-        reason = candidate.unsupported(algorithm)
+        try:
+            if not candidate.is_default(algorithm, device_type, messages=messages):
+                continue
+            reason = candidate.unsupported(algorithm)
+        except Exception as error:
+            if candidate.name in _BUILTIN:
+                raise
+            reason = (
+                f"{type(error).__name__}: {error}"  # another package's fault ends no call that works without
+            )
         if reason is None:
             probe = _probe(candidate)
             if probe.available:

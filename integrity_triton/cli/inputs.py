@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -103,4 +104,10 @@ def model_files(source: str) -> Iterator[Path]:
 
 
 def folder_size(folder: str) -> int:
-    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    """About how many bytes a model has, which is a folder or one file. What cannot be read counts as 0."""
+    total = 0
+    paths = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
+    for path in [folder] if os.path.isfile(folder) else paths:
+        with suppress(OSError):
+            total += _regular_size(path) or 0
+    return total

@@ -88,10 +88,10 @@ def _check_subclass(x: torch.Tensor) -> None:
     parts = None if instead else _part_names(x)
     if parts is not None:
         instead = f"hash the tensors inside it: {', '.join(f'x.{name}' for name in parts)}"
-    elif x.numel() and _storage_size(x) is None:
+    elif instead is None and x.numel() and _storage_size(x) is None:
         instead = "hash the tensors inside it"
     if instead:
-        raise TypeError(f"a {kind} is a wrapper without bytes of its own; {instead}")
+        raise TypeError(f"{kind} is a wrapper without bytes of its own; {instead}")
 
 
 def _instead_of_distributed(x: torch.Tensor) -> str | None:

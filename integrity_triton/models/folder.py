@@ -12,13 +12,34 @@ from pathlib import Path
 
 from ..strict_json import parse_object
 from .errors import ManifestError, shown
-from .file_kinds import JSON, mistaken_for
+from .file_kinds import HEAD_SIZE, JSON, mistaken_for, recognise
+from .model_tree import snapshot_blobs
 from .safetensors_file import SafetensorsFile
 
 MAX_INDEX_SIZE = 64 << 20
 """Bytes."""
 
 _logger = logging.getLogger("integrity_triton")
+# The endings of names under which models of other formats are published.
+_OTHER_WEIGHTS = frozenset(
+    [
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".pkl",
+        ".pickle",
+        ".gguf",
+        ".ggml",
+        ".onnx",
+        ".h5",
+        ".hdf5",
+        ".keras",
+        ".tflite",
+        ".npz",
+        ".npy",
+    ]
+)
 _SHARD_NUMBER = re.compile(r"(?<!\d)(\d{1,9})[-_]of[-_](\d{1,9})(?!\d)")
 
 
@@ -59,7 +80,7 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[SafetensorsFile, ...]:
         ):
             prefixes.setdefault(name, _folder_of(name))
     if not prefixes:
-        raise ManifestError(f"{folder}: the folder has no .safetensors file")
+        raise ManifestError(f"{folder}: the folder has no .safetensors file{_other_weights(folder)}")
     _check_numbers(folder, prefixes, indexed)
     files = {name: SafetensorsFile.read(place.inside(name)) for name in sorted(prefixes)}
     for path, index in indexes.items():
@@ -69,6 +90,17 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[SafetensorsFile, ...]:
                 raise ManifestError(f"{folder / path}: tensor {shown(tensor_name)} is not in {shown(name)}")
     named = {name: file.under(prefixes[name]) for name, file in files.items()}
     return _without_copies(folder, named, indexes)
+
+
+def _other_weights(folder: Path) -> str:
+    """A remark on the first file with weights in another format; empty if there is none."""
+    for name in sorted(os.listdir(folder)):
+        if os.path.splitext(name)[1].lower() in _OTHER_WEIGHTS and (folder / name).is_file():
+            with open(folder / name, "rb") as file:
+                kind = recognise(file.read(HEAD_SIZE))
+            if kind is not None:
+                return f"; {shown(name)} is {kind}"
+    return ""
 
 
 def _without_copies(
@@ -135,7 +167,7 @@ class _Place:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._root = Path(os.path.realpath(folder, strict=True))
-        self._blobs = _blobs(self._root)
+        self._blobs = snapshot_blobs(self._root)
 
     def walk(self) -> Iterator[str]:
         """The names of all files with weights and of all indexes.
@@ -163,7 +195,7 @@ class _Place:
             target = Path(os.path.realpath(path, strict=True))
         except FileNotFoundError:
             raise ManifestError(f"{self._folder}: {shown(name)} is missing") from None
-        if not target.is_relative_to(self._root) and target.parent != self._blobs:
+        if not target.is_relative_to(self._root) and os.fspath(target.parent) != self._blobs:
             raise ManifestError(
                 f"{path}: the path leaves the model folder (a symbolic link); use a folder with real files, "
                 "or pass the file itself"
@@ -187,16 +219,6 @@ class _Place:
             return parse_index(data)
         except ValueError as error:
             raise ManifestError(f"{path}: {mistaken_for('an index', data, JSON) or error}") from None
-
-
-def _blobs(root: Path) -> Path | None:
-    """The folder in which the Hugging Face cache keeps the files of ``MODEL/snapshots/REVISION``, which holds
-    links; None for any other folder."""
-    for parent in root.parents:
-        blobs = parent.parent / "blobs"
-        if parent.name == "snapshots" and blobs.is_dir():
-            return Path(os.path.realpath(blobs))
-    return None
 
 
 def _is_index(name: str) -> bool:

@@ -43,6 +43,8 @@ def hash_state_dict(
 ) -> list[TensorEntry]:
     """The entries of a state dict. Names that share memory are in one entry.
 
+    Wrappers are replaced by their parts, as :func:`flattened` describes.
+
     Raises TypeError for a name that is not a str, a value that is not a tensor,
     and a tensor without dense bytes or of a dtype that safetensors does not have. Raises ValueError for a
     tensor without data. Every message names the tensor.

@@ -19,7 +19,7 @@ from .regular_files import Identity, identity, kind_of_node, open_regular
 SINGLE_FILE = "."
 """The name of the file in the tree of a model that is one file."""
 
-LINK = "a symbolic link"
+LINK = kind_of_node(stat.S_IFLNK)
 """Why a link is refused where links are not followed."""
 
 
@@ -66,11 +66,6 @@ class ModelTree:
     files: Mapping[str, ModelFile]
     refused: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def size(self) -> int:
-        """The size in bytes of all files together."""
-        return sum(file.size for file in self.files.values())
-
     def differing(self, other: ModelTree) -> list[str]:
         """The names of what is not the same in another tree."""
         items = {*self.files.items(), *self.refused.items()} ^ {*other.files.items(), *other.refused.items()}
@@ -113,7 +108,7 @@ def read_tree(
                 name = here + entry.name
                 if name in ignored or not (above is None or only is None or name in only or name in above):
                     continue
-                status = entry.stat(follow_symlinks=False)
+                status = os.lstat(entry.path)  # on Windows, entry.stat() would not tell which file it is
                 if stat.S_ISDIR(status.st_mode):
                     pending.append(f"{name}/")
                 elif stat.S_ISREG(status.st_mode):
@@ -129,18 +124,18 @@ def read_tree(
     return ModelTree(files, refused)
 
 
-def snapshot_blobs(root: str) -> str | None:
+def snapshot_blobs(root: str | os.PathLike[str]) -> str | None:
     """The folder that the links of a snapshot in a Hugging Face cache lead to, ``REPOSITORY/blobs``.
 
     ``root`` is ``REPOSITORY/snapshots/REVISION`` or a folder below it, as a real path. None for any other
     folder.
     """
-    folder = root
+    folder = os.fspath(root)
     while (parent := os.path.dirname(folder)) != folder:
         repository, name = os.path.split(parent)
-        if name == "snapshots":
-            blobs = os.path.join(repository, "blobs")
-            return blobs if os.path.isdir(blobs) and not os.path.islink(blobs) else None
+        blobs = os.path.join(repository, "blobs")
+        if name == "snapshots" and os.path.isdir(blobs) and not os.path.islink(blobs):
+            return blobs
         folder = parent
     return None
 

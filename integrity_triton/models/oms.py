@@ -167,17 +167,21 @@ class HashingConfig(model_signing.hashing.Config):
             "method": self._method,
             "hash_type": self._algorithm,
             "allow_symlinks": self._allow_symlinks,
-            "ignore_paths": self._ignored(),
+            "ignore_paths": self._ignored(model),
         }
         if self._shard_size is not None:
             form["shard_size"] = self._shard_size
         return Manifest(_name_of(model), items, SerializationType.from_args(form))
 
-    def _ignored(self) -> list[str]:
-        git = GIT_PATHS if self._ignore_git_paths else ()
-        # An absolute path is not relative to the model; stock leaves it out, too.
-        given = (path.as_posix() for path in self._ignored_paths if not path.is_absolute())
-        return sorted({*given, *git})
+    def _ignored(self, model: str) -> list[str]:
+        """The ignored paths, relative to the model. As stock does, this leaves out paths beside the model."""
+        ignored = set(GIT_PATHS if self._ignore_git_paths else ())
+        for path in self._ignored_paths:
+            if not path.is_absolute():
+                ignored.add(_shortest(path))
+            elif path.is_relative_to(os.path.abspath(model)):
+                ignored.add(_shortest(path.relative_to(os.path.abspath(model))))
+        return sorted(ignored)
 
     def _measure(self, model: str, only: Collection[str] | None = None) -> tuple[ModelTree, _Digests]:
         """What is in the model, and the digests of the ranges of its files.
@@ -186,9 +190,9 @@ class HashingConfig(model_signing.hashing.Config):
         """
 
         def listed() -> ModelTree:
-            ignored = frozenset(self._ignored())
             return read_tree(model, ignored=ignored, only=only, allow_symlinks=self._allow_symlinks)
 
+        ignored = frozenset(self._ignored(model))
         tree = listed()
         digests: _Digests = {name: {} for name in tree.files}
         shared = SharedProgress(self._progress)
@@ -262,7 +266,10 @@ def _list(names: Iterable[str]) -> str:
 
 def _name_of(model: str) -> str:
     """The name of a model, which only informs: the last part of its path."""
-    return pathlib.Path(model).name or pathlib.Path(model).absolute().name
+    name = pathlib.Path(model).name
+    if name in {"", ".."}:
+        name = os.path.basename(os.path.realpath(model))
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _within(model: str, path: str) -> str:
@@ -340,7 +347,7 @@ def sign(
         algorithm=algorithm,
         shard_size=config._shard_size,
         allow_symlinks=allow_symlinks,
-        ignore_paths=tuple(config._ignored()),
+        ignore_paths=tuple(config._ignored(model)),
         digests=_resources(method, digests),
         empty_files=_empty(tree) if method == "shards" else None,
     )
@@ -364,16 +371,21 @@ def _given_ignored(paths: Iterable[PathLike]) -> list[str]:
     shortest = []
     for given in paths:
         path = pathlib.Path(given)
-        if path.is_absolute() or ".." in path.parts:
+        if path.is_absolute():
             raise ValueError(f"ignored path {str(given)!r} must be relative and inside the folder")
-        if not path.parts:
-            raise ValueError(
-                f"ignored path {str(given)!r} is the whole folder, so that nothing would be signed"
-            )
         if not _WILDCARDS.isdisjoint(str(path)):
             raise ValueError(f"ignored path {str(given)!r} has a wildcard; OMS has none, so name each path")
-        shortest.append(path.as_posix())
+        shortest.append(_shortest(path))
     return shortest
+
+
+def _shortest(path: pathlib.Path) -> str:
+    """A relative path in its shortest form. Raises ValueError for the whole folder and for a path outside."""
+    if ".." in path.parts:
+        raise ValueError(f"ignored path {str(path)!r} must be relative and inside the folder")
+    if not path.parts:
+        raise ValueError(f"ignored path {str(path)!r} is the whole folder, so that nothing would be signed")
+    return path.as_posix()
 
 
 def _signature_within(model: str, signature_path: PathLike) -> list[str]:

@@ -7,11 +7,14 @@ try it with what must be refused and with what must be left as it was.
 
 from __future__ import annotations
 
+import array
+import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.testing._internal.two_tensor import TwoTensor
@@ -19,7 +22,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.lthash import TensorChunks
-from support import example, rows_as_bytes
+from support import driver_family, example, first_of, rows_as_bytes
 
 # A call takes a function that makes an argument of a given shape, as uint8.
 Make = Callable[..., Any]
@@ -193,6 +196,8 @@ OCTETS: dict[str, tuple[bytes, Callable[[Any], Any]]] = {
         for what, call in (("new", new_digest), ("hash_batch", batch_digests))
     },
 }
+# Of these calls, those with two messages, where there may be a value for each.
+PER_MESSAGE = ("hash_batch.key", "hash_chunks.key", "hkdf_batch.salt", "pbkdf2_batch.salt")
 # Parameters with other contents, which no tensor or array can enter.
 OTHERS = {
     "LtHash.device": "a torch device",
@@ -297,7 +302,7 @@ WITHOUT_MEMORY = {
     on_meta: "a meta tensor has no data|messages' device cpu, not on meta",
     uninitialised: "an UninitializedBuffer has no data|uint8 of shape",
 }
-WRAPPERS = {wrapper: "a TwoTensor is a wrapper", parameter_of_a_wrapper: "a TwoTensor is a wrapper"}
+WRAPPERS = {wrapper: "TwoTensor is a wrapper", parameter_of_a_wrapper: "TwoTensor is a wrapper"}
 
 # What is not this package's to refuse: torch gives an operator the tensors in these, or computes only shapes,
 # and has an error of its own for the state dict of a module that is not initialised.
@@ -371,3 +376,280 @@ def test_operators_with_meta_tensors():
     ):
         with pytest.raises(ValueError, match="a meta tensor has no data to hash"):
             call()
+
+
+# Byte strings
+
+
+def as_strided_tensor(value: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(value), dtype=torch.uint8).repeat_interleave(2)[::2]
+
+
+ONE_VALUE: dict[str, Callable[[bytes], Any]] = {
+    "bytearray": bytearray,
+    "memoryview": memoryview,
+    "array": lambda value: array.array("B", value),
+    "array of int32": lambda value: array.array("i", value),
+    "NumPy": lambda value: np.frombuffer(value, np.uint8),
+    "NumPy int8": lambda value: np.frombuffer(value, np.int8),
+    "NumPy int32": lambda value: np.frombuffer(value, np.int32),
+    "torch": lambda value: torch.frombuffer(bytearray(value), dtype=torch.uint8),
+    "torch int8": lambda value: torch.frombuffer(bytearray(value), dtype=torch.int8),
+    "torch int32": lambda value: torch.frombuffer(bytearray(value), dtype=torch.int32),
+    "torch strided": as_strided_tensor,
+    "torch parameter": lambda value: torch.nn.Parameter(as_strided_tensor(value), requires_grad=False),
+}
+NO_VALUE: dict[str, Callable[[bytes], Any]] = {
+    "text": lambda value: "x" * len(value),
+    "int": len,
+    "array of floats": lambda value: array.array("f", value),
+    "NumPy float32": lambda value: np.frombuffer(value, np.float32),
+    "NumPy float16": lambda value: np.frombuffer(value, np.float16),
+    "NumPy complex64": lambda value: np.zeros(len(value) // 8, np.complex64),
+    "NumPy bool": lambda value: np.ones(len(value), np.bool_),
+    "NumPy pointers": lambda value: np.array([None] * (len(value) // 8)),
+    "NumPy pointers in fields": lambda value: np.zeros(len(value) // 8, [("a", "O")]),
+    "NumPy strings": lambda value: np.array([value], f"S{len(value)}"),
+    "NumPy records": lambda value: np.frombuffer(value, [("a", "i4")]),
+    "NumPy datetime64": lambda value: np.zeros(len(value) // 8, "datetime64[s]"),
+    "NumPy 0-D": lambda value: np.array(1, np.uint8),
+    "NumPy 3-D": lambda value: np.frombuffer(value, np.uint8).reshape(1, 1, -1),
+    "NumPy scalar": lambda value: np.uint8(1),
+    "NumPy strided": lambda value: np.frombuffer(value, np.uint8).repeat(2)[::2],
+    "torch float32": lambda value: torch.frombuffer(bytearray(value), dtype=torch.float32),
+    "torch bfloat16": lambda value: torch.frombuffer(bytearray(value), dtype=torch.bfloat16),
+    "torch complex64": lambda value: torch.zeros(len(value) // 8, dtype=torch.complex64),
+    "torch bool": lambda value: torch.ones(len(value), dtype=torch.bool),
+    "torch 0-D": lambda value: torch.tensor(1, dtype=torch.uint8),
+    "torch 3-D": lambda value: as_strided_tensor(value).reshape(1, 1, -1),
+    "torch sparse": lambda value: as_strided_tensor(value).to_sparse(),
+}
+TWO_VALUES: dict[str, Callable[[bytes, bytes], Any]] = {
+    "list": lambda a, b: [a, b],
+    "tuple": lambda a, b: (a, bytearray(b)),
+    "list of arrays": lambda a, b: [np.frombuffer(a, np.uint8), b],
+    "list of tensors": lambda a, b: [as_strided_tensor(a), as_strided_tensor(b)],
+    "NumPy": lambda a, b: np.frombuffer(a + b, np.uint8).reshape(2, -1),
+    "NumPy int16": lambda a, b: np.frombuffer(a + b, np.int16).reshape(2, -1),
+    "memoryview": lambda a, b: memoryview(a + b).cast("B", (2, len(a))),
+    "torch": lambda a, b: as_strided_tensor(a + b).reshape(2, -1),
+    "torch int16": lambda a, b: torch.frombuffer(bytearray(a + b), dtype=torch.int16).reshape(2, -1),
+    "torch strided": lambda a, b: as_strided_tensor(a + b).reshape(2, -1).t().contiguous().t(),
+}
+NO_TWO_VALUES: dict[str, Callable[[bytes, bytes], Any]] = {
+    "list of rows": lambda a, b: [np.frombuffer(a, np.uint8).reshape(1, -1), b],
+    "list of tensors of rows": lambda a, b: [a, as_strided_tensor(b).reshape(1, -1)],
+    "list of floats": lambda a, b: [a, np.zeros(len(b) // 4, np.float32)],
+    "list of tensors of floats": lambda a, b: [a, torch.zeros(len(b) // 4)],
+    "list of pointers": lambda a, b: [a, np.array([None] * (len(b) // 8))],
+    "NumPy float32": lambda a, b: np.zeros((2, len(a) // 4), np.float32),
+    "NumPy pointers": lambda a, b: np.array([[None] * (len(a) // 8)] * 2),
+    "NumPy strided": lambda a, b: np.zeros((len(a), 2), np.uint8).T,
+    "torch float32": lambda a, b: torch.zeros((2, len(a) // 4)),
+    "torch bool": lambda a, b: torch.zeros((2, len(a)), dtype=torch.bool),
+}
+# All algorithms' parameters are checked alike, so that one algorithm for each name of a parameter is enough
+# where digests are computed.
+SOME_OCTETS = {name: OCTETS[name] for name in {re.sub(r" \w+ ", " ", name): name for name in OCTETS}.values()}
+MAY_BE_TWO = [
+    *PER_MESSAGE,
+    *(
+        f"hash_batch.params {record.name} {parameter.name}"
+        for record in algorithms.all_algorithms()
+        for parameter in record.parameters
+        if parameter.per_message
+    ),
+]
+
+
+@pytest.mark.parametrize("form", ONE_VALUE)
+def test_one_value_means_the_same_in_every_form(form):
+    for name, (value, call) in SOME_OCTETS.items():
+        if "int32" not in form or len(value) % 4 == 0:
+            assert call(ONE_VALUE[form](value)) == call(value), name
+
+
+@pytest.mark.parametrize("form", NO_VALUE)
+def test_what_is_no_value(form):
+    for name, (value, call) in OCTETS.items():
+        whole = value * (-len(value) % 8 + 1)  # so that there is a whole number of wider items
+        with pytest.raises((TypeError, ValueError, BufferError), match=parameter_of(name)):
+            call(NO_VALUE[form](whole))
+
+
+@pytest.mark.parametrize("form", TWO_VALUES)
+def test_a_value_for_each_message_means_the_same_in_every_form(form):
+    for name, (value, call) in SOME_OCTETS.items():
+        other = value[::-1]
+        given = TWO_VALUES[form](value, other)
+        if name in MAY_BE_TWO and (len(value) % 2 == 0 or "int16" not in form):
+            assert call(given) == [call(value)[0], call(other)[1]], name
+        elif name not in MAY_BE_TWO:
+            with pytest.raises((TypeError, ValueError), match=parameter_of(name)):
+                call(given)
+
+
+@pytest.mark.parametrize("form", NO_TWO_VALUES)
+def test_what_is_no_value_for_each_message(form):
+    for name in MAY_BE_TWO:
+        value, call = OCTETS[name]
+        with pytest.raises((TypeError, BufferError, ValueError), match=parameter_of(name)):
+            call(NO_TWO_VALUES[form](value, value))
+
+
+def parameter_of(name: str) -> str:
+    """The name of a call's parameter, which its errors tell."""
+    return beginning(name).removesuffix(": ").removeprefix(r"(\w+: )?")
+
+
+def test_operators_take_keys_of_bytes():
+    assert rows_as_bytes(OPS.hash_batch([ZEROS], "blake3", torch.zeros(8, dtype=torch.int32))) == [
+        it.blake3(bytes(8), key=bytes(32)).digest()
+    ]
+    for key, error in (
+        (torch.zeros(8), TypeError),
+        (torch.zeros(1, 8), TypeError),
+        (torch.zeros(1, 1, 32, dtype=torch.uint8), ValueError),
+        (torch.zeros((), dtype=torch.uint8), ValueError),
+    ):
+        for operator, data in ((OPS.hash_batch, [ZEROS]), (OPS.hash_rows, ZEROS.view(1, 8))):
+            with pytest.raises(error, match="key must be"):
+                operator(data, "blake3", key)
+        with pytest.raises(error, match="key must be"):
+            OPS.hash_chunks(ZEROS, "blake3", 8, key)
+
+
+# What is the caller's
+
+
+def right(name: str) -> Make:
+    """What a call takes, as tensors."""
+    if name in OCTETS:
+        return lambda size: torch.frombuffer(bytearray(OCTETS[name][0]), dtype=torch.uint8).clone()
+    return lambda *shape: torch.zeros(shape, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("reader", ["native", "opencl"])
+def test_storages_can_be_resized_afterwards(reader):
+    """Tensor.numpy() marks the storage for ever, which torch tells nobody until it is to be resized."""
+    reason = {status.name: None if status.available else status.reason for status in it.backends()}[reader]
+    if reason is not None:
+        pytest.skip(f"absent: {reason}")
+    ran = 0
+    others = {f"{r.name}.data" for r in algorithms.all_algorithms() if r != first_of(r, driver_family)}
+    names = [name for name in CALLS if name in SOME_OCTETS or (name not in OCTETS and name not in others)]
+    for name in names:
+        made = []
+
+        def make(*shape: int, name: str = name, made: list[torch.Tensor] = made) -> torch.Tensor:
+            made.append(right(name)(*shape))
+            return made[-1]
+
+        try:
+            with it.use_backend(reader):
+                CALLS[name](make)
+        except it.BackendUnavailable:  # the backend does not have the algorithm
+            continue
+        for x in made:
+            x.untyped_storage().resize_(0)
+        ran += 1
+    assert ran > len(names) // 2
+
+
+def test_bytearrays_can_be_extended_afterwards():
+    for call in MESSAGES.values():
+        data = bytearray(8000)
+        call(data)
+        data.append(0)  # BufferError while anything views it
+
+
+# Arrays
+
+
+def arrays() -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "datetime64": np.arange(3).astype("datetime64[D]"),
+        "datetime64 0-D": np.array("2026-01-01", "datetime64[D]"),
+        "datetime64 scalar": np.datetime64("2026-01-01"),
+        "datetime64 without items": np.zeros((0, 3), "datetime64[D]"),
+        "datetime64 2-D": np.arange(6).astype("datetime64[s]").reshape(2, 3),
+        "timedelta64": np.arange(3).astype("timedelta64[s]"),
+        "a field named O": np.ones(2, [("O", "i4"), ("b", "f8")]),
+        "a field with a colon": np.ones(2, [("a:O", "i4")]),
+        "a field of arrays": np.ones(2, [("a", "i4", (2, 3))]),
+        "a record": np.rec.array(np.ones(2, [("O", "i4")])),
+        "complex128": np.ones(3, complex),
+        "big-endian": np.arange(3, dtype=">i4"),
+        "longdouble": np.ones(2, np.longdouble),
+        "strings": np.array([b"ab", b"c"]),
+        "text": np.array(["ab", "c"]),
+        "void": np.ones(2, "V7"),
+        "float32 scalar": np.float32(1.5),
+        "float16": np.ones(3, np.float16),
+    }
+    try:
+        import ml_dtypes
+    except ImportError:
+        return found
+    for kind in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4"):
+        dtype = getattr(ml_dtypes, kind)
+        found[kind] = np.arange(5).astype(dtype)
+        found[f"{kind} scalar"] = dtype(1)
+    return found
+
+
+ARRAYS = arrays()
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_what_hashlib_takes_is_taken(kind):
+    data = ARRAYS[kind]
+    plain = data.tobytes()
+    assert it.sha256(data).digest() == hashlib.sha256(data).digest() == hashlib.sha256(plain).digest()
+    for name, call in MESSAGES.items():
+        if not name.endswith(".data"):  # all constructors are one function
+            assert call(data) == call(plain), name
+    assert rows_as_bytes(it.hash_batch([data] * 2, "sha256")) == [hashlib.sha256(plain).digest()] * 2
+
+
+def test_ml_dtypes_are_here():
+    pytest.importorskip("ml_dtypes", reason="absent: ml_dtypes")
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "says"),
+    [
+        (np.array([None, b"a"]), TypeError, "not of Python objects"),
+        (np.zeros(2, [("a", "O")]), TypeError, "not of Python objects"),
+        (np.zeros(2, [("a", "i4"), ("b", [("c", "O")])]), TypeError, "not of Python objects"),
+        (np.zeros(2, [("a:b", "O")]), TypeError, "not of Python objects"),
+        (np.zeros(4, "datetime64[D]")[::2], BufferError, "C-contiguous"),
+        (np.zeros((2, 3), "datetime64[D]").T, BufferError, "C-contiguous"),
+    ],
+)
+def test_arrays_that_are_no_messages(data, error, says):
+    for call in MESSAGES.values():
+        with pytest.raises(error, match=says):
+            call(data)
+
+
+def test_arrays_as_batches():
+    """A 2-D array is a message in each row, as a tensor is."""
+    rows = np.arange(12, dtype="<i4").reshape(3, 4)
+    expected = rows_as_bytes(it.hash_batch(torch.from_numpy(rows.copy()), "sha256"))
+    assert rows_as_bytes(it.hash_batch(rows, "sha256")) == expected
+    assert rows_as_bytes(it.hash_batch(list(rows), "sha256")) == expected
+    assert it.LtHash().add_batch(rows) == it.LtHash().add_batch(torch.from_numpy(rows.copy()))
+    # An object array is a sequence of any objects.
+    assert rows_as_bytes(it.hash_batch(np.array([b"a", b"bc"], object), "sha256")) == rows_as_bytes(
+        it.hash_batch([b"a", b"bc"], "sha256")
+    )
+    for wrong in (rows[0], rows[None], np.array(1), np.array([b"a\0", b"b"])):
+        for call in (
+            lambda x: it.hash_batch(x, "sha256"),
+            lambda x: it.hkdf_batch(x, "sha256", length=1),
+            lambda x: it.pbkdf2_batch(x, "sha256", salt=b"", iterations=1),
+            lambda x: it.LtHash().add_batch(x),
+        ):
+            with pytest.raises(ValueError, match=f"must be 2-D.*this one has {wrong.ndim} dim"):
+                call(wrong)

@@ -138,30 +138,148 @@ def test_a_duplicate_backend_is_refused(fake):
         registry.register("fake")
 
 
-def test_entry_points(tmp_path):
-    """A package that declares them adds an algorithm and a backend without touching this one."""
-    (tmp_path / "thirdparty.py").write_text(
-        "import dataclasses\n"
-        "from integrity_triton import algorithms\n"
-        "from integrity_triton.backends.native import NativeBackend\n"
-        "RECORD = dataclasses.replace(algorithms.get('sha256'), name='theirs', aliases=('t-1',))\n"
-        "class Theirs(NativeBackend):\n    name = 'their_backend'\n"
-    )
-    info = tmp_path / "thirdparty-1.dist-info"
+def with_package(folder, points: str, source: str, script: str) -> str:
+    """What a script prints where a package with these entry points is installed."""
+    (folder / "thirdparty.py").write_text(source)
+    info = folder / "thirdparty-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thirdparty\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(
+    (info / "entry_points.txt").write_text(points)
+    script = f"import sys; sys.path.insert(0, {str(folder)!r})\nimport integrity_triton as it\n{script}"
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+SOURCE = """
+import dataclasses
+from integrity_triton import algorithms
+from integrity_triton.backends.native import NativeBackend
+RECORD = dataclasses.replace(algorithms.get('sha256'), name='theirs', aliases=('t-1',))
+class Theirs(NativeBackend):
+    name = 'their_backend'
+"""
+
+
+def test_entry_points(tmp_path):
+    """A package that declares them adds an algorithm and a backend without touching this one."""
+    with_package(
+        tmp_path,
         "[integrity_triton.algorithms]\ntheirs = thirdparty:RECORD\n"
-        "[integrity_triton.backends]\ntheirs = thirdparty:Theirs\n"
-    )
-    script = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "import integrity_triton as it\n"
+        "[integrity_triton.backends]\ntheirs = thirdparty:Theirs\n",
+        SOURCE,
         "assert 'theirs' in it.algorithms_available\n"
         "assert it.new('T-1', b'x', backend='their_backend').digest() == it.sha256(b'x').digest()\n"
-        "assert it.theirs(b'x').name == 'theirs'\n"
+        "assert it.theirs(b'x').name == 'theirs'\n",
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_package_that_cannot_be_loaded_is_reported_and_disables_itself_only(tmp_path):
+    printed = with_package(
+        tmp_path,
+        "[integrity_triton.algorithms]\nlost = missing:RECORD\nleft = thirdparty:LEFT\n"
+        "theirs = thirdparty:RECORD\n"
+        "[integrity_triton.backends]\nlost = missing:Lost\ncuda = thirdparty:RECORD\n"
+        "ending = thirdparty:ending\ntheirs = thirdparty:Theirs\n",
+        SOURCE
+        + "LEFT = [dataclasses.replace(algorithms.get('md5'))]\n"
+        + "def __getattr__(name):\n    if name == 'ending':\n        raise SystemExit(3)\n"
+        + "    raise AttributeError(name)\n",
+        "from integrity_triton.backends import base, registry\n"
+        "registry._probes.update(dict.fromkeys(registry._BUILTIN, base.Probe(False, 'not asked')))\n"
+        "del registry._probes['native']\n"
+        "for _ in range(2):\n"
+        "    listed = {b.name: b for b in it.backends()}\n"
+        "    assert it.sha256(b'x').name == 'sha256'\n"
+        "assert it.new('theirs', b'x', backend='their_backend').digest() == it.sha256(b'x').digest()\n"
+        "for name in ('lost', 'ending', 'cuda (thirdparty:RECORD)'):\n"
+        "    assert not listed[name].available\n"
+        "    print('devices', name, listed[name].reason)\n"
+        "assert 'NVIDIA' in listed['cuda'].summary\n"
+        "try:\n    it.new('sha256', backend='lost')\n"
+        "except it.BackendUnavailable as error:\n    print('asked', error)\n"
+        "for name in ('lost', 'lost'):\n    try:\n        it.new(name)\n"
+        "    except ValueError as error:\n        print('unknown', error)\n",
+    )
+    missing = "ModuleNotFoundError: No module named 'missing'"
+    assert f"devices lost the entry point lost = missing:Lost cannot be loaded: {missing}" in printed
+    assert (
+        "devices ending the entry point ending = thirdparty:ending cannot be loaded: SystemExit: 3" in printed
+    )
+    assert "asked backend 'lost' is not available: the entry point lost = missing:Lost" in printed
+    assert printed.count("unknown unknown algorithm 'lost'") == 2
+    assert f"the entry point lost = missing:RECORD cannot be loaded: {missing}" in printed
+    warnings = [line for line in printed.splitlines() if line.startswith("the entry point")]
+    assert sorted(line.partition(" cannot")[0] for line in warnings) == [  # once each
+        "the entry point cuda = thirdparty:RECORD",
+        "the entry point ending = thirdparty:ending",
+        "the entry point left = thirdparty:LEFT",
+        "the entry point lost = missing:Lost",
+        "the entry point lost = missing:RECORD",
+    ]
+
+
+INTERRUPTED = """
+import importlib.metadata, itertools
+from integrity_triton import algorithms
+from integrity_triton.backends import registry
+RECORDS, NAMES = dict(algorithms._records), dict(algorithms._names)
+POINTS = importlib.metadata.entry_points()
+importlib.metadata.entry_points = lambda group: POINTS.select(group=group)  # finding them is slow
+
+def trace(frame, event, argument):
+    if frame.f_code.co_filename not in (algorithms.__file__, registry.__file__):
+        return None
+    if event == 'line' and next(counter) == at:
+        raise KeyboardInterrupt
+    return trace
+
+for at in itertools.count():
+    registry._backends, registry._probes, registry._loaded, registry._loading = {}, {}, False, False
+    algorithms._records, algorithms._names = dict(RECORDS), dict(NAMES)
+    algorithms._entry_points_loaded = False
+    counter, whole = itertools.count(), False
+    sys.settrace(trace)
+    try:
+        registry._load()
+        algorithms.all_algorithms()
+        whole = True
+    except KeyboardInterrupt:
+        pass
+    sys.settrace(None)
+    registry._load()
+    names = set(registry._backends)
+    assert {'cuda', 'hip', 'xpu', 'opencl', 'interpreter', 'native', 'their_backend'} == names, (at, names)
+    assert {'theirs', 'hmac_theirs'} <= {r.name for r in algorithms.all_algorithms()}, at
+    assert algorithms.get('T-1').name == 'theirs'
+    if whole:
+        break
+print('places', at)
+"""
+
+
+def test_an_interrupt_anywhere_leaves_no_half_of_a_registry(tmp_path):
+    printed = with_package(
+        tmp_path,
+        "[integrity_triton.algorithms]\ntheirs = thirdparty:RECORD\n"
+        "[integrity_triton.backends]\ntheirs = thirdparty:Theirs\n",
+        SOURCE,
+        INTERRUPTED,
+    )
+    assert int(printed.removeprefix("places ")) > 50
+
+
+def test_a_backend_of_another_package_that_fails_when_it_is_asked_ends_no_call(fake, monkeypatch, caplog):
+    def failing(*arguments, **keywords):
+        raise ZeroDivisionError("flat")
+
+    monkeypatch.setattr(fake, "is_default", failing)
+    with caplog.at_level(logging.WARNING, "integrity_triton"):
+        for _ in range(2):
+            digests = it.hash_batch([b"x"], "sha256")
+    assert digests[0].tolist() == list(it.sha256(b"x").digest())
+    (record,) = caplog.records
+    assert "fake: ZeroDivisionError: flat" in record.getMessage()
 
 
 def fake_gpu(monkeypatch, module: str, **attributes):

@@ -80,6 +80,20 @@ def test_what_stands_in_for_a_model_is_named(kind: str, tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}: not a safetensors file but {kind}"
 
 
+def test_a_folder_with_weights_of_another_format(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.bin").mkdir()
+    for name, kind in (
+        ("pytorch_model.bin", "a PyTorch checkpoint, that is, a ZIP archive with a pickle"),
+        ("model.gguf", "a GGUF model"),
+        ("model.Q4.ONNX", "a Git LFS pointer"),
+    ):
+        (tmp_path / name).write_bytes(next(FILES[text] for text in FILES if text.startswith(kind)))
+        with pytest.raises(ManifestError, match=rf"no \.safetensors file; '{name}' is {kind}"):
+            Manifest.build(tmp_path)
+        (tmp_path / name).unlink()
+
+
 def test_checkpoints_of_old_pytorch_are_pickles() -> None:
     assert str(recognise(OLD_PYTORCH)).startswith("a pickle: ")
 

@@ -403,6 +403,14 @@ def test_what_was_signed_as_files_is_verified_in_the_cache(model, snapshot, sign
     signed.verify(snapshot, allow_symlinks=True, ignore_unsigned_files=True)
 
 
+def test_a_signature_in_a_snapshot_may_be_a_link_too(model, snapshot, signed):
+    signed.sign(model)
+    blob = snapshot.parents[1] / "blobs" / "model.sig"
+    shutil.copy(signed.signature, blob)
+    (snapshot / "model.sig").symlink_to("../../blobs/model.sig")
+    oms.verify(snapshot, snapshot / "model.sig", public_key=signed.keys[1], allow_symlinks=True)
+
+
 def test_a_part_of_a_snapshot(snapshot, signed):
     signed.sign(snapshot / "2_Dense", allow_symlinks=True)
     signed.verify(snapshot / "2_Dense")
@@ -804,6 +812,20 @@ def test_every_curve_of_oms_both_ways(model, tmp_path, curve):
     signed.stock_verify(model)
     signed.stock_sign(model, model_signing.hashing.Config())
     signed.verify(model)
+
+
+def test_ignored_paths_of_a_configuration(model, tmp_path):
+    for paths in ([model / "2_Dense", tmp_path / "elsewhere"], ["2_Dense/"]):
+        found = oms.HashingConfig().set_ignored_paths(paths=paths).hash(model)
+        stock = model_signing.hashing.Config().use_file_serialization(hashing_algorithm="blake3")
+        expected = stock.set_ignored_paths(paths=paths).hash(model)
+        assert found == expected
+        assert sorted(found.serialization_type["ignore_paths"]) == sorted(
+            path for path in expected.serialization_type["ignore_paths"] if not path.startswith("..")
+        )
+    for path in ("", model, "2_Dense/../config.json"):
+        with pytest.raises(ValueError, match=r"the whole folder|inside the folder"):
+            oms.HashingConfig().set_ignored_paths(paths=[path]).hash(model)
 
 
 def test_a_configuration_keeps_its_method():
