@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from . import algorithms
-from .algorithms import Crc
-from .algorithms.binary_field import BinaryField, reflected
+from .algorithms.binary_field import reflected
 from .messages.parameters import octet_string
 
 
@@ -15,19 +14,17 @@ def crc_combine(algorithm: str, first: bytes, second: bytes, second_length: int,
     an algorithm that is not a CRC, a digest of another size, or a negative length.
     """
     record = algorithms.get(algorithm)
-    construction = record.construction
-    if not isinstance(construction, Crc):
-        known = (r.name for r in algorithms.all_algorithms() if isinstance(r.construction, Crc))
-        raise ValueError(f"{record.name} is no CRC; those are {', '.join(known)}")
+    field = record.construction.crc_field
+    if field is None:
+        known = (r.name for r in algorithms.all_algorithms() if r.construction.crc_field is not None)
+        raise ValueError(f"{record.name} is not a CRC; the CRCs are {', '.join(known)}")
     first, second = octet_string(first, "first"), octet_string(second, "second")
     if {len(first), len(second)} != {record.digest_size}:
         raise ValueError(f"a {record.name} digest has {record.digest_size} bytes")
     if second_length < 0:
         raise ValueError(f"second_length must not be negative, got {second_length}")
-    width = construction.width
-    field = BinaryField(width, construction.polynomial)
-    value = reflected(int.from_bytes(first, "big"), width)
+    value = reflected(int.from_bytes(first, "big"), field.width)
     # The inversions of register and result cancel out.
     moved = field.multiply(value, field.x_to(8 * second_length))
-    combined = reflected(moved, width) ^ int.from_bytes(second, "big")
+    combined = reflected(moved, field.width) ^ int.from_bytes(second, "big")
     return combined.to_bytes(record.digest_size, "big")

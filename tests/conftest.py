@@ -19,7 +19,7 @@ import pytest
 
 import tiers
 from integrity_triton import algorithms
-from integrity_triton.algorithms import Algorithm, Blake2, Blake3Tree, IteratedHash, SpongeTree
+from integrity_triton.algorithms import Algorithm
 from integrity_triton.backends import registry
 from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.triton_backend import TritonBackend
@@ -81,8 +81,8 @@ def _applicable(backend: str, records: list[Algorithm], test: str) -> list[Algor
         return records[:1]
     if backend == "native":
         records = [record for record in records if record.native is not None]
-    leave_out = _interpreted if backend == "interpreter" else _derived
-    return [record for record in records if leave_out(record, test) is None]
+    runs = _runs_interpreted if backend == "interpreter" else _runs_compiled
+    return [record for record in records if runs(record, test)]
 
 
 def _marks(backend: str, record: Algorithm, test: str) -> list[pytest.MarkDecorator]:
@@ -210,37 +210,41 @@ def _of_modes(record: Algorithm) -> object:
     return kernel_family(record), record.xof, [p.name for p in record.parameters]
 
 
-def _derived(record: Algorithm, test: str) -> str | None:
-    """Why a test of an HMAC is left out, or None. One HMAC of each kind of hash runs all tests; the others
-    run those of what differs between them."""
-    if record.construction.hmac_of is None or test in {*EDGES, *MODES, *MACS}:
-        return None
-    first = first_of(record, driver_family)
-    return None if first is record else f"runs the driver of {first.name}, which is tested"
+def _runs_compiled(record: Algorithm, test: str) -> bool:
+    """Whether a test runs with an algorithm on a backend other than the interpreter. One HMAC of each driver
+    of a hash runs all tests. The others run only the tests of what differs between HMACs, since the driver
+    is the same."""
+    return (
+        record.construction.hmac_of is None
+        or test in {*EDGES, *MODES, *MACS}
+        or first_of(record, driver_family) is record
+    )
 
 
-def _interpreted(record: Algorithm, test: str) -> str | None:
-    """Why a test is left out in the interpreter, which takes up to a tenth of a second for a block, or None.
-    One algorithm of each driver kernel runs all tests, one of each block function those of its modes, and the
-    others those of their lengths."""
-    lengths, modes = EDGES, {*EDGES, *MODES, *MACS}
-    of_driver, of_kernel = first_of(record, driver_family), first_of(record, kernel_family)
+def _runs_interpreted(record: Algorithm, test: str) -> bool:
+    """Whether a test runs with an algorithm in the interpreter, which takes up to a tenth of a second for a
+    block. One algorithm of each driver kernel runs all tests, one of each block function the tests of its
+    modes, and the others only the tests of their lengths."""
+    modes = {*EDGES, *MODES, *MACS}
+    first_of_driver = first_of(record, driver_family) is record
     if record.construction.hmac_of is not None:
-        hash_ = algorithms.get(record.construction.hmac_of).construction
-        if of_driver is record and test in modes and type(hash_) in (IteratedHash, Blake2, Blake3Tree):
-            return None
-        return f"runs the kernels of {record.construction.hmac_of}, which are tested"
+        # The kernels are those of the hash, which runs the tests. Since an HMAC has at least four blocks to
+        # hash, one with long blocks takes seconds.
+        return first_of_driver and test in modes and record.block_size <= LONGEST_BLOCK
     if test in MACS and record.keyed == "optional" and record.name not in ("blake2s", "blake3"):
-        return "runs what another keyed mode runs, which is tested"
-    if test in lengths or (of_driver is record and not isinstance(record.construction, SpongeTree)):
-        return None
-    of_modes = first_of(record, _of_modes)
-    cheap = isinstance(record.construction, IteratedHash)
-    if test in modes and (of_kernel is record or (cheap and of_modes is record)):
-        return None
-    return f"runs the kernels of {of_driver.name} and {of_kernel.name}, which are tested"
+        return False  # The other keyed modes run the same kernels.
+    if test in EDGES:
+        return True
+    # A chunk of many blocks takes seconds.
+    long_chunks = (record.construction.chunk_size or 0) > MOST_BLOCKS * record.block_size
+    if first_of_driver and not long_chunks:
+        return True
+    first_of_kernel = first_of(record, kernel_family) is record
+    return test in modes and (first_of_kernel or (not long_chunks and first_of(record, _of_modes) is record))
 
 
+LONGEST_BLOCK = 128
+MOST_BLOCKS = 16
 # By default in the interpreter, in all layouts and with keys: words of 32 and 64 bits, a tree, and an HMAC.
 INTERPRETED = ("md5", "siphash_2_4", "blake3", "hmac_sha224")
 EDGES = {"test_edge_lengths_in_one_ragged_batch"}

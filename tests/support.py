@@ -13,22 +13,12 @@ import torch
 
 import integrity_triton as it
 from integrity_triton import algorithms
-from integrity_triton.algorithms import (
-    Algorithm,
-    Blake3Tree,
-    Crc,
-    HighwayHash,
-    IteratedHash,
-    KangarooTree,
-    Parameter,
-    SipHash,
-    SpongeTree,
-    XxHash,
-    load_reference,
-)
+from integrity_triton.algorithms import Algorithm, Parameter, load_reference
 from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
+from integrity_triton.drivers import driver_class
 from integrity_triton.drivers.crc import CRC_FOLD
+from integrity_triton.drivers.iterated import HASH_MESSAGES
 from integrity_triton.drivers.poly1305 import POLY1305_PARTS
 from integrity_triton.launching.launch import Launch
 
@@ -43,6 +33,7 @@ PLAIN_ORACLES = {
 }
 # The interpreter takes up to a tenth of a second for a block.
 EXAMPLES = {"native": 30, "interpreter": 3}
+LONGEST = {"interpreter": 32_000}
 MOST_OUTPUT = 1000
 
 
@@ -144,29 +135,21 @@ class new:
 
 
 def kernel_family(record: Algorithm) -> Any:
-    """A value that is equal for algorithms that run the same kernels, with other constants or truncation."""
-    construction = record.construction
-    if construction.hmac_of is not None:
-        return "hmac", kernel_family(algorithms.get(construction.hmac_of))
-    if isinstance(construction, IteratedHash):
-        return construction.block, construction.pad
-    if isinstance(construction, SpongeTree):
-        return type(construction), construction.leaf.block
-    if isinstance(construction, Crc):
-        return "crc", construction.width
-    return record.name
+    """Return a value that is equal for algorithms that run the same kernels. For an HMAC, the kernels are
+    those of its hash."""
+    hash_name = record.construction.hmac_of
+    if hash_name is not None:
+        return "hmac", kernel_family(algorithms.get(hash_name))
+    return record.construction.kernel_family(record)
 
 
 def driver_family(record: Algorithm) -> Any:
-    """A value that is equal for algorithms whose messages the same driver kernel reads in the same way."""
-    construction = record.construction
-    if construction.hmac_of is not None:
-        return "hmac", type(algorithms.get(construction.hmac_of).construction)
-    if isinstance(construction, IteratedHash):
-        return construction.word_bits, construction.byteorder, construction.largest_block
-    if isinstance(construction, XxHash):
-        return construction
-    return type(construction)
+    """Return a value that is equal for algorithms whose kernels read messages in the same way. For an HMAC,
+    this depends on the driver of its hash."""
+    hash_name = record.construction.hmac_of
+    if hash_name is not None:
+        return "hmac", driver_class(algorithms.get(hash_name))
+    return record.construction.reading_family()
 
 
 _firsts: dict[object, Algorithm] = {}
@@ -207,37 +190,20 @@ def variants(record: Algorithm) -> list[dict[str, Any]]:
     return found
 
 
-def around(*sizes: int) -> set[int]:
-    return {max(0, size + offset) for size in sizes for offset in (-1, 0, 1)}
-
-
 def edge_lengths(record: Algorithm, backend: str) -> list[int]:
-    """The lengths at which an implementation's cases change, from the record's sizes."""
-    if record.construction.hmac_of is not None:
-        return edge_lengths(algorithms.get(record.construction.hmac_of), backend)
-    block = record.block_size
-    lengths = {0, 1, 2, 3, 4, 5, 7, 8} | around(block, 2 * block)
-    construction = record.construction
-    if isinstance(construction, IteratedHash):
-        lengths |= around(block - construction.minimum_padding, 2 * block - construction.minimum_padding)
-    if isinstance(construction, Blake3Tree):
-        chunk = construction.chunk_size
-        lengths |= around(*(chunk * n for n in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31)))
-        lengths |= {chunk - block - 1, chunk + block + 1, 5 * chunk + 3}
-    if isinstance(construction, SpongeTree):
-        chunk = construction.chunk_size
-        if backend != "interpreter":
-            lengths |= around(chunk, 2 * chunk, 3 * chunk) | {chunk - 2, 5 * chunk + 3}
-        elif isinstance(construction, KangarooTree):  # a chunk takes many seconds
-            lengths |= {chunk}
-    if isinstance(construction, XxHash):
-        lengths |= around(16, 32, 96, 144, 160, 176, 240, 1024, 1088, 2048)
-    if isinstance(construction, HighwayHash):
-        lengths |= set(range(block))
-    if isinstance(construction, SipHash):
-        lengths |= around(24, 32, 64, 96, 256)
-    if isinstance(construction, Crc):
-        lengths |= around(32, 128, 256, 4096, 8192)
+    """Return the lengths, in bytes, at which an implementation may switch to another case. Lengths that would
+    take a backend or an oracle seconds are left out; the known answers have them."""
+    hash_name = record.construction.hmac_of
+    if hash_name is not None:
+        return edge_lengths(algorithms.get(hash_name), backend)
+    longest = LONGEST.get(backend, 65_537)
+    lengths = {n for n in record.construction.edges(record) if n <= longest}
+    if backend == "interpreter" and registry.get(backend).driver(record).main_kernel()[0] == HASH_MESSAGES:
+        # A block takes up to a tenth of a second. A chunk takes seconds, so it is hashed only if no parameter
+        # can make chunks shorter.
+        shorter = any(parameter.name == "block_size" for parameter in record.parameters)
+        chunk = None if shorter else record.construction.chunk_size
+        lengths = {n for n in lengths if n <= 2 * record.block_size + 1 or n == chunk}
     return sorted(lengths)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
+
+from .binary_field import BinaryField
 
 if TYPE_CHECKING:
     from .record import Algorithm
@@ -39,6 +41,9 @@ class Construction:
     """Whether a message is a tuple of byte strings."""
     in_pieces: ClassVar[bool] = False
     """Whether several lanes share a message, so that each lane takes one piece of it, in a few launches."""
+    chunk_size: int | None = None
+    """The number of bytes in each of the chunks that a tree hashes separately; None for a construction that
+    is no such tree."""
 
     @property
     def hmac_of(self) -> str | None:
@@ -52,12 +57,27 @@ class Construction:
         return None
 
     @property
+    def crc_field(self) -> BinaryField | None:
+        """The arithmetic modulo the polynomial of a CRC, or None for any other construction."""
+        return None
+
+    @property
     def kind(self) -> str | None:
         """The kind of function in words, if the record does not show it."""
         return None
 
     def check(self, record: Algorithm) -> None:
         """Raise ValueError if the construction does not allow the sizes of ``record``."""
+
+    def kernel_family(self, record: Algorithm) -> object:
+        """Return a hashable value that is equal for algorithms that run the same kernels. These may differ in
+        their constants and in the truncation of the digest."""
+        return record.name
+
+    def reading_family(self) -> object:
+        """Return a hashable value that is equal for constructions whose kernels read messages in the same
+        way."""
+        return type(self)
 
     def edges(self, record: Algorithm) -> set[int]:
         """Return the lengths of messages, in bytes, at which an implementation may switch to another case."""
@@ -66,9 +86,9 @@ class Construction:
         if block <= 32:
             # A kernel may process several short blocks at a time.
             lengths |= set(range(2 * block + 2)) | around(32, 64, 96)
-        return lengths | self.own_edges(record)
+        return lengths | self.special_edges(record)
 
-    def own_edges(self, record: Algorithm) -> set[int]:
+    def special_edges(self, record: Algorithm) -> set[int]:
         """Return the ``edges`` that do not follow from the size of a block."""
         return {BEYOND_16_BITS} | (around(8192) | {5 * 8192 + 3} if record.parallel else set())
 
@@ -132,10 +152,16 @@ class IteratedHash(Construction):
         if record.digest_size > self.state_words * self.word_bits // 8:
             raise ValueError(f"{label}: digest_size is larger than the state")
 
-    def own_edges(self, record: Algorithm) -> set[int]:
+    def kernel_family(self, record: Algorithm) -> object:
+        return self.block, self.pad
+
+    def reading_family(self) -> object:
+        return self.word_bits, self.byteorder, self.largest_block
+
+    def special_edges(self, record: Algorithm) -> set[int]:
         block = record.block_size
         ends = around(block - self.minimum_padding, 2 * block - self.minimum_padding)
-        return super().own_edges(record) | ends | {5000}
+        return super().special_edges(record) | ends | {5000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +212,14 @@ class SpongeTree(Construction):
     root: Sponge
     chaining_size: int
     """The size of a chunk's chaining value in bytes."""
-    chunk_size: int
+    chunk_size: int = field()
     """The size of a chunk in bytes. If the algorithm has a parameter ``block_size``, a value of it replaces
     this number."""
 
-    def own_edges(self, record: Algorithm) -> set[int]:
+    def kernel_family(self, record: Algorithm) -> object:
+        return type(self), self.leaf.block
+
+    def special_edges(self, record: Algorithm) -> set[int]:
         chunk = self.chunk_size
         return around(chunk, 2 * chunk, 3 * chunk) | {chunk - 2, 5 * chunk + 3, BEYOND_16_BITS}
 
@@ -272,9 +301,9 @@ class Blake3Tree(Construction):
     def leaf_size(self) -> int:
         return self.chunk_size
 
-    def own_edges(self, record: Algorithm) -> set[int]:
+    def special_edges(self, record: Algorithm) -> set[int]:
         chunk, block = self.chunk_size, record.block_size
-        counts = (1, 2, 3, 4, 5, 7, 8, 16, 17, 64)
+        counts = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 64)
         lengths = around(*(chunk * n for n in counts))
         # The counter of the last chunk needs a second byte, and the tree has nine levels of parents.
         many = 300 * chunk + 7
@@ -297,8 +326,15 @@ class Crc(Construction):
         if not self.polynomial & 1:
             raise ValueError("Crc: the polynomial must have a constant term")
 
-    def own_edges(self, record: Algorithm) -> set[int]:
-        return super().own_edges(record) | around(32, 128, 256, 4096, 8192) | {140_003}
+    @property
+    def crc_field(self) -> BinaryField:
+        return BinaryField(self.width, self.polynomial)
+
+    def kernel_family(self, record: Algorithm) -> object:
+        return type(self), self.width
+
+    def special_edges(self, record: Algorithm) -> set[int]:
+        return super().special_edges(record) | around(32, 128, 256, 4096, 8192) | {140_003}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,9 +344,12 @@ class XxHash(Construction):
 
     function: Literal["xxh64", "xxh3"]
 
-    def own_edges(self, record: Algorithm) -> set[int]:
-        sizes = (16, 32, 96, 128, 144, 160, 176, 240, 1024, 1088)
-        return super().own_edges(record) | around(*sizes) | {5000}
+    def reading_family(self) -> object:
+        return self.function
+
+    def special_edges(self, record: Algorithm) -> set[int]:
+        sizes = (16, 32, 96, 128, 144, 160, 176, 240, 1024, 1088, 2048)
+        return super().special_edges(record) | around(*sizes) | {5000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +358,9 @@ class SipHash(Construction):
 
     rounds: tuple[int, int]
     """The pair (c, d): c rounds for each word of the message, and d rounds before each word of output."""
+
+    def special_edges(self, record: Algorithm) -> set[int]:
+        return super().special_edges(record) | around(24, 256)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ..algorithms import Algorithm
+from ..algorithms import Algorithm, Construction
 from ..launching.host import Host
 from ..messages.layout import Messages, Rows
 from ..messages.per_message import PerMessage
@@ -74,9 +74,13 @@ class Driver(abc.ABC):
     key_in_messages: bool = False
     """Whether streams take in a key as part of the message."""
 
+    construction: Construction
+    """A subclass declares the type of its construction, with which ``driver_class`` pairs it."""
+
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         self.host = host
         self.algorithm = algorithm
+        self.construction = algorithm.construction
         self.secrets = Secrets()
 
     def secret(self, memory: torch.Tensor) -> torch.Tensor:

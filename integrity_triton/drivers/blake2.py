@@ -118,10 +118,10 @@ class Blake2Driver(IteratedDriver):
 class Blake2ParallelDriver(Driver):
     """One launch hashes the leaves of all messages, another the roots (the BLAKE2 paper, section 2.10)."""
 
+    construction: Blake2Parallel
+
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
-        assert isinstance(algorithm.construction, Blake2Parallel)
-        self.construction = algorithm.construction
         node = algorithms.get(self.construction.node)
         self.root = Blake2Driver(host, node)
         # A leaf's words are its chaining state, and a flag: whether it is the last of its level.
@@ -261,12 +261,11 @@ class _Blake2ParallelStream(BlockStream):
 class Blake2XDriver(Driver):
     """A root hash for each message; one launch then gives any blocks of output ("BLAKE2X", section 2)."""
 
+    construction: Blake2X
     per_message = True
 
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
-        assert isinstance(algorithm.construction, Blake2X)
-        self.construction = algorithm.construction
         self.node = Blake2Driver(host, algorithms.get(self.construction.node))
 
     def references(self) -> tuple[str, ...]:

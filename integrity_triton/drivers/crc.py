@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..algorithms import Algorithm, Crc, load_constant
+from ..algorithms import Crc, load_constant
 from ..algorithms.binary_field import BinaryField, reflected
-from ..launching.host import Host
 from ..launching.launch import Address
 from ..messages.layout import Messages, Rows
 from ..messages.stream import Stream, piece_on
@@ -45,10 +44,7 @@ def powers(width: int, polynomial: int, shift: int) -> tuple[int, ...]:
 
 
 class CrcDriver(Driver):
-    def __init__(self, host: Host, algorithm: Algorithm) -> None:
-        super().__init__(host, algorithm)
-        assert isinstance(algorithm.construction, Crc)
-        self.construction = algorithm.construction
+    construction: Crc
 
     def references(self) -> tuple[str, ...]:
         return (CRC_FOLD, CRC_FINISH)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..algorithms import Algorithm, HighwayHash, load_constant
-from ..launching.host import Host
+from ..algorithms import HighwayHash, load_constant
 from ..messages.layout import AnyMessages
-from .base import Driver
-from .iterated import IteratedDriver, Start, by_length
+from .iterated import ChainingDriver, Start, by_length
 
 if TYPE_CHECKING:
     import torch
@@ -20,16 +18,12 @@ HIGHWAYHASH_MESSAGES = f"{_KERNEL_FILE}:highwayhash_messages"
 _STATE_WORDS = 16
 
 
-class HighwayHashDriver(IteratedDriver):
-    """An iterated hash with a kernel of its own, since it does not pad the ends of messages as others do."""
+class HighwayHashDriver(ChainingDriver):
+    """It does not use ``hash_messages``, since HighwayHash does not pad the end of a message as other hashes
+    do."""
 
+    construction: HighwayHash
     per_message = True
-
-    def __init__(self, host: Host, algorithm: Algorithm) -> None:
-        Driver.__init__(self, host, algorithm)
-        assert isinstance(algorithm.construction, HighwayHash)
-        self.rounds = algorithm.construction.rounds
-        self.block_size = algorithm.block_size
 
     def references(self) -> tuple[str, ...]:
         return (HIGHWAYHASH_MESSAGES,)
@@ -69,7 +63,7 @@ class HighwayHashDriver(IteratedDriver):
                 "state_ptr": start.state,
                 "out_ptr": out,
                 **placement.arguments,
-                "rounds": self.rounds,
+                "rounds": self.construction.rounds,
                 "out_words": out_words,
             },
             {

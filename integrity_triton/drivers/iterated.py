@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -58,30 +59,28 @@ def by_length(places: Places, results: np.ndarray[Any, Any] | None = None) -> np
     return table
 
 
-class IteratedDriver(Driver):
-    """Subclasses may replace the state in which messages begin (``start``) and what becomes of the final
-    state (``output``)."""
+class ChainingDriver(Driver):
+    """Takes messages block by block into a state, from which the output is made at the end. Subclasses say
+    where messages begin (``start``) and launch the kernel (``iterate``)."""
 
-    def __init__(self, host: Host, algorithm: Algorithm, construction: IteratedHash | None = None) -> None:
+    def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
-        construction = construction or algorithm.construction  # type: ignore[assignment]
-        assert isinstance(construction, IteratedHash)
-        self.construction = construction
         self.block_size = algorithm.block_size
 
-    def references(self) -> tuple[str, ...]:
-        return (self.construction.block,)
-
-    def main_kernel(self) -> tuple[str, str | None]:
-        return HASH_MESSAGES, self.construction.block
-
+    @abc.abstractmethod
     def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
-        construction = self.construction
-        return Start(
-            self.tables(device)[0],
-            padding=construction.padding,
-            minimum_padding=construction.minimum_padding,
-        )
+        """Where messages begin under ``parameters``."""
+
+    @abc.abstractmethod
+    def iterate(
+        self, messages: AnyMessages, start: Start, *, final: bool, step: int | None = None
+    ) -> torch.Tensor:
+        """The states of messages that begin at ``start``: words ``[n, state_words]``. With ``final`` they are
+        the states after padding, in the algorithm's byte order; otherwise those after the whole blocks.
+
+        ``step`` is the distance in bytes between the starts of a message's blocks; by default the blocks
+        touch.
+        """
 
     def finish(self, start: Start, length: int) -> Start:
         """``start`` as the last block needs it, if ``length`` bytes of output follow."""
@@ -114,6 +113,33 @@ class IteratedDriver(Driver):
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
         return IteratedStream(self, self.start(parameters, device), device)
 
+
+class IteratedDriver(ChainingDriver):
+    """Applies a block function with the kernel ``hash_messages``. Subclasses may replace the state in which
+    messages begin (``start``) and what becomes of the final state (``output``)."""
+
+    construction: IteratedHash
+
+    def __init__(self, host: Host, algorithm: Algorithm, construction: IteratedHash | None = None) -> None:
+        """``construction`` takes the place of the algorithm's construction, if it is given."""
+        super().__init__(host, algorithm)
+        if construction is not None:
+            self.construction = construction
+
+    def references(self) -> tuple[str, ...]:
+        return (self.construction.block,)
+
+    def main_kernel(self) -> tuple[str, str | None]:
+        return HASH_MESSAGES, self.construction.block
+
+    def start(self, parameters: Mapping[str, Any], device: torch.device) -> Start:
+        construction = self.construction
+        return Start(
+            self.tables(device)[0],
+            padding=construction.padding,
+            minimum_padding=construction.minimum_padding,
+        )
+
     def tables(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """The initial state and the block function's constants."""
         construction = self.construction
@@ -125,12 +151,6 @@ class IteratedDriver(Driver):
     def iterate(
         self, messages: AnyMessages, start: Start, *, final: bool, step: int | None = None
     ) -> torch.Tensor:
-        """The states of messages that begin at ``start``: words ``[n, state_words]``. With ``final`` they are
-        the states after padding, in the algorithm's byte order; otherwise those after the whole blocks.
-
-        ``step`` is the distance in bytes between the starts of a message's blocks; by default the blocks
-        touch.
-        """
         import torch
 
         construction, block = self.construction, self.block_size
@@ -177,9 +197,9 @@ class IteratedDriver(Driver):
 
 
 class IteratedStream(BlockStream):
-    _driver: IteratedDriver
+    _driver: ChainingDriver
 
-    def __init__(self, driver: IteratedDriver, start: Start, device: torch.device) -> None:
+    def __init__(self, driver: ChainingDriver, start: Start, device: torch.device) -> None:
         # If padding may add nothing, the last block must not be absorbed before the end is known.
         super().__init__(driver, device, driver.block_size, 1 if start.minimum_padding == 0 else 0)
         self._at = start

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm, SipHash, load_constant
 from ..launching.host import Host
 from ..messages.layout import AnyMessages
-from .base import Driver
-from .iterated import IteratedDriver, Start, by_length
+from .iterated import ChainingDriver, Start, by_length
 
 if TYPE_CHECKING:
     import torch
@@ -24,15 +23,14 @@ _TURN = 32
 _WIDE = 0xEE
 
 
-class SipHashDriver(IteratedDriver):
-    """An iterated hash with a kernel of its own, since its last rounds differ from the others."""
+class SipHashDriver(ChainingDriver):
+    """It does not use ``hash_messages``, since the last rounds of SipHash differ from the others."""
 
+    construction: SipHash
     per_message = True
 
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
-        Driver.__init__(self, host, algorithm)
-        assert isinstance(algorithm.construction, SipHash)
-        self.rounds = algorithm.construction.rounds
+        super().__init__(host, algorithm)
         self.block_size = _TURN
 
     def references(self) -> tuple[str, ...]:
@@ -63,7 +61,7 @@ class SipHashDriver(IteratedDriver):
         placement = self.host.placement(places, by_length(places))
         words = start.flags if final else _STATE_WORDS
         out = self.host.empty((messages.count, words), torch.uint64, messages.device)
-        c, d = self.rounds
+        c, d = self.construction.rounds
         self.host.run(
             SIPHASH_MESSAGES,
             messages.count,

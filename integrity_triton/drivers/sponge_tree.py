@@ -44,10 +44,10 @@ def length_encode(n: int) -> bytes:
 class SpongeTreeDriver(Driver):
     """Subclasses say how messages become chunks, and of what roots consist."""
 
+    construction: SpongeTree
+
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
-        assert isinstance(algorithm.construction, SpongeTree)
-        self.construction: Any = algorithm.construction
         self.leaf = SpongeDriver(host, algorithm, self.construction.leaf)
         self.root = SpongeDriver(host, algorithm, self.construction.root)
 
@@ -211,10 +211,11 @@ class KangarooDriver(SpongeTreeDriver):
     """KangarooTwelve (RFC 9861, section 3). What is hashed is the message, the customization string and the
     length of the latter."""
 
+    construction: KangarooTree
+
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
-        assert isinstance(algorithm.construction, KangarooTree)
-        self.single = SpongeDriver(host, algorithm, algorithm.construction.single)
+        self.single = SpongeDriver(host, algorithm, self.construction.single)
 
     @staticmethod
     def ending(parameters: Mapping[str, Any]) -> bytes:

@@ -50,10 +50,11 @@ def xxh3_secrets(seed: int) -> tuple[int, ...]:
 
 
 class XxHashDriver(Driver):
+    construction: XxHash
+
     def __init__(self, host: Host, algorithm: Algorithm) -> None:
         super().__init__(host, algorithm)
-        assert isinstance(algorithm.construction, XxHash)
-        self._xxh3 = algorithm.construction.function == "xxh3"
+        self._xxh3 = self.construction.function == "xxh3"
         self.block = 1024 if self._xxh3 else 32
         self.held_back = 64 if self._xxh3 else 0
         """Bytes at the end of a stream that may not be absorbed before the end is known."""

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import integrity_triton as it
 from integrity_triton import algorithms
-from integrity_triton.algorithms import Algorithm, IteratedHash
+from integrity_triton.algorithms import Algorithm
 from integrity_triton.backends import registry
-from support import pattern, rows_as_bytes
+from support import kernel_family, pattern, rows_as_bytes
 
 # hashlib's own spellings, whatever the OpenSSL at hand has of them; md5-sha1 is TLS 1.1's pair.
 NAMES = sorted(hashlib.algorithms_guaranteed | {"sm3", "ripemd160", "sha512_224", "sha512_256"})
@@ -234,7 +234,7 @@ def test_chains(name, backend):
         pytest.skip(f"absent: hashlib has no {name}")
     if registry.get(backend).unsupported(record(name)) is not None:
         pytest.skip("absent: the backend does not have it")
-    first = next(n for n in REGISTERED if _kernels(n) == _kernels(name))
+    first = next(n for n in REGISTERED if kernel_family(record(n)) == kernel_family(record(name)))
     if backend == "interpreter" and name != first:
         pytest.skip(f"not applicable: runs the kernels of {first}, which are tested")
 
@@ -259,11 +259,6 @@ def test_chains(name, backend):
             assert output(x, length) == output(y, length)
 
     check()
-
-
-def _kernels(name: str) -> Any:
-    construction = record(name).construction
-    return (construction.block, construction.pad) if isinstance(construction, IteratedHash) else name
 
 
 @pytest.mark.parametrize("name", HERE)

@@ -120,7 +120,7 @@ def test_combining_over_lengths_that_no_memory_holds():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sha256", bytes(32), bytes(32), 1), "sha256 is no CRC; those are crc32, crc32c, crc64_nvme"),
+        (("sha256", bytes(32), bytes(32), 1), "sha256 is not a CRC; the CRCs are crc32, crc32c, crc64_nvme"),
         (("crc32", bytes(8), bytes(4), 1), "a crc32 digest has 4 bytes"),
         (("crc32", bytes(4), bytes(4), -1), "must not be negative"),
     ],

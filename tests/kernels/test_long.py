@@ -16,7 +16,7 @@ from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.drivers.blake2 import Blake2ParallelDriver
 from integrity_triton.drivers.blake3_tree import Blake3TreeDriver
-from integrity_triton.drivers.iterated import IteratedDriver, by_length
+from integrity_triton.drivers.iterated import ChainingDriver, by_length
 from integrity_triton.messages.layout import Ragged
 from integrity_triton.self_tests.admission import VARIABLE
 from oracles import aes_plain, blake2_plain, blake3_plain, md5_plain, sha2_plain
@@ -73,7 +73,7 @@ def test_lengths_of_resumed_messages(name, kernels):
     record, plain = algorithms.get(name), RESUMABLE[name]
     device = kernels.device_for(None)
     driver = kernels.driver(record)
-    assert isinstance(driver, IteratedDriver)
+    assert isinstance(driver, ChainingDriver)
     start = driver.start(required(record), device)
     block = record.block_size
     tails = [pattern(n) for n in (0, 1, block - 1, block + 1) if n or plain.empty_tail]
@@ -100,7 +100,7 @@ def test_several_messages_resumed(name, kernels, monkeypatch):
     record = algorithms.get(name)
     device = kernels.device_for(None)
     driver = kernels.driver(record)
-    assert isinstance(driver, IteratedDriver)
+    assert isinstance(driver, ChainingDriver)
     heads = [pattern(n * driver.block_size + n)[n:] for n in (2, 1, 3, 2)]
     start = driver.finish(driver.start(required(record), device), record.digest_size)
     states = driver.iterate(Ragged([on_device(h, kernels.name) for h in heads], device), start, final=False)
