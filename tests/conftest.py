@@ -1,9 +1,9 @@
-"""Runs tests on every backend, and ends with a table of what ran where.
+"""Runs tests on every backend, and ends with a table that shows what ran where.
 
-A test that takes ``backend`` runs on every registered backend. A test that also takes ``algorithm`` runs on
-every algorithm, and one that also takes ``mac`` on every keyed algorithm. A backend that this machine does
-not have reads "absent", with the reason, unless it was asked for with ``--backend``: then its absence fails
-the run. What the choice of a tier (``-m``) left out reads "deselected".
+A test that takes ``backend`` runs on every registered backend. A test that also takes ``algorithm`` runs with
+every algorithm, and one that also takes ``mac`` with every keyed algorithm. A backend that this machine does
+not have is reported as "absent", with the reason. If ``--backend`` asked for it, its absence fails the run.
+Tests that the choice of a tier (``-m``) left out are reported as "deselected".
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     on_backends = "backend" in metafunc.fixturenames
     records = list(algorithms.all_algorithms())
     if "algorithm" in metafunc.fixturenames:
-        # Hashes of tuples have tests of their own: test_tuplehash.py.
+        # Hashes of tuples are tested in test_tuplehash.py.
         subject, records = "algorithm", [record for record in records if not record.takes_tuples]
     elif "mac" in metafunc.fixturenames:
         subject, records = "mac", [record for record in records if record.keyed != "no"]
@@ -74,8 +74,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _applicable(backend: str, records: list[Algorithm], test: str) -> list[Algorithm]:
-    """The algorithms with which a test runs on a backend. If the backend is absent, one test says so for
-    every algorithm, and each of the others says so once."""
+    """The algorithms with which a test runs on a backend. If the backend is absent, one test reports this for
+    every algorithm, and each other test reports it once."""
     status = {b.name: b for b in registry.statuses()}.get(backend)
     if (status is None or not status.available) and test not in EDGES:
         return records[:1]
@@ -86,9 +86,11 @@ def _applicable(backend: str, records: list[Algorithm], test: str) -> list[Algor
 
 
 def _marks(backend: str, record: Algorithm, test: str) -> list[pytest.MarkDecorator]:
-    """``slow``, if the run repeats with another algorithm what the default tier shows with one of its kind:
-    how a driver reads messages. By default, lengths and modes are tested with every algorithm, and keys with
-    every one but HMACs that differ only in their hash; in the interpreter, lengths and modes of streams."""
+    """The mark ``slow``, if the test shows with this algorithm only what the default tier shows with another
+    algorithm of the same kind: how a driver reads messages. In the default tier, the tests of lengths and
+    modes run with every algorithm, and the tests of keys with every algorithm, except HMACs that differ only
+    in their hash. In the interpreter, the default tier tests the lengths, and the modes of streams, of all
+    algorithms that run there."""
     if test in {*EDGES, "test_modes_of_a_stream"}:
         return []
     if backend == "interpreter":
@@ -110,7 +112,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    """Count what a tier leaves out; with ``-k``, nobody can tell a test of another tier from another test."""
+    """Count the tests that a tier leaves out. With ``-k`` they are not counted, since tests that ``-k``
+    leaves out cannot be told from tests of another tier."""
     if items and not items[0].config.option.keyword:
         items[0].config.stash.setdefault(DESELECTED, Counter()).update(
             "\t".join(_cell(item)) for item in items if _cell(item) is not None
@@ -118,7 +121,7 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 
 def _cell(item: pytest.Item) -> tuple[str, str] | None:
-    """Algorithm and backend of a test, in the table at the end."""
+    """The names of the algorithm and the backend of a test in the table at the end."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     if "backend" not in parameters:
         return None
@@ -127,25 +130,26 @@ def _cell(item: pytest.Item) -> tuple[str, str] | None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist
+    if hasattr(session.config, "workeroutput"):  # this is a process of pytest-xdist
         session.config.workeroutput["deselected"] = dict(session.config.stash.get(DESELECTED, {}))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node) -> None:
-    # Each process of pytest-xdist has collected, and left out, the same.
+    # All processes of pytest-xdist have collected, and left out, the same tests.
     node.config.stash[DESELECTED] = Counter(getattr(node, "workeroutput", {}).get("deselected", {}))
 
 
 def pytest_collection_finish() -> None:
-    # Thousands of collected tests, and torch, live to the end: garbage collection need not visit them.
+    # Thousands of collected tests, and torch, live until the end, so garbage collection need not visit them.
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item):
-    # The runner of mutants calls the phases of a test, and not pytest_runtest_protocol.
+    # This is the hook of a phase, since the runner of mutants calls the phases of a test and not
+    # pytest_runtest_protocol.
     item.stash[BEGAN] = tiers.processor_seconds()
     return (yield)
 
@@ -169,14 +173,14 @@ def backend(request: pytest.FixtureRequest) -> str:
             pytest.fail(f"backend {name!r} was asked for and is absent: {status.reason}")
         pytest.skip(f"absent: {status.reason}")
     if name == "interpreter":
-        # Nothing is compiled here, so a self-test would take seconds to show what the test itself shows.
+        # Nothing is compiled here, so a self-test would take seconds to show only what the test itself shows.
         request.getfixturevalue("monkeypatch").setenv(VARIABLE, "off")
     return name
 
 
 @pytest.fixture
 def small_tiles(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the interpreter four messages a program, so that a few messages are several programs' work."""
+    """In the interpreter, a program takes four messages, so that a few messages need several programs."""
     instance = registry.get(backend)
     if isinstance(instance, InterpreterBackend):
         monkeypatch.setattr(instance, "options", few_lanes(instance.options))
@@ -184,7 +188,7 @@ def small_tiles(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def scratch_registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registrations that a test makes end with the test."""
+    """What a test registers is removed at the end of the test."""
     for name in ("_records", "_names"):
         monkeypatch.setattr(algorithms, name, dict(getattr(algorithms, name)))
     registry.statuses()
@@ -195,8 +199,8 @@ def scratch_registries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter with loads and stores of ``request.param`` words, and without self-tests, which would
-    take longer than the test."""
+    """The interpreter loads and stores ``request.param`` words at a time. Self-tests are off, because they
+    would take longer than the test."""
     monkeypatch.setenv(VARIABLE, "off")
     kernels = registry.get("interpreter")
     assert isinstance(kernels, TritonBackend)
@@ -245,7 +249,8 @@ def _runs_interpreted(record: Algorithm, test: str) -> bool:
 
 LONGEST_BLOCK = 128
 MOST_BLOCKS = 16
-# By default in the interpreter, in all layouts and with keys: words of 32 and 64 bits, a tree, and an HMAC.
+# The default tier runs these in the interpreter in all layouts and with keys: hashes with words of 32 and of
+# 64 bits, a tree, and an HMAC.
 INTERPRETED = ("md5", "siphash_2_4", "blake3", "hmac_sha224")
 EDGES = {"test_edge_lengths_in_one_ragged_batch"}
 MODES = {
@@ -341,7 +346,8 @@ def _write_times(terminalreporter) -> None:
 
 
 def _summarise_compilation(terminalreporter) -> None:
-    """Write what test_compile.py noted: seconds of processor time of each target, and the slowest kernels."""
+    """Write what test_compile.py recorded: the seconds of processor time for each target, and the slowest
+    kernels."""
     seconds: dict[str, list[tuple[float, str]]] = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):

@@ -1,9 +1,9 @@
 """Makes the known answers of integrity_triton/algorithms/answers/ from the tests' oracles.
 
     python tests/make_answers.py            # write them
-    python tests/make_answers.py --check    # fail if they are not what would be written
+    python tests/make_answers.py --check    # fail if the files differ from what would be written
 
-Nothing here runs a kernel of this package, nor one of its backends.
+Nothing here runs a kernel or a backend of this package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHANGING = (' "version": ',)
 
 
 def records() -> list[Algorithm]:
-    """What is built in: another package brings its answers itself."""
+    """The built-in records. Another package ships the answers for its records itself."""
     modules = [import_module(f"{algorithms.__name__}.{name}") for name in algorithms._BUILTIN_MODULES]
     names = {record.name for module in modules for record in module.RECORDS}
     names |= {f"hmac_{name}" for name in names}
@@ -46,7 +46,7 @@ def ask(record: Algorithm, question: Question) -> bytes:
 
 
 def version(record: Algorithm) -> str:
-    """Of all that an oracle consists of: Python, and the libraries that its module imports."""
+    """The versions of Python and of the libraries that the module of the oracle imports."""
     found = [f"Python {platform.python_version()}"]
     for top in sorted(_imported(record)):
         if top in ("hashlib", "integrity_triton"):
@@ -58,7 +58,8 @@ def version(record: Algorithm) -> str:
 
 
 def _imported(record: Algorithm) -> set[str]:
-    """Top-level modules of an oracle; those of ``tests/oracles/`` stand for what they import."""
+    """The top-level modules that an oracle needs. For an oracle of ``tests/oracles/``, these are the modules
+    that its file imports."""
     if record.construction.hmac_of is not None:
         return _imported(algorithms.get(record.construction.hmac_of))
     module = record.oracle.partition(":")[0]
@@ -80,7 +81,7 @@ def text(record: Algorithm) -> str:
 
 
 def lasting(file: str) -> list[str]:
-    """The lines that are the same wherever a file is made."""
+    """The lines that are the same on every machine."""
     return [line for line in file.splitlines() if not line.startswith(CHANGING)]
 
 

@@ -1,8 +1,8 @@
-"""Changes constants, rotations and operators of the device files, one at a time, and sees who notices.
+"""Changes constants, rotations and operators of the device files, one at a time, and looks which tests fail.
 
-    python tests/mutate.py                      # every mutant of every file: an hour or two
-    python tests/mutate.py --file sha2 keccak   # those of some files
-    python tests/mutate.py --sample 40          # so many, drawn, and what has killed others of their function
+    python tests/mutate.py                      # every mutant of every file; takes an hour or two
+    python tests/mutate.py --file sha2 keccak   # the mutants of some files
+    python tests/mutate.py --sample 40          # 40 random mutants; runs what killed others of their function
     python tests/mutate.py --write              # also write survivors.json and killers.json
 
 Mutants run in Triton's interpreter, which compiles nothing; docs/internals/mutations.md describes them.

@@ -22,7 +22,7 @@ from integrity_triton.drivers.iterated import HASH_MESSAGES
 from integrity_triton.drivers.poly1305 import POLY1305_PARTS
 from integrity_triton.launching.launch import Launch
 
-# Oracles for machines that do not have the library. Each is itself checked against that library.
+# Oracles for machines that do not have the library. Each is itself compared with that library.
 PLAIN_ORACLES = {
     "blake3": "oracles.blake3_plain:blake3",
     "xxh64": "oracles.xxhash_plain:xxh64",
@@ -47,7 +47,7 @@ def interruptible(command: list[str]) -> list[str]:
 
 
 def pattern(length: int) -> bytes:
-    """The bytes 0 to 250 over and over: their period is coprime to the size of every block and chunk."""
+    """The bytes 0 to 250, repeated. Their period is coprime to the size of every block and chunk."""
     return (bytes(range(251)) * (length // 251 + 1))[:length]
 
 
@@ -59,7 +59,7 @@ def oracle(
         length = None
     elif length is None:
         length = params.get("digest_size", size_of(record))
-    # The same patterns are asked for again and again, and some oracles are plain Python.
+    # The same patterns are hashed again and again, and some oracles are written in plain Python.
     answer = _remembered if isinstance(data, bytes) and len(data) <= 4096 else _answer
     return answer(record.oracle, PLAIN_ORACLES.get(record.name), data, length, seek, **params)
 
@@ -93,7 +93,7 @@ def example(parameter: Parameter) -> bytes:
 
 
 def size_of(record: Algorithm) -> int:
-    """Bytes of a digest of the default length, or of some length where an algorithm has no default."""
+    """The number of bytes in a digest of the default length; 32 if the algorithm has no default."""
     return record.digest_size or 32
 
 
@@ -104,7 +104,7 @@ def _sized(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def hash_batch(messages: Any, name: str, **kwargs: Any) -> torch.Tensor:
-    """The package's function, with a length for algorithms that need one."""
+    """The function of the package, with a length for algorithms that need one."""
     return it.hash_batch(messages, name, **_sized(name, kwargs))
 
 
@@ -113,7 +113,7 @@ def hash_chunks(data: Any, name: str, **kwargs: Any) -> torch.Tensor:
 
 
 class new:
-    """The package's function, with a length where ``digest`` needs one."""
+    """The class of the package, with a length for algorithms whose ``digest`` needs one."""
 
     def __init__(self, name: str, *args: Any, **kwargs: Any) -> None:
         self._hasher = it.new(name, *args, **{**required(algorithms.get(name)), **kwargs})
@@ -165,7 +165,7 @@ def first_of(record: Algorithm, family: Callable[[Algorithm], object]) -> Algori
 
 
 def variants(record: Algorithm) -> list[dict[str, Any]]:
-    """Sets of parameters that make the algorithm take each of its modes. A set does not repeat what
+    """Sets of parameters that select each mode of the algorithm in turn. They do not repeat what
     :func:`required` gives."""
     found: list[dict[str, Any]] = [{}]
     for parameter in record.parameters:
@@ -184,7 +184,7 @@ def variants(record: Algorithm) -> list[dict[str, Any]]:
             ends = [n for n in (parameter.minimum, parameter.maximum) if n is not None]
             if parameter.name == "digest_size":
                 ends = [min(n, MOST_OUTPUT) for n in ends]
-            if parameter.name == "block_size":  # a leaf for each byte is a long root
+            if parameter.name == "block_size":  # with a leaf for each byte, the root would be long
                 ends = [48, 200]
             found += [{parameter.name: n} for n in ends]
     return found
@@ -222,8 +222,9 @@ def on_device(data: bytes, backend: str) -> torch.Tensor:
 
 
 def few_lanes(options: Callable[[Launch], dict[str, int]]) -> Callable[[Launch], dict[str, int]]:
-    """The interpreter's options with four messages a program, so that a few messages are several programs'
-    work. Where lanes share a message, their number was chosen before the launch was made, and is kept."""
+    """The options of the interpreter, but with four messages for each program, so that a few messages need
+    several programs. If lanes share a message, their number was chosen before the launch was made, and it is
+    kept."""
 
     def chosen(launch: Launch) -> dict[str, int]:
         shared = launch.kernel in (POLY1305_PARTS, CRC_FOLD)
@@ -248,7 +249,8 @@ def rows_as_bytes(digests: torch.Tensor) -> list[bytes]:
 
 
 def tensor_message(x: torch.Tensor) -> bytes:
-    """A tensor's bytes, read in another way than the package reads them: from the memory of a dense copy."""
+    """The bytes of a tensor. They are read in another way than the package reads them: from the memory of a
+    dense copy."""
     dense = x.detach().resolve_conj().resolve_neg().cpu().clone(memory_format=torch.contiguous_format)
     return ctypes.string_at(dense.data_ptr(), dense.numel() * dense.element_size())
 

@@ -1,6 +1,6 @@
-"""The tiers of the suite: how a test is put into one, what each test takes, and the list of what is slow.
+"""The tiers of the suite: how tests are put into them, how long each test takes, and the list of slow tests.
 
-python -m pytest ... --times times.json      # notes what each test takes, in seconds of processor time
+python -m pytest ... --times times.json      # writes the seconds of processor time of each test
 python tests/tiers.py times.json             # writes the list in tests/README.md from such files
 """
 
@@ -19,7 +19,7 @@ import pytest
 
 PAGE = Path(__file__).resolve().parent / "README.md"
 SLOW = pytest.StashKey[set[str]]()
-"""The functions of the slow tests that were collected, whatever was chosen of them."""
+"""The functions of the slow tests that were collected, whether or not the tier includes them."""
 HEADER = "| test | slow | seconds |\n| --- | ---: | ---: |\n"
 
 
@@ -29,7 +29,7 @@ def mark(item: pytest.Item) -> None:
         for condition in item.iter_markers(f"{name}_if"):
             if _holds(condition.args[0], item):
                 item.add_marker(getattr(pytest.mark, name))
-    # A test is in one tier; a quick one is in the default tier too.
+    # A test is in one tier only, except that a quick test is in the default tier, too.
     names = [name for name in ("exhaustive", "slow", "quick") if item.get_closest_marker(name)]
     item.own_markers[:] = [found for found in item.own_markers if found.name not in names[1:]]
     if names[:1] == ["slow"]:
@@ -42,23 +42,24 @@ def _holds(condition: Any, item: pytest.Item) -> bool:
 
 
 def processor_seconds() -> float:
-    """Of this process and of those that it started and has seen end."""
+    """The seconds of processor time that this process has taken, and its child processes that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def function_of(test: str) -> str:
-    """A test's name without its parameters and the folder of all tests."""
+    """The name of a test without its parameters. Its path begins at the folder of all tests."""
     return test.partition("[")[0].removeprefix("tests/")
 
 
 def listed() -> set[str]:
-    """The functions that the page lists as slow for some parameters at least."""
+    """The functions that the page lists as slow with some or all of their parameters."""
     return set(re.findall(r"^\| `(\S+)` \|", PAGE.read_text("utf-8"), re.MULTILINE))
 
 
 def table(times: dict[str, tuple[float, bool]]) -> str:
-    """The list, the slowest first, from the seconds of each test and whether it is slow."""
+    """The list of slow tests, beginning with the slowest, from the seconds of each test and whether it is
+    slow."""
     found: dict[str, list[float]] = {}
     for test, (seconds, slow) in times.items():
         if slow:

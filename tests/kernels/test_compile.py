@@ -1,7 +1,8 @@
-"""Every kernel builds for every GPU target, without a GPU: the host code's own launches, compiled.
+"""Every kernel builds for every GPU target, on a machine without a GPU. What is compiled are the launches
+that the host code makes.
 
-Compiling proves neither that a kernel runs nor that it is right; it catches what a vendor's
-compiler refuses, spilled registers, lost vector loads and compile times that nobody would wait for.
+Compiling proves neither that a kernel runs nor that it is right. It finds what a vendor's compiler refuses,
+spilled registers, lost vector loads, and compile times that nobody would wait for.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launche
 from integrity_triton import algorithms
 from integrity_triton.algorithms import IteratedHash
 
-# By default one kernel is compiled for every target, and some further ones for NVIDIA's commonest. The slow
-# tests compile one of each kernel for that target, all variants of some, and for the others one of each kind.
-# The exhaustive tests compile the rest: other variants, other targets' other kernels, and HMAC's loops, one
-# for each hash (two of them are slow tests).
+# The default tier compiles one kernel for every target, and some more for the first target. The slow tests
+# compile one kernel of each algorithm for the first target, all variants for some algorithms, and one kernel
+# of each kind for the other targets. The exhaustive tests compile the rest: other variants, the other kernels
+# for the other targets, and the loop of HMAC for each hash (two of these loops are slow tests).
 FIRST = "cuda:90"
 BY_DEFAULT = ("siphash_2_4", "md5", "poly1305")
 LAYOUTS = {"cuda:90": compile_time.LAYOUTS, "hip:gfx942": ("rows", "ragged")}
@@ -30,8 +31,9 @@ KINDS = (
     *("xxh3_128", "siphash_2_4", "highwayhash_64", "cmac_aes", "gmac_aes", "poly1305", "hmac_md5"),
 )
 LOOPS = ("hmac_md5", "hmac_sha512")
-# Times what the yardstick takes at the moment, for machines differ, and what else they do: 4 to 12 are usual
-# of the larger kernels. The yardstick takes half a second, so that it is asked only where it may matter.
+# The limit of the time that a kernel takes to compile, as a multiple of the time that the yardstick takes at
+# the same moment, since machines differ and may be busy. Large kernels usually take 4 to 12 times as long as
+# the yardstick. The yardstick takes half a second, so it is run only if the limit may be exceeded.
 MOST_YARDSTICKS = 20
 
 
@@ -62,7 +64,7 @@ def cases():
 
 @pytest.fixture
 def compile_cold(tmp_path):
-    """Compiles a launch, with nothing in Triton's caches."""
+    """A function that compiles a launch while Triton's caches are empty."""
     counter = itertools.count()
 
     def compile_(target: str, launch, options):
@@ -80,13 +82,13 @@ def test_every_kernel_builds(target, layouts, name, compile_cold, record_propert
         built.append(done)
         if TARGETS[target].backend == "cuda" and done.seconds > compile_time.MOST_SECONDS:
             times = done.seconds / yardstick(target)
-            if times > MOST_YARDSTICKS:  # once may have been chance
+            if times > MOST_YARDSTICKS:  # a single measurement may be an outlier
                 times = compile_cold(target, launch, options).seconds / yardstick(target)
             assert times <= MOST_YARDSTICKS, f"{done.kernel} takes {times:.0f} yardsticks to compile"
     record_property("compiled", [(target, done.kernel, done.seconds) for done in built])
     for done in built:
         assert len(done.binary) > 1000, done.kernel
-        # 64-bit arithmetic whatever the values, or addresses past 2 GiB go wrong.
+        # Arithmetic must have 64 bits for all values; otherwise addresses beyond 2 GiB go wrong.
         signature = done.compiled.src.signature
         for argument in ("address", "count", "stride", "length", "total", "nodes", "counter"):
             assert signature.get(argument, "i64") == "i64", (done.kernel, argument, signature)

@@ -1,4 +1,4 @@
-"""What Triton specializes kernels on."""
+"""For which values of its arguments Triton specializes a kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from integrity_triton.aot.compiling import specializations
 
 
 def test_integers_of_kernels_are_not_specialized():
-    """A kernel is compiled once for all values of its lengths, counts and strides, 1 and 16 among them."""
+    """A kernel is compiled once for all values of its lengths, counts and strides, including 1 and 16."""
     for reference in sorted({asked.kernel for asked in specializations().values()}):
         parameters = load_reference(reference).params
         integers = {p.name for p in parameters if p.annotation_type == "i64"}

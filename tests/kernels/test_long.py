@@ -22,7 +22,7 @@ from integrity_triton.self_tests.admission import VARIABLE
 from oracles import aes_plain, blake2_plain, blake3_plain, md5_plain, sha2_plain
 from support import device_of, hash_batch, on_device, oracle, pattern, required, rows_as_bytes
 
-# Where lengths in bits or bytes have overflowed 32 bits, signed or not.
+# Lengths in bits or bytes at which signed or unsigned counters of 32 bits overflow.
 BOUNDARIES = (1 << 28, 1 << 29, 1 << 31, 1 << 32, 1 << 35, (1 << 61) - 128)
 
 
@@ -41,10 +41,11 @@ class Resumable:
     finish: Callable[[int, bytes], bytes]
     boundaries: tuple[int, ...] = BOUNDARIES
     empty_tail: bool = True
-    """Whether a message may end where an absorbed block does."""
+    """Whether a message may end at the end of an absorbed block."""
 
 
-# One algorithm of each padding, and where the length is a counter in the block function, of each word size.
+# One algorithm for each padding that contains a length. If the block function counts the length instead,
+# there is one algorithm for each word size.
 RESUMABLE = {
     "sha256": Resumable(sha2_plain.sha256.finish),
     "md5": Resumable(md5_plain.finish, (*BOUNDARIES, 1 << 62)),
@@ -69,7 +70,8 @@ def test_every_padding_has_a_resumable_oracle():
 
 @pytest.mark.parametrize("name", [name for name in RESUMABLE if name in it.algorithms_available])
 def test_lengths_of_resumed_messages(name, kernels):
-    """The length field takes all its bits: a message resumed just before and after each boundary."""
+    """The length field uses all of its bits: messages are resumed just before and just after each
+    boundary."""
     record, plain = algorithms.get(name), RESUMABLE[name]
     device = kernels.device_for(None)
     driver = kernels.driver(record)
@@ -77,7 +79,7 @@ def test_lengths_of_resumed_messages(name, kernels):
     start = driver.start(required(record), device)
     block = record.block_size
     tails = [pattern(n) for n in (0, 1, block - 1, block + 1) if n or plain.empty_tail]
-    # The interpreter takes a second a batch.
+    # The interpreter takes a second for each batch.
     boundaries = plain.boundaries[1::2] if kernels.name == "interpreter" else plain.boundaries
     for boundary in boundaries:
         for absorbed in (boundary - block, boundary):
@@ -92,8 +94,8 @@ def test_lengths_of_resumed_messages(name, kernels):
     "name", ["md5", "sha512", "sha3_256", "blake2b", "gmac_aes", "siphash_2_4", "highwayhash_256"]
 )
 def test_several_messages_resumed(name, kernels, monkeypatch):
-    """Each goes on from a state of its own. As no algorithm asks for quite this of all these kernels, no
-    known answer tests it."""
+    """Each message is resumed from a different state. No known answer tests this, since no algorithm launches
+    all of these kernels in this way."""
     if kernels.name == "opencl":
         pytest.skip("not applicable: kernels are prebuilt for what algorithms ask for")
     monkeypatch.setenv(VARIABLE, "off")
@@ -104,7 +106,7 @@ def test_several_messages_resumed(name, kernels, monkeypatch):
     heads = [pattern(n * driver.block_size + n)[n:] for n in (2, 1, 3, 2)]
     start = driver.finish(driver.start(required(record), device), record.digest_size)
     states = driver.iterate(Ragged([on_device(h, kernels.name) for h in heads], device), start, final=False)
-    for size in {len(head) for head in heads}:  # those that have absorbed as much go on together
+    for size in {len(head) for head in heads}:  # equally long ones share a batch
         found = [i for i, head in enumerate(heads) if len(head) == size]
         tails = [pattern(driver.block_size + 7 * i + 1) for i in found]
         behind = replace(start, state=states[found], prefix=start.prefix + size)
@@ -116,7 +118,7 @@ def test_several_messages_resumed(name, kernels, monkeypatch):
 
 @pytest.mark.parametrize("name", [n for n in ("blake2bp", "blake2sp") if n in it.algorithms_available])
 def test_lengths_of_resumed_leaves(name, kernels):
-    """As above, for the leaves of a tree, whose last one is told that it is."""
+    """The same as above for the leaves of a tree. The last leaf is told that it is the last."""
     device = kernels.device_for(None)
     driver = kernels.driver(algorithms.get(name))
     assert isinstance(driver, Blake2ParallelDriver)
@@ -147,7 +149,8 @@ def test_chunk_counters(kernels, counter):
 
 
 def test_offsets_past_two_and_four_gib(algorithm, backend):
-    """Rows so far apart that their offsets need 33 bits; untouched memory between them costs nothing."""
+    """The rows are so far apart that their offsets need 33 bits. The memory between them is never touched, so
+    it costs nothing."""
     stride = (1 << 31) + 64
     data = torch.empty(2 * stride + 100, dtype=torch.uint8, device=device_of(backend))
     rows = data.as_strided((3, 100), (stride, 1))
@@ -180,14 +183,15 @@ def long_data() -> torch.Tensor:
     [n for n in ("sha256", "md5", "sha512", "blake2b", "sha3_256", "blake3") if n in it.algorithms_available],
 )
 def test_long_messages(name, backend, request):
-    """One algorithm of each padding; the lengths side by side in a batch, since each is one lane's work."""
+    """There is one algorithm for each padding. All lengths are in one batch, since each message is the work
+    of one lane."""
     if backend == "interpreter":
         pytest.skip("absent: gigabytes take days in the interpreter")
     record = algorithms.get(name)
     reason = registry.get(backend).unsupported(record)
     if reason is not None:
         pytest.skip(f"absent: {reason}")
-    long_data = request.getfixturevalue("long_data")  # not before a backend is known to be here
+    long_data = request.getfixturevalue("long_data")  # only made if the backend is available
     hasher, done, expected = load_reference(record.oracle)(), 0, []
     for length in LONG:
         hasher.update(long_data[done:length].numpy())
@@ -200,7 +204,8 @@ def test_long_messages(name, backend, request):
 
 @pytest.mark.parametrize("misalignment", [0, 1])
 def test_addresses_of_the_upper_half(misalignment, monkeypatch):
-    """Some drivers hand out device addresses of 2**63 and more; they must reach the kernels whole."""
+    """Some drivers hand out device addresses of 2**63 and more. Kernels must get every bit of these
+    addresses."""
     kernels = registry.get("interpreter")
     assert isinstance(kernels, TritonBackend)
     address = 0xFF00_0000_0020_0000 + misalignment

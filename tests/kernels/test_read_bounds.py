@@ -1,7 +1,8 @@
-"""Kernels read no word that holds no byte of a message: pages without access lie on both sides of messages.
+"""Kernels read only words that hold at least one byte of a message: pages without access lie on both sides of
+the messages.
 
-In the interpreter, with each of the vector widths that backends' tunings ask for; ``test_opencl.py`` has the
-same of compiled kernels.
+The tests run in the interpreter, with each vector width that the tuning of a backend uses. ``test_opencl.py``
+has the same tests for compiled kernels.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ PAGE = mmap.PAGESIZE
 
 @pytest.fixture(autouse=True)
 def _without_self_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test has a process of its own, in which they would cost more than what is tested."""
+    """Switches self-tests off. Each test has a process of its own, in which self-tests would take longer than
+    the test."""
     monkeypatch.setenv(VARIABLE, "off")
 
 
 def guarded() -> torch.Tensor:
-    """A page of a pattern between two without access, uint8."""
+    """A page with a pattern, between two pages without access, as a uint8 tensor."""
     memory = mmap.mmap(-1, 3 * PAGE)
     page = torch.frombuffer(memory, dtype=torch.uint8, offset=PAGE, count=PAGE)
     page.copy_(torch.frombuffer(bytearray(pattern(PAGE)), dtype=torch.uint8))
@@ -52,8 +54,8 @@ def guarded() -> torch.Tensor:
 
 
 def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """What a backend allocates, ending where a page without access starts, behind bytes that pass for no
-    number that there is."""
+    """A replacement for the allocator of a backend. The memory ends where a page without access starts. The
+    bytes before the memory have a value that does not occur as a length or a number."""
     size = torch.empty(shape, dtype=dtype, device="meta").nbytes
     if size == 0:
         return torch.empty(shape, dtype=dtype)
@@ -66,7 +68,7 @@ def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) ->
 
 
 def status_of(work: Callable[[], None]) -> int:
-    """The exit status of a process that does ``work``, or the signal that ended it, negative."""
+    """The exit status of a process that does ``work``, or the negative number of the signal that ended it."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -84,7 +86,7 @@ def test_the_pages_are_guarded():
     page = guarded()
 
     def read(place: int) -> None:
-        faulthandler.disable()  # what is meant to fail would fill the run's output with its stack
+        faulthandler.disable()  # a stack trace of the intended crash would fill the output of the run
         ctypes.string_at(page.data_ptr() + place, 1)
 
     assert status_of(lambda: read(0)) == status_of(lambda: read(PAGE - 1)) == 0
@@ -93,7 +95,8 @@ def test_the_pages_are_guarded():
 
 
 def hashed(name: str, align: int, sizes: list[int]) -> None:
-    """Messages that end where a page does, and some that start there; then rows up to the end."""
+    """Hash messages that end at the end of a page, some messages that start at its start, and then rows up to
+    its end."""
     page, record = guarded(), algorithms.get(name)
     kernels = registry.get("interpreter")
     kernels.empty = scratch  # type: ignore[attr-defined]
@@ -137,8 +140,8 @@ def test_nothing_is_read_beyond_a_tree(wide):
 
 
 def fence(kernels: InterpreterBackend) -> None:
-    """Have kernels get copies of all tensors that they are given, which end where a page without access
-    starts, and work on four messages a program."""
+    """Replace every tensor that a kernel gets by a copy that ends where a page without access starts. A
+    program takes four messages."""
     launch = kernels.launch
 
     def fenced(asked: Launch, options: Mapping[str, int]) -> None:
@@ -154,8 +157,8 @@ def fence(kernels: InterpreterBackend) -> None:
 
 
 def within_arguments(record: Algorithm) -> None:
-    """Six messages, two programs' work: a ragged batch, and a long output; each with a key of its own; rows;
-    and a stream."""
+    """Hash six messages, which two programs take: as a ragged batch, with a long output, with a key for each
+    message, as rows, and as a stream."""
     kernels = registry.get("interpreter")
     assert isinstance(kernels, InterpreterBackend)
     fence(kernels)
@@ -203,7 +206,7 @@ VECTORS = ("md5", "sha512", "blake3", "siphash_2_4", "highwayhash_64", "gmac_aes
     ("name", "wide"), [(n, 1) for n in GIVEN] + [(n, 4) for n in VECTORS], indirect=["wide"]
 )
 def test_nothing_is_read_beyond_what_a_kernel_is_given(name, wide):
-    """States, keys, tables, constants and results end before a page without access."""
+    """States, keys, tables, constants and results end where a page without access starts."""
     assert status_of(lambda: within_arguments(algorithms.get(name))) == 0
 
 
@@ -212,7 +215,7 @@ def test_nothing_is_read_beyond_what_a_kernel_is_given(name, wide):
 @pytest.mark.parametrize("wide", [2], indirect=True)
 @pytest.mark.parametrize(("way", "words"), [*((way, 2) for way in Poly1305Driver.ways), ("parts", 4)])
 def test_nothing_is_read_beyond_by_any_way_of_poly1305(way, words, align, wide, monkeypatch):
-    """Parts by halves of blocks, and by whole ones."""
+    """The parts are read half a block at a time, and a whole block at a time."""
     monkeypatch.setattr(Poly1305Driver, "way", way)
     retune(monkeypatch, POLY1305_PARTS, WORDS=words)
     sizes = [*range(1, 34), *range(248, 274), 512, 528]
@@ -222,7 +225,8 @@ def test_nothing_is_read_beyond_by_any_way_of_poly1305(way, words, align, wide, 
 @pytest.mark.slow_if(lambda start: start != 1)
 @pytest.mark.parametrize("start", [0, 1, 4])
 def test_nothing_is_read_beyond_by_folding(start, monkeypatch):
-    """By two lanes, of messages up to the end, alone and beside one that starts anywhere."""
+    """Two lanes fold messages that reach up to the end of the page: one message by itself, and next to a
+    message that starts at any byte."""
     monkeypatch.setattr(crc_driver, "_BLOCKS_WORTH_FOLDING", 0)
     retune(monkeypatch, crc_driver.CRC_FOLD, BLOCK_MSGS=2)
 

@@ -1,4 +1,5 @@
-"""Compression functions in the form that the package's own kernels do not use; the interpreter is enough."""
+"""Compression functions in the unrolled form, which the kernels of the package do not use. Testing them in
+the interpreter is enough."""
 
 from __future__ import annotations
 

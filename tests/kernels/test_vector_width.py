@@ -1,5 +1,5 @@
-"""Loads and stores of several words, and shapes of programs, which other backends' tunings ask for, in the
-interpreter, whose own tuning has single words."""
+"""Loads and stores of several words, and shapes of programs, which the tuning of other backends uses. They
+run in the interpreter, although its tuning only has single words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from integrity_triton.drivers.poly1305 import Poly1305Driver
 from integrity_triton.launching import launch
 from support import guard, hash_batch, oracle, pattern, rows_as_bytes, tensor_message
 
-# At every place within eight bytes, and around the ends of words and blocks.
+# With these sizes, messages start at every byte of a word of eight bytes, and end around the ends of words
+# and blocks.
 SIZES = (0, 1, 3, 7, 8, 9, 15, 16, 17, 33, 63, 64, 65, 127, 128, 129, 135, 136, 137, 200)
 CHUNKS = (0, 1, 64, 1023, 1024, 1025, 2048, 2049, 3000)
 
@@ -21,8 +22,8 @@ CHUNKS = (0, 1, 64, 1023, 1024, 1025, 2048, 2049, 3000)
     ("name", "sizes", "options", "wide"),
     [
         ("md5", SIZES, {}, 2),
-        ("sha1", SIZES[:12], {}, 4),  # five words of state, which four do not divide
-        ("gmac_aes", SIZES[:10], {}, 4),  # two words
+        ("sha1", SIZES[:12], {}, 4),  # the state has five words, and four does not divide five
+        ("gmac_aes", SIZES[:10], {}, 4),  # the state has two words
         ("sha256", SIZES, {}, 4),
         ("sha3_256", SIZES, {}, 2),
         ("blake3", CHUNKS, {}, 4),
@@ -44,7 +45,7 @@ def test_vectors_of_words(name, sizes, options, aligned, wide):
 @pytest.mark.parametrize("wide", [4], indirect=True)
 @pytest.mark.parametrize("name", ["hmac_sha1", "hmac_sha256"])
 def test_vectors_of_words_of_states(name, wide):
-    """States that are each message's own: of five words, which four do not divide, and of eight."""
+    """Each message has its own state, of five words (four does not divide five) or of eight words."""
     keys, messages = [pattern(i + 3) for i in range(3)], [pattern(n) for n in (0, 1, 70)]
     tags = rows_as_bytes(hash_batch(messages, name, key=keys, backend="interpreter"))
     record = algorithms.get(name)
@@ -53,7 +54,7 @@ def test_vectors_of_words_of_states(name, wide):
 
 @pytest.fixture
 def tuning(request, monkeypatch):
-    """Another backend's tuning, but for what is its compiler's."""
+    """The tuning of another backend, without the options of its compiler."""
     data = launch._tuning()
     own = {
         kernel: {name: value for name, value in found.items() if name.isupper()}
@@ -62,7 +63,8 @@ def tuning(request, monkeypatch):
     monkeypatch.setattr(launch, "_tuning", lambda: {**data, "interpreter": own})
 
 
-# Around blocks, what all lanes take at once, steps and parts, and rows of the matrix.
+# The sizes are around a block, the bytes that all lanes take at once, a step, a part, and a row of the
+# matrix.
 POLY1305 = (0, 1, 17, 127, 136, 512, 520, 1024, 1040, 4097)
 
 

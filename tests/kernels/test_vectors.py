@@ -1,7 +1,7 @@
-"""Published answers, every file complete: NIST's CAVP (SHAVS, SHA3VS), RFC 9861, SP 800-185, and what the
-authors of Keccak, BLAKE2, MD5, RIPEMD-160 and SM3 gave.
+"""Published answers from complete files: NIST's CAVP (SHAVS, SHA3VS), RFC 9861, SP 800-185, and what the
+authors of Keccak, BLAKE2, MD5, RIPEMD-160 and SM3 published.
 
-A file takes part once its algorithm is registered; no file may be left over.
+A file is used as soon as its algorithm is registered. No file may be left over.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vector_files import (
 
 REGISTERED = {record.name for record in algorithms.all_algorithms()}
 PUBLISHED = [path.stem for path in sorted(FOLDER.glob("*.txt"))]
-# In the interpreter, where a block takes up to a tenth of a second.
+# The most blocks of a message in the interpreter, which takes up to a tenth of a second for each block.
 MOST_BLOCKS = 4
 
 
@@ -48,7 +48,7 @@ def samples() -> list[Any]:
 
 @pytest.fixture
 def able(backend, record_property):
-    """A function that skips the test where the backend cannot run an algorithm."""
+    """A function that skips the test if the backend cannot run an algorithm."""
 
     def check(algorithm: str) -> Algorithm:
         record_property("algorithm", algorithm)
@@ -64,7 +64,7 @@ def able(backend, record_property):
 
 
 def blocks(record: Algorithm, vector: Vector) -> int:
-    # A turn of a kernel's loop is worth several of the smallest blocks.
+    # A turn of a kernel's loop may take several of the smallest blocks.
     return vector.size // max(record.block_size, 32) + 1
 
 
@@ -78,11 +78,12 @@ def affordable(record: Algorithm, vectors: list[Vector], backend: str) -> list[V
 
 
 def check(record: Algorithm, vectors: list[Vector], backend: str) -> None:
-    """One batch for all vectors that can share one; those of messages with keys of their own can."""
+    """Hash all vectors that can share a batch in one batch. Vectors whose only difference is a parameter per
+    message can share one."""
     per_message = {p.name for p in record.parameters if p.per_message}
 
     def shared(v: Vector) -> tuple[Any, ...]:
-        # A digest that is not extendable may depend on its size in more than where it ends.
+        # If the output is not extendable, the length may change the whole digest and not only where it ends.
         length = 0 if record.xof and backend == "interpreter" else v.skip + len(v.digest)
         same = [(k, bool(value) if k in per_message else value) for k, value in sorted(v.parameters.items())]
         return str(same), length, isinstance(v.message, tuple)
@@ -136,8 +137,8 @@ def test_messages(file, backend, able):
 @pytest.mark.slow_if(lambda backend: backend == "interpreter")
 @pytest.mark.parametrize("file", files("tags", "cmac", "gcm", "wycheproof"))
 def test_tags(file, backend, able):
-    """Tags of messages with keys, and IVs, of their own. What a standard leaves to special applications, a
-    tag shorter than ours may be, is compared with the front of a whole one."""
+    """Tags of messages, each with its own key and IV. A standard may allow tags for special applications that
+    are shorter than ours may be; these are compared with the first bytes of a whole tag."""
     record = able(file.algorithm)
     sizes = next((p for p in record.parameters if p.name == "digest_size"), None)
     vectors = macs(file)
@@ -175,7 +176,7 @@ def test_published_samples(name, function, backend, able):
 
 @pytest.fixture
 def sequential(backend):
-    """Skips what takes a thousand launches or more where each takes a tenth of a second."""
+    """Skips a test of a thousand launches or more if each launch takes a tenth of a second."""
     if backend == "interpreter":
         pytest.skip("absent: thousands of launches of the interpreter take hours")
 
@@ -183,9 +184,9 @@ def sequential(backend):
 @pytest.mark.slow
 @pytest.mark.parametrize("file", files("monte"))
 def test_monte_carlo(file, backend, able, sequential):
-    """SHAVS, section 6.4, where a message is the last three digests, and SHA3VS, section 6.2.3, where it is
-    the last. Each of the 100 checkpoints follows from the one before by 1000 hashes; all 100 chains go side
-    by side, since the file gives every one's start."""
+    """SHAVS, section 6.4, in which a message consists of the last three digests, and SHA3VS, section 6.2.3,
+    in which it is the last digest. 1000 hashes lead from each of the 100 checkpoints to the next. All 100
+    chains run side by side, since the file gives the start of each."""
     import torch
 
     able(file.algorithm)
@@ -205,8 +206,9 @@ def test_monte_carlo(file, backend, able, sequential):
 @pytest.mark.slow
 @pytest.mark.parametrize("file", files("monte_shake"))
 def test_monte_carlo_of_extendable_output(file, backend, able, sequential):
-    """SHA3VS, section 6.3.3: the last two bytes of an output say how long the next one is, and its first
-    128 bits are the next message. A chain's start and its first length follow from the answer before."""
+    """SHA3VS, section 6.3.3: the last two bytes of an output give the length of the next output, and its
+    first 128 bits are the next message. The start of a chain and its first length follow from the answer
+    before it."""
     import numpy as np
     import torch
 
@@ -236,7 +238,7 @@ def test_monte_carlo_of_extendable_output(file, backend, able, sequential):
 
 @cache
 def chained(package: str, path: str) -> list[tuple[int, bytes]]:
-    """A size and an answer a record of a file of BLAKE2's chains."""
+    """The size and the answer of each record in a file of BLAKE2's chains."""
     file = classify(package, path)
     assert file is not None
     found = [line.partition(":") for line in file.lines() if line.startswith("digest")]
@@ -250,7 +252,8 @@ def chained(package: str, path: str) -> list[tuple[int, bytes]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", files("sizes", "keys"))
 def test_chains_over_sizes(file, backend, able, sequential):
-    """Of every digest size or key size, the last of 100 digests, each of all before it, newest first."""
+    """For each size of a digest or a key, the last of 100 digests. Each digest is that of all digests before
+    it, the newest first."""
     able(file.algorithm)
     for size, expected in chained(file.package, file.path):
         parameters: dict[str, Any] = {"digest_size": size} if file.kind == "sizes" else {"key": b"A" * size}
