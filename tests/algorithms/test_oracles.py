@@ -1,5 +1,5 @@
-"""The plain oracles against libraries and against what the standards' authors published: an oracle is
-only worth as much as what stands behind it."""
+"""Compares the oracles in plain Python with libraries and with what the authors of the standards published,
+because tests can rely on an oracle only if it is itself tested."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support import has_module, pattern
 from vector_files import published
 
 LENGTHS = [0, 1, 7, 8, 71, 72, 73, 103, 104, 105, 135, 136, 137, 143, 144, 145, 167, 168, 169, 336, 500]
-# Of plain Python; the longer messages are left to the backends.
+# The longest message for oracles in plain Python. Longer messages are left to the tests of the backends.
 MOST_BYTES = 17**4 + 41**3
 
 needs_pycryptodome = pytest.mark.skipif(not has_module("Crypto"), reason="pycryptodome is not installed")

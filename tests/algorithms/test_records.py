@@ -1,4 +1,4 @@
-"""Records of algorithms and their registry: what a record may say, and looking one up by its names."""
+"""Records of algorithms and their registry: what a record may contain, and how it is found by its names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``integrity-triton aot``: kernels for programs without Python, and such a program."""
+"""``integrity-triton aot`` compiles kernels for programs without Python. Such a program is tested, too."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_bad_use(capfd, arguments, message):
 
 
 def test_a_compiler_that_fails_is_quoted(capfd, tmp_path):
-    """A Triton that cannot be imported stands for any failure of the worker."""
+    """A Triton that cannot be imported stands for all failures of the worker."""
     folder = tmp_path / "triton"
     folder.mkdir()
     (folder / "__init__.py").write_text("raise ImportError('this Triton is broken')\n")
@@ -162,7 +162,7 @@ def test_hidden_parameters_are_not_counted():
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """The example, built, and the environment to run it in."""
+    """The compiled example, and the environment in which it runs."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("absent: no C compiler")

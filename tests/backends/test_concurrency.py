@@ -34,7 +34,7 @@ def keyed(name: str) -> dict[str, bytes]:
 
 
 def test_threads_interleaved(backend, names):
-    """Each with batches and streams of its own, whose inputs are dropped right after the call."""
+    """Each thread has its own batches and streams. Their inputs are dropped immediately after the call."""
     rounds = 1 if backend == "interpreter" else 6
     ready = threading.Barrier(THREADS)
 
@@ -79,7 +79,8 @@ def test_one_object_copied_by_many_threads(backend):
 
 
 def test_streams_of_a_device(backend):
-    """Hashed on four streams in turn, and read on another than the one that it was hashed on."""
+    """The data are hashed on four streams of the device in turn, and the digests are read on another
+    stream."""
     device = device_of(backend)
     if device.type == "cpu":
         pytest.skip("not applicable: a CPU has no streams")
@@ -116,7 +117,8 @@ def script(text: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="absent: no fork here")
 def test_a_forked_child_hashes_as_its_parent():
-    """The threads of the pool and the OpenCL runtime do not survive a fork; the child finds its way."""
+    """The threads of the pool and the OpenCL runtime do not survive a fork. The child still gets right
+    digests."""
     done = script(
         """
         import hashlib, os, torch
@@ -170,8 +172,9 @@ def test_spawned_children(tmp_path):
 
 @pytest.mark.parametrize("name", ["native", "opencl"])
 def test_the_end_of_the_interpreter(name):
-    """With running hashes that hold keys, in a cycle, and a thread that goes on when the main one has ended.
-    (Not a daemon thread: with one inside torch, Python aborts, with or without this package.)"""
+    """When the interpreter ends, running hashes that hold keys are in a reference cycle, and a thread still
+    runs after the main thread has ended. (It is not a daemon thread: if one is inside torch, Python aborts,
+    with or without this package.)"""
     status = {b.name: b for b in registry.statuses()}[name]
     if not status.available:
         pytest.skip(f"absent: {status.reason}")
@@ -202,7 +205,8 @@ def test_the_end_of_the_interpreter(name):
 
 
 def test_sources_are_parsed_by_threads():
-    """Before anything is remembered: what CPython 3.11's parser counts belongs to all threads."""
+    """The sources are parsed before anything is cached. In CPython 3.11, all threads share a counter of the
+    parser."""
     script = (
         "from concurrent.futures import ThreadPoolExecutor\n"
         "import gc, sys, time\n"
@@ -220,7 +224,7 @@ def test_sources_are_parsed_by_threads():
 
 
 def test_an_interrupted_batch_leaves_nothing_to_the_threads(monkeypatch):
-    """Otherwise they would hash to the end, and the process could not end before."""
+    """Otherwise the threads would hash to the end, and the process could not end before that."""
     native = registry.get("native")
     monkeypatch.setattr(native, "_pool", ThreadPoolExecutor(1))
     monkeypatch.setattr(native, "_pool_pid", os.getpid())

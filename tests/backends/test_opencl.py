@@ -1,4 +1,4 @@
-"""The opencl backend's own matters: finding a device, its faults, its cache, threads and forks."""
+"""What concerns only the opencl backend: finding a device, its faults, its cache, threads and forks."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_binaries_are_cached_and_damaged_ones_replaced(cache, runtime, monkeypat
     assert binary_cache.read(path.name) is not None
     path.write_bytes(hashlib.sha256(b"no program").digest() + b"no program")
     assert _fresh_digest() == expected
-    assert not runtime.cl._PYOPENCL_NO_CACHE  # the user's own kernels use it
+    assert not runtime.cl._PYOPENCL_NO_CACHE  # kernels that the user compiles use it as well
 
 
 def test_a_binary_that_others_can_write_is_not_taken(cache):
@@ -272,10 +272,10 @@ def test_the_choice_follows_the_figures(monkeypatch):
     assert not faster(chunk_messages(data, data.numel()))  # one long one
     assert not faster(batch_messages([b"abc"]))  # one short one
     assert faster(batch_messages([b"a"] * 1000))  # many short ones
-    assert not faster(batch_messages([data, *[b"a"] * 1000]))  # one giant among dwarfs
+    assert not faster(batch_messages([data, *[b"a"] * 1000]))  # one message is much longer than the others
     large = torch.zeros(1 << 26, dtype=torch.uint8)
     assert faster(chunk_messages(large, large.numel()), "blake3")  # a tree has many lanes
-    assert not faster(chunk_messages(data, data.numel()), "blake3")  # and a launch a level
+    assert not faster(chunk_messages(data, data.numel()), "blake3")  # each level of the tree needs a launch
     assert not cpu_choice.kernels_are_faster(
         registry.get("opencl"), algorithms.get("sha224"), chunk_messages(data, 64)
     )  # no figures
@@ -329,7 +329,7 @@ GUARDED = """if True:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="not applicable: mprotect is called as on Linux")
 def test_nothing_is_read_beyond_a_message(runtime):
-    """A message that ends where a page without access starts, at every alignment."""
+    """A message ends where a page without access starts, at every alignment."""
 
     def run(beyond: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", GUARDED, str(beyond)]
@@ -338,4 +338,4 @@ def test_nothing_is_read_beyond_a_message(runtime):
     good = run(0)
     assert good.returncode == 0, good.stderr
     assert "read no byte beyond" in good.stdout
-    assert run(1).returncode < 0  # killed: the page is guarded indeed
+    assert run(1).returncode < 0  # the process is killed, so the page is indeed guarded

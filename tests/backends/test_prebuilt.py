@@ -1,4 +1,4 @@
-"""The prebuilt kernels: all are there, up to date and small, and damaged ones are refused."""
+"""The prebuilt kernels: none is missing, they are up to date and small, and damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from integrity_triton.backends.opencl import OpenClBackend, prebuilt
 
 XPU = compiling.Target.parse("xpu")
 SHA256 = "integrity_triton.kernels.sha2:sha256_block"
-# Where tests/run.sh puts it.
+# tests/run.sh installs it there.
 COMPILER = Path(os.environ.get("INTEGRITY_TRITON_XPU_COMPILER") or Path(sys.prefix, "xpu-compiler"))
 
 
@@ -72,7 +72,7 @@ def test_what_is_up_to_date_is_not_built_again(wanted, tmp_path, monkeypatch):
 
 
 def test_a_build_makes_what_is_missing_and_removes_what_is_not_wanted(wanted, tmp_path, monkeypatch):
-    """With the shipped kernels in the place of a compiler's output."""
+    """A build in which the shipped kernels take the place of the compiler's output."""
     archive = wanted[_first_artifact()].archive
     sidecars = {name: prebuilt.load(name).sidecar for name in wanted}
 
@@ -93,7 +93,7 @@ def test_a_build_makes_what_is_missing_and_removes_what_is_not_wanted(wanted, tm
     assert [line.partition(":")[0] for line in lines[1:]] == [archive, "removed old.tar.xz"]
     for path in prebuilt.folder().iterdir():
         made, shipped = (tmp_path / path.name).read_bytes(), path.read_bytes()
-        if path.suffix == ".xz":  # what liblzma makes of it is not the same in each version
+        if path.suffix == ".xz":  # versions of liblzma differ in their output
             made, shipped = lzma.decompress(made), lzma.decompress(shipped)
             assert made == shipped, path.name
 
@@ -124,11 +124,11 @@ def test_artifacts_are_small_and_stripped(wanted):
     for name in wanted:
         artifact = prebuilt.load(name)
         assert spirv.strip(artifact.binary) == artifact.binary
-        # Without a matrix unit, Triton writes a matrix product out.
+        # Without a matrix unit, Triton unrolls a matrix product.
         most = (32 if artifact.sidecar["kernel"].endswith(":poly1305_rows") else 16) << 10
         assert len(lzma.compress(artifact.binary)) < most
         capabilities = {i[1] for op, i in spirv._instructions(_words(artifact.binary)) if op == 17}
-        assert 6 in capabilities  # Kernel: it is OpenCL's kind of module
+        assert 6 in capabilities  # Kernel: this is a module for OpenCL
         assert 5892 not in capabilities
         assert not any(mark in artifact.binary for mark in (b".py", b"/home", b"/tmp"))
 
@@ -320,7 +320,7 @@ def test_every_kernel_builds_for_xpu(compiler, wanted, tmp_path, matrix):
         assert result["compiler"] == compiling.INTEL_COMPILER
         binary = Path(f"{output}.spv").read_bytes()
         assert len(binary) > 1000
-        if not matrix:  # what ships can be made again, bit for bit
+        if not matrix:  # shipped binaries can be built again, bit for bit
             assert binary == prebuilt.load(asked.name).binary
 
 
@@ -355,7 +355,7 @@ def test_a_mask_of_the_local_identifier_that_changes_nothing_is_left_out():
     masked, copied = (199, 2, 11, 10, 7), (83, 2, 11, 10)  # OpBitwiseAnd, OpCopyObject
     assert spirv.without_masks(module(15, masked), 16) == module(15, copied)
     for other in (
-        (module(7, masked), 16),  # one of part of the work-group
+        (module(7, masked), 16),  # the mask selects a part of the work-group
         (module(15, masked), 32),
         (module(15, (199, 2, 11, 12, 7)), 16),
         (module(15, (197, 2, 11, 10, 7)), 16),  # OpBitwiseOr

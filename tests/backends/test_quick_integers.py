@@ -1,4 +1,5 @@
-"""The interpreter's faster operations give the values, types and errors that Triton's own semantics gives."""
+"""The faster operations of the interpreter give the same values, types and errors as Triton's own
+semantics."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ OPERATIONS = (
 
 
 def block(dtype, shape, seed):
-    """A tensor as the interpreter holds it, in which a single number is an array of one element."""
+    """A tensor as the interpreter holds it. A single number is an array of one element."""
     rng = np.random.default_rng(seed)
     data = np.frombuffer(rng.bytes(8 * max(1, int(np.prod(shape)))), dtype=np.uint64)
     kind = np.dtype({"int1": "bool", "fp32": "float32"}.get(dtype.name, dtype.name))
@@ -38,7 +39,7 @@ def block(dtype, shape, seed):
 
 
 def outcome(semantic, name, *operands, **options):
-    """The result of an operation in a form that can be compared: each tensor's type, shape and bytes."""
+    """The result of an operation in a form that can be compared: the type, shape and bytes of each tensor."""
     try:
         with np.errstate(all="ignore"):
             found = getattr(semantic, name)(*operands, **options)
@@ -47,7 +48,8 @@ def outcome(semantic, name, *operands, **options):
     found = found if isinstance(found, tuple) else (found,)
     return [
         (str(t.type), str(t.dtype), tuple(map(int, t.shape)), int(t.numel))
-        # Up to Triton 3.6 the handle of a comparison's result has the type of an operand before promotion.
+        # Up to Triton 3.6, the handle of the result of a comparison has the type of an operand before
+        # promotion.
         + (str(t.handle.dtype) if t.dtype is not tl.int1 else "",)
         + ((t.handle.data.dtype, t.handle.data.tobytes()) if hasattr(t, "handle") else ())
         for t in found
@@ -56,7 +58,7 @@ def outcome(semantic, name, *operands, **options):
 
 @pytest.fixture
 def semantics():
-    """Triton's semantics and this package's, as the interpreter has them while it runs a kernel."""
+    """Triton's semantics and the package's semantics, as they are while the interpreter runs a kernel."""
     triton = interpreter.interpreter_semantic
     scope = interpreter._LangPatchScope()
     interpreter._patch_lang_core(tl, scope)

@@ -48,7 +48,7 @@ class FakeBackend(Backend):
 def fake(scratch_registries):
     cls = type("Fake", (FakeBackend,), {"probed": 0})
     registry.register(cls)
-    # Automatic selection asks the backends in order: this one is to be asked before native.
+    # Automatic selection asks the backends in order; this one comes before native.
     registry._backends = {"fake": registry._backends["fake"], **registry._backends}
     return cls
 
@@ -139,7 +139,7 @@ def test_a_duplicate_backend_is_refused(fake):
 
 
 def with_package(folder, points: str, source: str, script: str) -> str:
-    """What a script prints where a package with these entry points is installed."""
+    """What a script prints if a package with these entry points is installed."""
     (folder / "thirdparty.py").write_text(source)
     info = folder / "thirdparty-1.dist-info"
     info.mkdir()
@@ -162,7 +162,8 @@ class Theirs(NativeBackend):
 
 
 def test_entry_points(tmp_path):
-    """A package that declares them adds an algorithm and a backend without touching this one."""
+    """A package that declares entry points adds an algorithm and a backend, although this package knows
+    nothing about it."""
     with_package(
         tmp_path,
         "[integrity_triton.algorithms]\ntheirs = thirdparty:RECORD\n"
@@ -315,7 +316,8 @@ def test_probes_of_gpus_that_are_there(monkeypatch):
 
 
 def test_data_of_a_gpu_goes_to_its_backend(monkeypatch):
-    """Selection by device type, on a machine that has the device and on one that has not."""
+    """Selection by the type of the device, on a machine that has the device and on one that does not have
+    it."""
     fake_gpu(monkeypatch, "cuda", cuda="13.0", hip=None)
     monkeypatch.setattr(registry, "_probes", {})
     sha256, blake3 = algorithms.get("sha256"), algorithms.get("blake3")

@@ -1,5 +1,5 @@
-"""AES on the device: the cipher itself, its MACs with keys and IVs of every form, and that nothing secret
-decides an address."""
+"""AES on the device: the cipher itself, and its MACs with keys and IVs of every form. No address depends on
+anything secret."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def host(backend, monkeypatch):
 
 
 def blocks_of(path: Path) -> list[tuple[bytes, bytes, bytes]]:
-    """Key, plaintext and ciphertext of a file's blocks, each block of a longer plaintext for itself."""
+    """The key, the plaintext and the ciphertext of the blocks in a file. Each block of a longer plaintext is
+    returned separately."""
     encrypting = path.read_text("ascii").partition("[DECRYPT]")[0].splitlines()
     found = []
     for r in records(encrypting, "COUNT"):
@@ -48,7 +49,7 @@ def blocks_of(path: Path) -> list[tuple[bytes, bytes, bytes]]:
 
 @pytest.mark.parametrize("key_size", [16, 24, 32])
 def test_the_cipher(key_size, backend, host):
-    """Every known answer of NIST's AESAVS for single blocks, and the example of FIPS 197, appendix C."""
+    """All known answers of NIST's AESAVS for single blocks, and the example of FIPS 197, appendix C."""
     spec = find_spec("cryptography_vectors")
     if spec is None or spec.origin is None:
         pytest.skip("absent: cryptography_vectors is not installed")
@@ -112,7 +113,7 @@ def test_keys_of_several_sizes_in_a_batch(backend):
 
 
 def loads(sass: str) -> list[str]:
-    """The instructions of a kernel that load from memory, but for those of its own arguments."""
+    """The instructions of a kernel that load from memory, except those that load the kernel's arguments."""
     instructions = re.findall(r"\n\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", sass)
     assert len(instructions) > 100
     assert not any(re.search(r"\bBRX|\bJMX", line) for line in instructions), "a branch to a computed place"
@@ -131,16 +132,18 @@ def loads(sass: str) -> list[str]:
     ],
 )
 def test_no_address_depends_on_what_is_secret(target, tmp_path):
-    """The compiled kernels load what their places alone decide, so many words of keys and messages, and not
-    one thing more: a table of the S-box would be loaded from, sixteen times a round."""
-    round_keys = 3 * 8  # the first, the last, and a loop's
+    """The compiled kernels load a fixed number of words of keys and messages, from addresses that do not
+    depend on their values. If the S-box were a table, each round would load from it sixteen times."""
+    round_keys = 3 * 8  # for the first round, the last round, and a round of the loop
     expected = {
         "aes_encrypt_blocks": 4 + round_keys,
         "aes_expand_keys": 8,
         "cmac_subkeys": round_keys,
-        # The state, both subkeys, and the message's block at once.
+        # These are the state, both subkeys, the round keys, and the block of the message, which is loaded at
+        # once.
         "cmac_block": 4 + 8 + round_keys + 1,
-        # The table and the ends of the program's lengths; state, subkey and mask; and the block at once.
+        # These are the table and both ends of the program's lengths; the state, the subkey and the mask; and
+        # the block, which is loaded at once.
         "gmac_block": 3 + 2 + 2 + 4 + 1,
     }
     found = {}

@@ -1,4 +1,4 @@
-"""BLAKE2 beyond what every algorithm is tested for: its parameters, and a key with nothing after it."""
+"""What BLAKE2 has beyond other algorithms: its parameters, and a key that no message follows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from integrity_triton import algorithms
 from oracles import blake2_plain
 from support import EXAMPLES, on_device, oracle, pattern, rows_as_bytes
 
-# The inputs of the official vectors count up.
+# The inputs of the official vectors count up from 0.
 COUNT = bytes(range(256))
-# Of BLAKE2bp and BLAKE2sp (testvectors/blake2bp-test.txt and blake2sp-test.txt in github.com/BLAKE2/BLAKE2),
-# of BLAKE2Xb (blake2b/blake2b_test.go in golang.org/x/crypto), and of BLAKE2Xs (a vector as
-# tests in other languages have it): algorithm, bytes of input, of key, parameters, output.
+# Vectors of BLAKE2bp and BLAKE2sp (testvectors/blake2bp-test.txt and blake2sp-test.txt in
+# github.com/BLAKE2/BLAKE2), of BLAKE2Xb (blake2b/blake2b_test.go in golang.org/x/crypto), and of BLAKE2Xs (a
+# vector as tests in other languages have it). A row has the algorithm, the number of bytes of input, the
+# number of bytes of the key, the parameters, and the output.
 KNOWN = [
     (
         "blake2bp", 0, 64, {},
@@ -118,7 +119,7 @@ def test_any_parameters_as_in_hashlib(name, backend):
 def test_what_hashlib_refuses_is_refused_alike(name, wrong):
     with pytest.raises((ValueError, TypeError, OverflowError)) as theirs:
         HASHES[name](b"", **wrong)
-    # OverflowError is hashlib's word for a value too large for the C type.
+    # hashlib raises OverflowError if a value is too large for the C type.
     kind = TypeError if theirs.type is TypeError else ValueError
     (parameter,) = wrong
     with pytest.raises(kind, match=parameter):
@@ -135,7 +136,8 @@ def test_a_node_offset_of_blake2s_has_48_bits():
 
 @pytest.mark.parametrize("name", HASHES)
 def test_empty_messages_under_a_key(name, backend):
-    """With nothing after it the key's block is the last one, beside messages for which it is not."""
+    """If nothing follows the key, its block is the last one. The batch also has messages for which it is not
+    the last one."""
     block = algorithms.get(name).block_size
     for lengths in ([0], [0, 0, 0], [0, 1, 0, block, 2 * block + 1, 0]):
         messages = [pattern(n) for n in lengths]
@@ -188,7 +190,8 @@ def test_known_answers(name, size, key_size, params, expected, backend):
 @pytest.mark.slow_if(lambda backend: backend == "interpreter")
 @pytest.mark.parametrize("name", ["blake2bp", "blake2sp"])
 def test_leaves_with_nothing_under_a_key(name, backend):
-    """The key's block is the last of a leaf that gets nothing, beside leaves and messages that do."""
+    """If a leaf gets no part of the message, the key's block is its last one. Other leaves and messages get
+    more."""
     if backend == "native":
         pytest.skip("not applicable: no CPU library has it")
     record = algorithms.get(name)
@@ -207,7 +210,7 @@ def test_leaves_with_nothing_under_a_key(name, backend):
 
 @pytest.mark.parametrize("name", ["blake2xb", "blake2xs"])
 def test_bound_output(name, backend):
-    """Outputs of each bound length have nothing in common, and end where they were bound to."""
+    """Outputs of different bound lengths have nothing in common, and each ends at its bound."""
     if backend == "native":
         pytest.skip("not applicable: no CPU library has it")
     record = algorithms.get(name)

@@ -1,4 +1,5 @@
-"""Programs of BLAKE3's chunks: those that all are whole go without the words' ends being cleared."""
+"""Programs in which all chunks of BLAKE3 are whole do not clear the bytes after the end of a message. Such
+programs are mixed with others."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from integrity_triton import algorithms
 from support import on_device, oracle, pattern, rows_as_bytes
 
 CHUNK = 1024
-# Bytes in messages side by side: whole chunks before, behind and between others, programs' worth and more.
+# The sizes in bytes of messages in one batch. Whole chunks come before, after and between others, and fill a
+# program, or more than one.
 BATCHES = (
     (CHUNK + 5, CHUNK),
     (CHUNK, CHUNK + 5),
@@ -21,7 +23,7 @@ BATCHES = (
 )
 
 
-pytestmark = pytest.mark.usefixtures("small_tiles")  # four chunks a program
+pytestmark = pytest.mark.usefixtures("small_tiles")  # a program takes four chunks
 
 
 @pytest.mark.slow_if(lambda backend, align: backend == "interpreter" and align != 4)
@@ -53,7 +55,7 @@ def test_rows_of_whole_chunks_and_a_tail(size, tail, backend):
 
 
 def test_chunks_that_come_one_by_one(backend):
-    """Pieces that end where a chunk does, so that a single chunk is a subtree."""
+    """Each piece ends at the end of a chunk, so that a single chunk is a subtree."""
     blake3 = algorithms.get("blake3")
     data, done = pattern(9 * CHUNK), 0
     hasher = it.new("blake3", backend=backend)

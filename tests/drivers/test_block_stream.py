@@ -1,4 +1,5 @@
-"""What streams hand on as whole blocks, and what they keep, however the message is cut."""
+"""Which bytes a stream absorbs as whole blocks, and which it keeps, however the message is cut into
+pieces."""
 
 from __future__ import annotations
 

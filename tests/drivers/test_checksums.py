@@ -1,4 +1,4 @@
-"""Checksums: published check values, combination, long messages, streams, and where they are refused."""
+"""Checksums: published check values, combination, long messages, streams, and which functions refuse them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from support import (
     tensor_message,
 )
 
-# Of the message "123456789": the catalogue of parametrised CRC algorithms.
+# The check values of the message "123456789", from the catalogue of parametrised CRC algorithms.
 CHECK_VALUES = {"crc32": "cbf43926", "crc32c": "e3069283", "crc64_nvme": "ae8b14860a799888"}
 CRCS = [r.name for r in algorithms.all_algorithms() if isinstance(r.construction, Crc)]
 XXHASHES = [r.name for r in algorithms.all_algorithms() if isinstance(r.construction, XxHash)]
@@ -141,11 +141,12 @@ def test_seeds_out_of_range(seed):
 @pytest.mark.slow_if(lambda backend, name: backend == "interpreter" and name != "crc32")
 @pytest.mark.parametrize("name", CRCS)
 def test_crcs_of_long_messages(name, backend, monkeypatch):
-    """Messages that are folded: lengths around units and chunks, aligned and not, in batches of each kind."""
+    """Messages that are folded. Their lengths are around units and chunks, they are aligned and not aligned,
+    and there are batches of each kind."""
     runs(name, backend)
     record = algorithms.get(name)
     lengths = [0, 5, 40_000, 131_072, 131_073, 262_143, 600_001]
-    if backend == "interpreter":  # the same launches over as little as there can be
+    if backend == "interpreter":  # the same launches, on the shortest messages that are folded
         monkeypatch.setattr(crc_driver, "_BLOCKS_WORTH_FOLDING", 0)
         lengths = [0, 5, 4 * record.construction.width * 32 + 3]
     launched = []
@@ -171,8 +172,8 @@ def test_crcs_of_long_messages(name, backend, monkeypatch):
 @pytest.mark.parametrize("align", [1, 4])
 @pytest.mark.parametrize("name", ["crc32", "crc64_nvme"])
 def test_several_chunks_are_folded(name, align, monkeypatch):
-    """By as few lanes as there can be: messages of one chunk to four, of which the first is short or not,
-    with and without a rest, beside those of no whole unit."""
+    """The fewest possible lanes fold messages of one to four chunks. The first chunk is short or whole, and a
+    rest follows the last chunk or not. The batches also have messages that are shorter than a unit."""
     monkeypatch.setenv(VARIABLE, "off")
     monkeypatch.setattr(crc_driver, "_BLOCKS_WORTH_FOLDING", 0)
     retune(monkeypatch, crc_driver.CRC_FOLD, BLOCK_MSGS=2)
@@ -196,7 +197,8 @@ def test_several_chunks_are_folded(name, align, monkeypatch):
 
 @pytest.mark.parametrize("name", CRCS)
 def test_powers_of_x(name):
-    """The factors that put a lane's part in its place reach to the end of 2**64 bytes."""
+    """The factors that move the remainder of a lane to its place are right for messages of up to 2**64
+    bytes."""
     construction = algorithms.get(name).construction
     width, modulus = construction.width, 1 << construction.width | construction.polynomial
 
@@ -237,7 +239,7 @@ def test_xxhash_of_every_length(name, seed, backend):
     random.Random(1).shuffle(lengths)
     digests = hash_batch([pattern(n) for n in lengths], name, seed=seed, backend=backend)
     assert rows_as_bytes(digests) == [oracle(record, pattern(n), seed=seed) for n in lengths]
-    # Rows all of one kind, and just so.
+    # All messages of a batch of rows are of the same kind, and have exactly one of these lengths.
     for n in (1, 3, 4, 6, 8, 9, 12, 16, 17, 100, 128, 129, 200, 240, 241, 500) if seed else ():
         rows = on_device(pattern(2 * n), backend).reshape(2, n)
         digests = hash_batch(rows, name, seed=seed, backend=backend)

@@ -1,4 +1,5 @@
-"""What holds for every keyed algorithm on every backend: keys, tags, what is refused, what is not kept."""
+"""What holds for every keyed algorithm on every backend: which keys and tags there are, what is refused, and
+what is not kept."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def guarded(request, monkeypatch):
 
 
 def parameters(record):
-    """The least that makes a MAC of an algorithm."""
+    """The fewest parameters with which an algorithm computes a MAC."""
     (key,) = (p for p in record.parameters if p.name == "key")
     return {"key": example(key), **required(record)}
 
@@ -51,7 +52,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 
 def differing(record, count):
-    """For each parameter that every message may have for itself, values that all differ."""
+    """For each parameter that may have a value per message, values that all differ."""
     values = parameters(record)
     names = [p.name for p in record.parameters if p.per_message and p.name in values]
     return {name: [flipped(values[name], 5 * i) for i in range(count)] for name in names}
@@ -68,7 +69,7 @@ def test_every_message_has_its_own_key(mac, backend):
     on_the_device = {name: value.to(device_of(backend)) for name, value in rows.items()}
     for given in (each, rows, on_the_device):
         assert rows_as_bytes(hash_batch(messages, mac.name, backend=backend, **given)) == expected
-    # Rows of one tensor, and one message alone.
+    # Then the rows of one tensor, and a batch of one message.
     data = on_device(pattern(len(messages) * 20), backend).reshape(-1, 20)
     expected = [
         oracle(mac, pattern(len(messages) * 20)[20 * i : 20 * i + 20], **{n: v[i] for n, v in each.items()})
@@ -106,7 +107,7 @@ def test_a_bit_anywhere_changes_the_tag(mac, backend):
     wrong = [flipped(tag, bit) for bit in (0, last // 2, last)]
     wrong += [tag[:-1], tag[1:], tag + b"\0", b"\0" + tag, tag + tag, b"", bytes(len(tag))]
     others = [flipped(message, 0), flipped(message, 8 * 37 - 1), message[:-1], message + b"\0", b""]
-    if backend == "interpreter":  # up to a tenth of a second a block
+    if backend == "interpreter":  # a block takes up to a tenth of a second
         wrong, others = wrong[2:4], others[1:2]
     for other in wrong:
         with pytest.raises(it.IntegrityError, match="does not match"):
@@ -115,7 +116,8 @@ def test_a_bit_anywhere_changes_the_tag(mac, backend):
         with pytest.raises(it.IntegrityError, match="does not match"):
             verify(other, tag)
     for name, value in given.items():
-        # Some bits of a Poly1305 key have no effect (RFC 8439, section 2.5); none of these is among them.
+        # Some bits of a Poly1305 key have no effect (RFC 8439, section 2.5). None of the flipped bits is one
+        # of them.
         for bit in (0, 8 * len(value) - 8):
             with pytest.raises(it.IntegrityError, match="does not match"):
                 verify(message, tag, **{name: flipped(value, bit)})
@@ -167,7 +169,7 @@ def test_device_memory_with_keys_is_overwritten(mac, backend, monkeypatch):
 
 
 def test_no_key_is_told(mac, backend, caplog):
-    """Neither by objects, nor by errors and what is logged, nor by what is written of a traceback."""
+    """Objects, errors, logged messages and formatted tracebacks do not show the key."""
     given = parameters(mac)
     key = given["key"]
     told = []

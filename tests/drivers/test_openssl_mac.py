@@ -1,4 +1,4 @@
-"""Tags of the command ``openssl mac``: an implementation that no other test takes part of."""
+"""Compares tags with those of the command ``openssl mac``, an implementation that no other test uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from integrity_triton.backends import registry
 from support import oracle, pattern
 
 KEY16, KEY32 = pattern(17)[1:], pattern(35)[3:]
-# Our name and parameters, and the command's name and options beside the key.
+# Our name and parameters, and the name and the options of the command, without the key.
 CASES = [
     ("hmac_sha1", {"key": KEY16}, "HMAC", ["digest:SHA1"]),
     ("hmac_sha256", {"key": KEY32}, "HMAC", ["digest:SHA256"]),
@@ -53,7 +53,7 @@ def openssl():
         pytest.skip("absent: there is no command openssl")
 
     def run(arguments, message):
-        # The command reads standard input for "-in -" alone in some versions, and a file in all.
+        # Only some versions of the command read standard input for "-in -"; all versions read a file.
         done = subprocess.run(
             [*arguments[:2], "-in", "/dev/stdin", *arguments[2:]],
             input=message,

@@ -1,4 +1,4 @@
-"""Poly1305 by each of its ways: a lane a message, parts of a message, and rows of a matrix."""
+"""Poly1305 in each of its ways: one lane for each message, parts of a message, and rows of a matrix."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ from support import device_of, guard, has_module, on_device, pattern, rows_as_by
 
 RECORD = algorithms.get("poly1305")
 KEY = pattern(96)[64:]
-# r at the extremes of the clamp: none of its bits, all of them, the lowest, the highest.
+# Values of r at the extremes of the clamp: no bit is set, all bits are set, only the lowest, only the
+# highest.
 ALL_BITS = clamp(2**128 - 1)
 RS = (0, 1, 4 << 32, 1 << 123, ALL_BITS, ALL_BITS - 1)
 
 
 @pytest.fixture(params=Poly1305Driver.ways)
 def way(request, backend, monkeypatch, record_property):
-    """Has the kernels take one of their ways."""
+    """A driver whose kernels take only one of their ways."""
     record_property("algorithm", RECORD.name)
     if backend == "native":
         pytest.skip("not applicable: runs no kernels")
@@ -64,7 +65,7 @@ def check(messages: list[bytes], backend: str, key: bytes = KEY, offset: int = 0
 
 
 def boundaries(driver: Poly1305Driver) -> list[int]:
-    """Bytes of a row, of an item of all lanes, of a step and of the smallest part."""
+    """The sizes in bytes of a row, of an item of all lanes, of a step, and of the smallest part."""
     shape = driver.shape()
     row = 16 << shape.row_bits
     part = max(16 << 8, row << shape.item_bits)
@@ -105,7 +106,8 @@ def test_rows_of_a_tensor_and_one_message(backend, driver):
 )
 @pytest.mark.parametrize("align", [1, 4, 16])
 def test_several_programs(backend, driver, align, small_tiles):
-    """Few lanes a program, in the interpreter: programs of whole rows alone, of none, and of both."""
+    """In the interpreter, a program has few lanes. Some programs have only whole rows, some have none, and
+    some have both."""
     row = boundaries(driver)[0]
     part = boundaries(driver)[-1]
     sizes = [4 * row, 0, 1, row, 4 * row, 2 * row + 5, 700, row - 3, 5 * row - 1]
@@ -127,7 +129,7 @@ def test_several_programs(backend, driver, align, small_tiles):
     rows = memory[align : align + 5 * 4 * row].view(5, 4 * row)
     tags = it.hash_batch(rows, "poly1305", key=KEY, backend=backend)
     assert rows_as_bytes(tags) == [poly1305(r.cpu().numpy().tobytes(), key=KEY).digest() for r in rows]
-    if driver.way != "messages":  # a last one of fewer parts
+    if driver.way != "messages":  # the last chunk has fewer parts
         tags = it.hash_chunks(
             memory[: 2 * part + 80], "poly1305", chunk_size=part + 32, key=KEY, backend=backend
         )
@@ -145,7 +147,8 @@ def test_a_key_a_message(backend, driver):
 
 
 def landing_on(target: int, r: int, before: bytes) -> bytes | None:
-    """``before``, whole blocks, and a last one with which the accumulator is ``target`` modulo p."""
+    """``before``, which consists of whole blocks, followed by a last block with which the accumulator is
+    ``target`` modulo p. None if there is no such block."""
     block = (target * pow(r, -1, P) - value(r, before)) % P - 2**128
     return before + block.to_bytes(16, "little") if 0 <= block < 2**128 else None
 
@@ -160,28 +163,30 @@ TARGETS_OF_SUMS = (
 
 
 def test_accumulators_at_the_ends(backend, driver):
-    """At p - 1, p (which is 0), p + 1 (which is 1), 2**130 - 1 (which is 4) and about 2**128, where the last
-    reduction and the sum with s are decided; with s that carries and does not."""
+    """The accumulator is around p - 1, p (which is 0), p + 1 (which is 1), 2**130 - 1 (which is 4) and
+    2**128. These values decide what the last reduction and the sum with s do. The sum with s carries or does
+    not."""
     edge, rng = boundaries(driver)[0], random.Random(8)
     for r in (1, 4 << 32, clamp(int.from_bytes(KEY[:16], "little"))):
         messages = []
         for length in (0, 16, edge):
             for target in TARGETS_OF_SUMS:
-                # A last block that would have to be no number of 128 bits has others before it, then.
+                # If the last block would not be a number of 128 bits, other blocks before it are tried.
                 for _ in range(60):
                     message = landing_on(target, r, rng.randbytes(length))
                     if message is not None:
                         messages.append(message)
                         assert value(r, message) == target % P
                         break
-        # A few blocks add up to some of them alone.
+        # If r is 1, one or a few blocks reach only some of the sums.
         assert len(messages) >= (8 if r == 1 else 2 * len(TARGETS_OF_SUMS))
         for s in (0, 1, 5, 2**128 - 1):
             check(messages, backend, key_of(r, s))
 
 
 def test_sums_that_are_not_reduced_before_their_end(backend, driver):
-    """With r of 1 the blocks are added up: sums of p - 1, p, p + 1, 2**130 - 1 and others as they are."""
+    """With r = 1, the blocks are only added up. The sums are p - 1, p, p + 1, 2**130 - 1 and others, before
+    any reduction."""
     totals = [P - 1, P, P + 1, 2**130 - 1, 2**130, 2**130 + 1, 2 * P - 1, 2 * P, 2 * P + 1, 2**131 + 2**128]
     messages = []
     for total in totals:
@@ -198,18 +203,20 @@ def test_sums_that_are_not_reduced_before_their_end(backend, driver):
 
 
 def test_limbs_that_carry_all_the_way(backend, driver):
-    """Sums of limbs, as parts leave them, of which each limb is at a place where carries change."""
+    """Sums of limbs in the form in which parts leave them. Each limb has a value at which its carry
+    changes."""
     if driver.way != "messages":
         pytest.skip("not applicable: the last step is that of all ways")
     limb = 2**26
     ends = (0, 1, 4, 5, 6, limb - 6, limb - 5, limb - 4, limb - 2, limb - 1, limb, limb + 1, 2**52 - 1, 2**60)
     numbers = [[(P - 1 + n >> 26 * i) % limb for i in range(5)] for n in range(-3, 8)]
-    # A carry out of the highest limb makes the lowest one carry, and that the second.
+    # A carry out of the highest limb makes the lowest limb carry, and this makes the second limb carry.
     numbers += [
         [limb - n, limb - 1, limb - 1, limb - 1, limb - 1 + m] for n in range(1, 8) for m in (0, 1, 2)
     ]
     numbers += [[limb - n, limb - 1, 0, 0, m * limb] for n in range(1, 8) for m in (1, 2)]
-    # One that, carried once, has a second limb too large and a lowest that the next carry makes so.
+    # After one carry, the second limb is too large, and the lowest limb becomes too large with the next
+    # carry.
     numbers += [
         [(limb - n - 5 * m) % limb, limb - 1, limb - 1, limb - 1, m * limb + limb - 1]
         for n in range(1, 8)
@@ -229,8 +236,8 @@ def test_limbs_that_carry_all_the_way(backend, driver):
 @pytest.mark.slow_if(lambda backend, r: backend == "interpreter" and r != ALL_BITS)
 @pytest.mark.parametrize("r", RS)
 def test_extremes(backend, driver, r):
-    """All bytes 0xff, or 0, at each boundary, with r at the extremes of its clamp; the bits that are not r's
-    set in the key."""
+    """All bytes are 0xff, or all are 0, at lengths around each boundary. r is at an extreme of its clamp, and
+    the bits of the key that the clamp clears are set."""
     edges = boundaries(driver)[: 2 if backend == "interpreter" else None]
     lengths = [n + d for n in (16, *edges) for d in (-1, 0, 1)] + [0]
     key = (r | (2**128 - 1 & ~ALL_BITS)).to_bytes(16, "little") + b"\xff" * 16
@@ -271,7 +278,8 @@ def test_ragged_batches_by_all_ways_at_once(backend, monkeypatch, record_propert
 
 @pytest.mark.parametrize("blocks", [(1 << 28) - 1, 1 << 28, (1 << 32) + 1, (1 << 40) + 5, (1 << 59) - 1])
 def test_numbers_of_blocks_beyond_32_bits(backend, driver, blocks):
-    """What came before a message times r**blocks, as if so much had followed."""
+    """The value of what came before a message is multiplied by r**blocks, as if that many blocks had
+    followed."""
     if driver.way != "messages":
         pytest.skip("not applicable: the last step is that of all ways")
     device = device_of(backend)
@@ -287,7 +295,8 @@ def test_numbers_of_blocks_beyond_32_bits(backend, driver, blocks):
 
 
 def test_pads_of_each_message(backend, driver):
-    """One r, and s of each message: what tags of many chunks are made with."""
+    """All messages have the same r, and each has its own s. The tags of the chunks of a tensor are computed
+    in this way."""
     device = device_of(backend)
     messages = [pattern(n) for n in (0, 7, 64, 700)]
     pads = pattern(64)
@@ -339,7 +348,8 @@ def test_the_oracle_against_libraries():
         pytest.skip("absent: neither cryptography nor pycryptodome is installed")
 
 
-# What multiplies matrices of int8 in the machine code of each generation (PTX ISA: mma, wgmma, tcgen05).
+# The instructions that multiply matrices of int8 in the machine code of each generation (PTX ISA: mma, wgmma,
+# tcgen05).
 MATRIX_UNITS = {"cuda:80": r"\bIMMA\b", "cuda:90": r"\bIGMMA\b", "cuda:100": r"\bUTC\w*MMA\b"}
 
 
@@ -377,7 +387,8 @@ def test_matrix_units_of_amd_multiply(target, tmp_path):
 
 @pytest.mark.slow
 def test_matrix_units_of_intel_multiply(tmp_path):
-    """In the SPIR-V that is compiled for a device with matrix units, and in none for one without."""
+    """The SPIR-V that is compiled for a device with matrix units uses them; the SPIR-V for a device without
+    them does not."""
     compiler = Path(os.environ.get("INTEGRITY_TRITON_XPU_COMPILER") or Path(sys.prefix, "xpu-compiler"))
     if not (compiler / "triton" / "__init__.py").exists():
         pytest.skip(f"absent: no {compiling.INTEL_COMPILER} in {compiler}")

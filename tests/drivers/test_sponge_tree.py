@@ -1,4 +1,5 @@
-"""Sponges in two levels: batches that mix messages with and without a tree, and long customization."""
+"""Trees with two levels of sponges: batches of messages with and without a tree, and long customization
+strings."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def check(name: str, messages: list[bytes], backend: str, **params) -> None:
 
 
 def test_few_and_many_messages_of_as_many_blocks(backend):
-    """Those of one number of blocks are hashed together from 16 of them on."""
+    """If at least 16 messages have the same number of blocks, they are hashed together."""
     messages = [pattern(n) for n in (*range(17), *range(64, 84), 130, 140, 200, 0)]
     check("parallelhash_128", messages[::-1], backend, block_size=64)
 

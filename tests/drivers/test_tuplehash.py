@@ -1,4 +1,5 @@
-"""Hashes of tuples: what is a message, what an element's end changes, and every way of hashing one."""
+"""Hashes of tuples: what a message may be, how the ends of the elements change the digest, and every function
+that hashes a tuple."""
 
 from __future__ import annotations
 
