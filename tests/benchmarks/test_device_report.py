@@ -1,4 +1,4 @@
-"""The device report's machinery, on the backends that every machine has."""
+"""The parts of the device report, on the backends that every machine has."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_no_results_file_is_red(tmp_path):
     assert not device_report.read_verdict(tmp_path / "nowhere.xml").green
 
 
-# In the interpreter, where a block takes up to a tenth of a second: an output without a default length,
-# trees, hashes that no CPU library has, one of tuples.
+# The algorithms that run in the interpreter, which takes up to a tenth of a second for a block: one without a
+# default length of output, trees, hashes that no CPU library has, and a hash of tuples.
 FEW = ("sha256", "blake3", "shake_128", "kt128", "blake2bp", "tuplehash_128")
 CHECKED = {"equal to the CPU library", "equal to the tests' oracle"}
 
@@ -61,7 +61,7 @@ def test_every_algorithm_is_timed_and_checked(name, tmp_path, monkeypatch):
     if name == "interpreter":
         monkeypatch.setattr(algorithms, "all_algorithms", lambda: tuple(map(algorithms.get, FEW)))
     options = ["--backend", name, "--quick", "--no-tests", "--out", str(tmp_path), "--budget", "500"]
-    assert device_report.main(options) == 1  # without tests no figure counts
+    assert device_report.main(options) == 1  # if no tests ran, no figure counts
     (path,) = tmp_path.glob("*.json")
     report = json.loads(path.read_text())
     assert report["headline"].startswith("RED")
@@ -85,7 +85,7 @@ def test_every_algorithm_is_timed_and_checked(name, tmp_path, monkeypatch):
 
 
 def run_native(tmp_path, monkeypatch, *options):
-    """Main's status, the JSON and the page of a quick run whose tests are said to have passed."""
+    """The status of ``main``, the JSON and the page of a quick run whose tests are reported as passed."""
     monkeypatch.setattr(device_report, "run_tests", lambda *_: Verdict(passed=7))
     status = device_report.main(["--backend", "native", "--quick", "--out", str(tmp_path), *options])
     (path,) = tmp_path.glob("*.json")
@@ -100,7 +100,7 @@ def test_a_green_run(tmp_path, monkeypatch):
 
 
 def break_digests(monkeypatch, calls):
-    """Turn a bit in the first digest of the batch calls with these numbers, counted from 1."""
+    """Flip a bit in the first digest of the batch calls with these numbers. They are counted from 1."""
     real, made = it.hash_batch, []
 
     def hash_batch(*args, **kwargs):
@@ -126,7 +126,7 @@ def test_a_wrong_digest_makes_the_report_red(tmp_path, monkeypatch, calls):
 
 
 def test_messages_that_are_not_checked_must_not_change(monkeypatch):
-    """The CPU library sees one message; the others must give the same digests again."""
+    """The CPU library checks only one message. For the other messages, the same digests must come again."""
     turn = iter(range(100))
 
     def unsteady(messages, name, **options):
@@ -200,7 +200,7 @@ def test_messages_of_one_layout_share_no_bytes():
 
 
 class FakeDevices:
-    """A torch device module whose work takes no time, and whose memory is the host's."""
+    """A device module like those of torch. Its work takes no time, and its memory is that of the host."""
 
     class Event:
         def __init__(self, enable_timing):
@@ -239,7 +239,7 @@ def test_a_device_is_timed_with_events(monkeypatch):
     done = device_report.measure(record, device_report._rows(64), [data], device, "native", 1.0)
     assert done.rate > 0
     assert done.call_rate > 0
-    assert len(filled) == 2  # one run of each repetition waits behind other work
+    assert len(filled) == 2  # in each repetition, one run waits behind other work
     assert device.module.synchronized >= 4
     assert device.free_memory() == 3000
     status = {s.name: s for s in it.backends()}["native"]
@@ -372,7 +372,7 @@ def test_the_tests_run_in_a_process_of_their_own_on_the_backend_alone(monkeypatc
     verdict = device_report.run_tests("xpu", 5)
     assert seen["command"][:3] == [sys.executable, "-m", "pytest"]
     assert seen["command"][seen["command"].index("--backend") + 1] == "xpu"
-    assert not verdict.green  # pytest's own status counts, too
+    assert not verdict.green  # the exit status of pytest counts as well
     assert "status 1" in verdict.note
 
 
@@ -386,7 +386,7 @@ def test_a_machine_without_an_accelerator_is_told_so():
 
 
 def test_the_report_needs_few_packages():
-    """A machine with a GPU and no network has torch, triton, numpy, pytest and hypothesis."""
+    """A machine with a GPU and no network has only torch, triton, numpy, pytest and hypothesis."""
     script = (
         "import sys\n"
         "ABSENT = ('blake3', 'safetensors', 'click', 'rich', 'cryptography', 'model_signing',\n"

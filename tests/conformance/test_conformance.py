@@ -1,4 +1,4 @@
-"""The conformance suite: that it fails where it must, and what it writes."""
+"""The conformance suite: it fails where it must fail, and it writes its reports."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from support import pattern
 
 cli = pytest.importorskip("integrity_triton.cli")
 RECORDS = make_answers.records()
-# The interpreter takes up to a tenth of a second a block.
+# Algorithms that are cheap in the interpreter, which takes up to a tenth of a second for a block.
 CHEAP = {"interpreter": ["xxh64", "md5"]}
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsysbinary):
-    """Runs the command in this process, in an empty folder: its status, stdout and stderr."""
+    """A function that runs the command in this process, in an empty folder, and returns its status, stdout
+    and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("INTEGRITY_TRITON_BACKEND", raising=False)
 
@@ -52,7 +53,7 @@ def run(tmp_path, monkeypatch, capsysbinary):
 
 @pytest.fixture
 def plant(monkeypatch):
-    """Registers a backend for one test."""
+    """A function that registers a backend for one test."""
     registry.statuses()
     for table in ("_backends", "_probes"):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
@@ -61,7 +62,7 @@ def plant(monkeypatch):
 
 @pytest.fixture
 def register_algorithm(monkeypatch):
-    """A registry of algorithms that a test may add to."""
+    """A registry of algorithms to which a test may add."""
     algorithms.all_algorithms()
     for table in ("_records", "_names"):
         monkeypatch.setattr(algorithms, table, dict(getattr(algorithms, table)))
@@ -173,7 +174,7 @@ def test_the_backend_conforms(backend):
     assert ran
     assert all(cell.launches for cell in ran) or backend == "native"
     assert sum(cell.cases for cell in ran) > 40 * len(ran)
-    assert report.seconds < 120  # 30 on a machine with nothing else to do
+    assert report.seconds < 120  # 30 seconds on an idle machine
 
 
 def test_every_check_has_cases():
@@ -195,7 +196,7 @@ def test_efforts(effort):
 
 
 class Planted(NativeBackend):
-    """Right but for what a subclass does."""
+    """Gives right digests, except for what a subclass changes."""
 
     name = "planted"
     summary = "for a test"
@@ -213,7 +214,7 @@ class WrongBit(Planted):
 
 
 class WrongEdge(Planted):
-    """Messages as long as a block are taken for empty ones."""
+    """Takes messages that are as long as a block for empty ones."""
 
     def digest_batch(self, algorithm, parameters, messages, length):
         digests = super().digest_batch(algorithm, parameters, messages, length)
@@ -234,7 +235,7 @@ class WrongAlignment(Planted):
 
 
 class OneKey(Planted):
-    """Takes the first message's key for all."""
+    """Uses the key of the first message for all messages."""
 
     def digest_batch(self, algorithm, parameters, messages, length):
         first = {k: v[0] if isinstance(v, algorithms.PerMessage) else v for k, v in parameters.items()}
@@ -317,7 +318,7 @@ def test_a_mac_that_takes_any_tag(monkeypatch):
 
 
 class Hollow(InterpreterBackend):
-    """Claims to run kernels, and lets a CPU library work."""
+    """Claims that it runs kernels, but uses a CPU library."""
 
     name = "hollow"
 
@@ -332,7 +333,7 @@ class Hollow(InterpreterBackend):
 
 
 class Mute(Hollow):
-    """The same, behind the backs of those who watch."""
+    """Does the same as ``Hollow``, without calling the backend that the suite watches."""
 
     name = "mute"
 
@@ -479,7 +480,7 @@ class _Page(html.parser.HTMLParser):
 
 @pytest.fixture
 def reports(plant, run):
-    """A report of each kind, of a run in which something ran, failed, and was absent."""
+    """A report of each kind, from a run in which some cells ran, some failed, and some were absent."""
     plant(WrongBit)
     plant(Elsewhere)
     arguments = ["--backend", "planted", "--backend", "native", "--backend", "elsewhere"]
@@ -522,7 +523,7 @@ def test_junit(reports):
     assert failure is not None
     assert "agreement" in failure.text and "expected" in failure.text
     assert suites["planted"].get("failures") == str(len(suites["planted"].findall("testcase/failure")))
-    for case in suites["elsewhere"].iter("testcase"):  # asked for
+    for case in suites["elsewhere"].iter("testcase"):  # this backend was asked for
         assert "absent: no such device" in case.find("failure").get("message")
     names = {p.get("name") for p in suites["native"].iter("property")}
     assert {"seed", "date", "torch", "kernel sources"} <= names
@@ -585,7 +586,7 @@ def theirs(**changes):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package with an algorithm's known answers in a file."""
+    """A package with a file of known answers for an algorithm."""
     record = theirs(answers="their_package:their_hash.json")
     (tmp_path / "their_package").mkdir()
     (tmp_path / "their_package" / "__init__.py").write_text("")

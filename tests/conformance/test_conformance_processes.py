@@ -1,4 +1,4 @@
-"""Several processes share the conformance suite's work: no result is lost if one of them ends."""
+"""Several processes share the work of the conformance suite. If one of them ends, no result is lost."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def eventually(condition):
 def leaving_no_process():
     before = multiprocessing.active_children()
     yield
-    assert set(multiprocessing.active_children()) <= set(before)  # at once, without waiting
+    assert set(multiprocessing.active_children()) <= set(before)  # without waiting
 
 
 def kept(results):
@@ -209,14 +209,14 @@ def test_the_module_is_not_run_again_by_the_processes_that_it_starts():
     done = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "could not start" not in done.stderr
-    assert done.stdout.count("seed") == 2  # at the beginning and the end
+    assert done.stdout.count("seed") == 2  # one at the beginning and one at the end
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="not applicable: process groups, and /proc")
 @pytest.mark.parametrize("other", ["at work", "starting"])
 def test_an_interrupt_from_the_keyboard_ends_all(tmp_path, other):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if other == "starting":  # Python imports this module before any other, and gets no further
+    if other == "starting":  # Python imports this module before any other, and the import does not end
         tmp_path.joinpath("sitecustomize.py").write_text(_SLOW_TO_START)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), os.getenv("PYTHONPATH")]))
     command = [sys.executable, "-m", "integrity_triton", "conformance", "--full", "--backend", "native"]
@@ -232,7 +232,7 @@ def test_an_interrupt_from_the_keyboard_ends_all(tmp_path, other):
         if other == "starting":
             assert eventually(tmp_path.joinpath("starting").exists)
             os.kill(int(tmp_path.joinpath("starting").read_text()), signal.SIGINT)
-            time.sleep(0.5)  # for a traceback, which it could not print once it has been killed
+            time.sleep(0.5)  # time to write a traceback, which it could not write after it has been killed
         else:
             for _ in range(8):  # lines: the other process is at work by then, unless it starts slowly
                 assert running.stdout.readline()

@@ -1,4 +1,5 @@
-"""``examples/third_party_hash`` as its users have it: installed, found by its entry point, run."""
+"""Uses ``examples/third_party_hash`` as its users do: the package is installed, found by its entry point, and
+run."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ print("ok")
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """An environment with the package installed, from a copy, since building writes beside the source."""
+    """An environment in which the package is installed. It is built from a copy, since building writes files
+    beside the source."""
     folder = tmp_path_factory.mktemp("third_party")
     source, target = folder / "source", folder / "target"
     shutil.copytree(PACKAGE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))

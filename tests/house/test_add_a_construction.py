@@ -48,7 +48,7 @@ def adler32(tmp_path, monkeypatch, scratch_registries):
     answers = known_answers.make(algorithm, make_answers.ask, source="zlib", version="1", made="by a test")
     (tmp_path / "adler32.json").write_text(answers)
     monkeypatch.setattr(known_answers, "folder", lambda: tmp_path)
-    # The backend keeps its copies of kernels by name, and each test has a module of its own.
+    # The backend keeps its copies of kernels by the name of the module, and each test makes a new module.
     interpreter = registry.get("interpreter")
     monkeypatch.setattr(interpreter, "_twins", type(interpreter._twins)())
     return algorithm

@@ -1,4 +1,5 @@
-"""The rooms of docs/internals/architecture.md: who may import whom, and what stays in its own file."""
+"""The rooms of docs/internals/architecture.md: which room may import which, and what belongs in one file
+only."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ else:
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "integrity_triton"
 
-# From the front of the house to the back: a room may import itself and the rooms after it.
+# From the front of the house to the back. A room may import itself and the rooms after it.
 ROOMS = [
     "cli",
     "conformance",
@@ -32,15 +33,15 @@ ROOMS = [
     "algorithms",
     "base",
 ]
-# Rooms that stand side by side, though one of them comes first in the list.
+# Neither of these rooms imports the other, although one of them comes first in the list.
 STRANGERS = {("conformance", "models")}
-# Files at the top of the package, which have no folder to name their room.
+# Files at the top of the package. They have no folder whose name would be that of their room.
 API = {"batch", "crc", "eager", "files", "hashing", "kdf", "lthash", "mac", "ops"}
 BASE = {"errors", "output_files", "strict_json", "_version"}
 ENTRANCES = {"integrity_triton", "integrity_triton.__main__"}
 VENDOR = re.compile(r"cuda|nvidia|hip|rocm|amd|xpu|intel", re.IGNORECASE)
 VENDOR_FILES = {"cuda.py", "hip.py", "xpu.py"}
-# Ahead-of-time compiling names its targets.
+# The file of ahead-of-time compiling names its targets.
 VENDOR_FOLDERS = {"aot", "opencl"}
 
 
@@ -53,7 +54,7 @@ def modules() -> dict[str, Path]:
 
 
 def room(module: str) -> str:
-    """The room of a module, or of a name in one, of this package."""
+    """The room of a module of this package, or of a name in one."""
     name = module.split(".")[1]
     if name in API:
         return "api"
@@ -65,7 +66,7 @@ def room(module: str) -> str:
 
 
 def imports(module: str, path: Path, tree: ast.Module | None = None) -> set[str]:
-    """Every module that ``path`` (or ``tree``) imports at any depth, with relative imports resolved."""
+    """Every module that ``path`` (or ``tree``) imports at any depth. Relative imports are resolved."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = set()
     for node in ast.walk(tree or ast.parse(path.read_text("utf-8"))):
@@ -87,7 +88,7 @@ def test_a_room_knows_only_the_rooms_behind_it(module):
         if not name.startswith("integrity_triton."):
             continue
         assert not name.startswith("integrity_triton.kernels"), "kernels are named by reference, not imported"
-        # What is imported from the package itself is part of the API, unless it is a module.
+        # A name that is imported from the package itself is part of the API, unless it is a module.
         top = ".".join(name.split(".")[:2])
         there = room(name) if top in modules() else "api"
         assert (here, there) not in STRANGERS, f"{module} imports {name}"

@@ -52,7 +52,7 @@ def md4(tmp_path, monkeypatch, scratch_registries):
 
 
 def test_the_pages_example(md4, backend):
-    if backend in ("native", "opencl"):  # neither can make up what it does not have, and they say so
+    if backend in ("native", "opencl"):  # they cannot compute a hash that they lack, and they say so
         reason = {"native": "no CPU library has it", "opencl": "no prebuilt kernel runs md4_block"}
         with pytest.raises(it.BackendUnavailable, match=reason[backend]):
             it.hash_batch([b"abc"], "MD-4", backend=backend)

@@ -1,4 +1,4 @@
-"""What documents say of the records is what the records say."""
+"""The documents say the same as the records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_table_of_algorithms_is_up_to_date():
 
 
 def spelled_out(pattern: str) -> set[str]:
-    """What a shell makes of braces."""
+    """The words into which a shell expands braces."""
     parts = [part.split(",") for part in re.split(r"[{}]", pattern)]
     return {"".join(choice) for choice in itertools.product(*parts)}
 

@@ -1,4 +1,4 @@
-"""The examples run, as a user would run them."""
+"""Runs the examples as a user would run them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def test_copy_and_hash():
 
 
 def test_the_interpreter_backend_declines_tritons_own_interpreter_mode():
-    """Kernels jitted under TRITON_INTERPRET are not those that this backend takes apart."""
+    """If TRITON_INTERPRET is set, jitted kernels have another form than the one that this backend takes
+    apart."""
     script = (
         "import integrity_triton as it\n"
         "(status,) = [b for b in it.backends() if b.name == 'interpreter']\n"

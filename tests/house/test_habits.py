@@ -1,4 +1,5 @@
-"""What has to agree: versions of Python, commands of CI and of hooks, the torch that scripts install."""
+"""Facts that several files repeat must agree: the versions of Python, the commands of CI and of the hooks,
+and the torch that scripts install."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of slow tests in tests/README.md names those that there are."""
+"""The list of slow tests in tests/README.md names the slow tests that exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 def test_every_slow_test_is_listed(request: pytest.FixtureRequest):
-    """Of the files that this run collected."""
+    """Only the files that this run collected are compared."""
     slow = request.config.stash.get(tiers.SLOW, set())
     assert slow <= tiers.listed(), (
         "python -m pytest -m slow --times times.json; python tests/tiers.py times.json"

@@ -1,4 +1,4 @@
-"""Self-tests at first use: what they reach, and that a wrong kernel never gives a digest."""
+"""Self-tests at first use: which kernels they test, and that a wrong kernel never gives a digest."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ MESSAGE = torch.arange(200, dtype=torch.uint8)
 
 @pytest.fixture(autouse=True)
 def scratch(scratch_registries, monkeypatch):
-    """Nor does the environment's setting reach a test."""
+    """The setting of the environment does not affect a test, and what a test registers is removed."""
     monkeypatch.delenv(self_test.VARIABLE, raising=False)
 
 
 def backend_of(name: str, kernels: str = "integrity_triton.kernels") -> type[InterpreterBackend]:
-    """Another package's backend: the interpreter, over its own copy of the kernels. Counts its launches."""
+    """A backend like that of another package: the interpreter with its own copy of the kernels. It counts its
+    launches."""
 
     class Other(InterpreterBackend):
         tuning = "interpreter"
@@ -74,7 +75,7 @@ def registered(name: str, kernels: str = "integrity_triton.kernels") -> Interpre
 
 @pytest.fixture
 def broken_kernels(tmp_path, monkeypatch):
-    """A copy of the kernels, as a package by another name, with a change in one file."""
+    """A copy of the kernels with a change in one file, as a package with another name."""
 
     def broken(file: str, before: str, after: str) -> str:
         name = f"broken_{tmp_path.name.replace('-', '_')}"
@@ -93,7 +94,7 @@ def broken_kernels(tmp_path, monkeypatch):
 
 
 def backends_with_kernels() -> list[str]:
-    """The compiled ones that are here, or the interpreter."""
+    """The available backends that compile kernels; if there are none, the interpreter."""
     found = [b.name for b in registry.statuses() if b.available and b.self_test is not None]
     return [name for name in found if name != "interpreter"] or found
 
@@ -125,7 +126,7 @@ def skip_unless_first(algorithm: Algorithm) -> None:
 
 @pytest.mark.parametrize("target", ["xpu", "cuda:90", "hip:gfx942"])
 def test_every_kernel_that_is_launched_has_a_trial(target, algorithm):
-    """Whatever a launch asks for that the recording of all launches knows of."""
+    """Every kernel that the recording of all launches contains has a trial."""
     if target != "xpu":
         skip_unless_first(algorithm)
     parsed = compiling.Target.parse(target)
@@ -150,7 +151,8 @@ def any_size(random: Random, record: Algorithm) -> int:
 
 
 def any_parameters(random: Random, record: Algorithm, count: int) -> dict[str, Any]:
-    """Whatever is required and some of the rest, bytes at times one for each of ``count`` messages."""
+    """Values for the required parameters and for some of the others. A value of bytes is sometimes one for
+    each of ``count`` messages."""
     found: dict[str, Any] = {}
     for parameter in record.parameters:
         if parameter.name not in record.required and random.random() < 0.7:
@@ -269,7 +271,7 @@ def test_a_planted_fault_gives_no_digest(fault, broken_kernels):
         it.hash_batch([MESSAGE], name, backend="broken", **given)
     launches = type(broken).launches
     assert launches
-    # Out of use, without another try.
+    # The backend is not used any more, and the self-test is not repeated.
     with pytest.raises(it.SelfTestError, match="fails its self-test"):
         it.hash_batch([MESSAGE], name, backend="broken", **given)
     assert type(broken).launches == launches
@@ -285,7 +287,7 @@ def test_a_fault_in_a_stream_gives_no_digest(broken_kernels):
 
 
 def test_a_fault_is_refused_where_a_backend_is_chosen_automatically(broken_kernels, monkeypatch):
-    """Falling back would hide a device that computes wrongly."""
+    """If another backend took over, nobody would notice that the device computes wrongly."""
     broken = registered("broken", broken_kernels("sha2", "rotr32(x, 11)", "rotr32(x, 12)"))
     monkeypatch.setattr(broken, "is_default", lambda *_, **__: True)
     monkeypatch.setattr(registry, "_backends", {"broken": broken, "native": registry.get("native")})
@@ -303,7 +305,8 @@ def test_what_is_sound_goes_on(broken_kernels):
 
 
 def test_a_record_with_a_wrong_constant_gives_no_digest(tmp_path, monkeypatch):
-    """Constants are a record's, and no part of the kernel: the same kernel has given right digests before."""
+    """A constant belongs to a record and not to the kernel, and the same kernel has given right digests
+    before."""
     sha256 = algorithms.get("sha256")
     wrong = [*algorithms.load_constant(sha256.construction.constants)]
     wrong[63] ^= 1 << 30
@@ -323,13 +326,13 @@ def test_a_record_with_a_wrong_constant_gives_no_digest(tmp_path, monkeypatch):
         it.hash_batch([MESSAGE], "sha256", backend=name)
         with pytest.raises(it.SelfTestError, match="other_hash"):
             it.hash_batch([MESSAGE], "other_hash", backend=name)
-        # Over a hash that gives none, HMAC, which has no answers of its own, gives none.
+        # If a hash has no known answers, an HMAC over it has none either.
         with pytest.raises(it.SelfTestError, match="other_hash"):
             it.hash_batch([MESSAGE], "hmac_other_hash", key=b"key", backend=name)
 
 
 def test_hmac_without_answers_is_tested_by_its_definition(tmp_path, monkeypatch):
-    """Over a hash that another package brings."""
+    """The hash of such an HMAC comes from another package."""
     sha256 = algorithms.get("sha256")
     text = (Path(known_answers.__file__).parent / "answers" / "sha256.json").read_text("utf-8")
     (tmp_path / "sound_hash").mkdir()
@@ -348,7 +351,8 @@ def test_hmac_without_answers_is_tested_by_its_definition(tmp_path, monkeypatch)
 
 
 def test_hmacs_definition_gives_the_known_answers():
-    """What is made for an HMAC without answers, of one that has them."""
+    """The answers that are computed for an HMAC without known answers are right. An HMAC that has known
+    answers shows it."""
     from integrity_triton.self_tests.trials import _by_definition
 
     record = algorithms.get("hmac_sha1")
@@ -450,10 +454,10 @@ def test_a_kernel_is_tested_before_its_first_result_and_once():
     it.hash_batch([MESSAGE], "md5", backend="other")
     first = type(other).launches
     assert len(tested) == 1
-    assert first > 1  # the trial's, before the message's own
+    assert first > 1  # the launches of the trial come before that of the message
     it.hash_batch([MESSAGE], "md5", backend="other")
     assert type(other).launches == first + 1
-    it.hash_batch([MESSAGE, MESSAGE[:3]], "md5", backend="other")  # a table: another binary
+    it.hash_batch([MESSAGE, MESSAGE[:3]], "md5", backend="other")  # a table needs another binary
     assert len(tested) == 2
 
 
@@ -478,7 +482,7 @@ def test_threads_share_one_test():
 
 
 def test_a_graph_that_is_captured_has_its_kernels_tested_before(monkeypatch):
-    """Waiting for the device would end the capture."""
+    """A capture of a graph would end if the host waited for the device."""
     from integrity_triton.backends.cuda import CudaBackend
 
     cuda = CudaBackend()
@@ -503,7 +507,7 @@ def test_off_is_explicit_and_told(broken_kernels, monkeypatch, caplog):
     assert statuses["broken"].self_test.startswith("OFF because of INTEGRITY_TRITON_SELF_TEST")
     assert statuses["native"].self_test is None
     monkeypatch.setenv(self_test.VARIABLE, "on")
-    # Nothing was proven while it was off.
+    # Nothing was proven while self-tests were off.
     with pytest.raises(it.SelfTestError):
         it.hash_batch([MESSAGE], "sha256", backend="broken")
 
