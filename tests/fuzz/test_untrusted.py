@@ -1,8 +1,9 @@
-"""Everything that parses bytes of strangers, fed with a corpus and what becomes of it by random changes.
+"""Everything that parses untrusted bytes gets the files of a corpus, and random changes of them.
 
-Whatever comes, the answer is a value or one of the errors that the function documents. Each target runs
-for ``INTEGRITY_TRITON_FUZZ_SECONDS`` (3 if not set) from one seed, for others ``INTEGRITY_TRITON_FUZZ_SEED``;
-``tests/fuzz/corpus/`` holds what it starts from, a folder a target, and is the place for what went wrong.
+For any bytes, the result is a value or one of the errors that the function documents. Each target runs for
+``INTEGRITY_TRITON_FUZZ_SECONDS`` (3 if it is not set), always with the same seed unless
+``INTEGRITY_TRITON_FUZZ_SEED`` gives another. ``tests/fuzz/corpus/`` has a folder with the first inputs of
+each target. Inputs that a target failed on belong there, too.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def seeds(target: str) -> list[bytes]:
 
 
 def changed(data: bytes, others: list[bytes], pick: random.Random) -> bytes:
-    """One to four changes: bits, slices, tokens, digits, and pieces of another of the corpus."""
+    """Make one to four changes: of bits, slices, tokens or digits, or by pieces of another file of the
+    corpus."""
     out = bytearray(data)
     for _ in range(pick.randint(1, 4)):
         at = pick.randrange(len(out) + 1)
@@ -88,7 +90,7 @@ def changed(data: bytes, others: list[bytes], pick: random.Random) -> bytes:
 
 
 def fuzz(target: str, attempt: Callable[[bytes], object], allowed: tuple[type[BaseException], ...]) -> int:
-    """Run ``attempt`` on the corpus and on changes of it. Returns how many it took."""
+    """Run ``attempt`` on the corpus and on changed files. Returns the number of inputs that it accepted."""
     corpus, pick, taken = seeds(target), random.Random(SEED), 0
     kept = list(corpus)
     end = time.monotonic() + SECONDS
@@ -103,7 +105,7 @@ def fuzz(target: str, attempt: Callable[[bytes], object], allowed: tuple[type[Ba
             raise AssertionError(f"{target}: {type(error).__name__} for {data[:2000]!r}") from error
         else:
             taken += 1
-            if n >= len(corpus) and len(kept) < 200:  # what is taken although it was changed leads further
+            if n >= len(corpus) and len(kept) < 200:  # accepted although it was changed: a base for more
                 kept.append(data)
         if n >= len(corpus) and time.monotonic() > end:
             break
@@ -132,7 +134,7 @@ def test_safetensors_headers(tmp_path):
 
 @pytest.fixture
 def signed(tmp_path):
-    """A key of the corpus, and the folder that its bundles are of."""
+    """A key of the corpus, and the folder that the bundles of the corpus sign."""
     pytest.importorskip("model_signing")
     folder = tmp_path / "model"
     folder.mkdir()
@@ -154,7 +156,7 @@ def test_signed_bundles(signed):
 
 
 def test_signed_statements():
-    """Behind a signature that is right: whoever has a key may be careless with it."""
+    """The contents behind a valid signature are fuzzed as well, since the owner of a key may be careless."""
     pytest.importorskip("model_signing")
     from integrity_triton.models import oms
 
@@ -182,7 +184,7 @@ def test_stored_tags():
 
 
 def test_locks_of_artifacts(tmp_path, monkeypatch):
-    """And through the lock archives, of which only one that was locked is unpacked."""
+    """The lock leads to archives. An archive is unpacked only if it is locked."""
     shutil.copytree(prebuilt.folder(), tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(prebuilt, "folder", lambda: tmp_path)
 
@@ -228,7 +230,7 @@ WORDS = [
 
 
 def test_command_lines(tmp_path, monkeypatch):
-    """Any words in any order give an exit status, and what is said is no traceback."""
+    """Any words in any order give an exit status, and the message is not a traceback."""
     main = pytest.importorskip("integrity_triton.cli").main
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dir").mkdir()

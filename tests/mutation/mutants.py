@@ -1,4 +1,5 @@
-"""Device files with one thing changed: which changes there are, and the text of each."""
+"""Mutants of the device files: each is a file in which one thing is changed. This module finds the possible
+changes and makes the text of each."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
-# From this many words on, a table has one mutant a word; a shorter one has two.
+# A table with at least this many words has one mutant for each word; a shorter table has two.
 GIANT_TABLE = 64
 
 _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
@@ -35,7 +36,8 @@ _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Is: ast.IsNot,
     ast.IsNot: ast.Is,
 }
-# Functions by what is put in the place of a call.
+# How calls are changed: two arguments are swapped, another function is called, or the call is replaced by its
+# argument.
 _SWAPPED = {"tl.where": (1, 2), "select": (1, 2), "select_limbs": (1, 2), "join64": (0, 1)}
 _REPLACED = {
     "tl.minimum": "tl.maximum",
@@ -47,33 +49,34 @@ _REPLACED = {
 _REMOVED = ("bswap32", "bswap32_apart", "bswap64")
 _ROTATIONS = {"rotl32": 32, "rotr32": 32, "rotl64": 64, "rotr64": 64}
 
-# Calls of which nothing is changed: they are no part of what a kernel works out.
+# Calls that do not affect what a kernel computes, with the number of arguments that are changed all the same.
 _HINTS = {
-    # The compiler checks it, and takes its argument from other constants.
+    # The compiler checks the assertion. Its argument is computed from other constants.
     "tl.static_assert": 0,
-    # Divisibility that the compiler may count on; the pointer itself is the first argument.
+    # Divisibility on which the compiler may rely. The first argument is the pointer itself.
     "tl.multiple_of": 1,
 }
-# An assertion in Triton's debug mode, and an order that sums and exclusive ors do not need.
+# An assertion in Triton's debug mode, and a memory order that sums and exclusive ors do not need.
 _HINT_KEYWORDS = ("sanitize_overflow", "sem")
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file. Told by its text, not by its line, so that it outlives changes elsewhere."""
+    """One change of one file. Its text identifies it, and not its line, so that other changes of the file do
+    not matter."""
 
     file: str
-    """The module's name in ``kernels/``."""
+    """The name of the module in ``kernels/``."""
     scope: str
-    """The function or table."""
+    """The name of the function or table."""
     before: str
     after: str
     occurrence: int
-    """Its number among those of the same scope with the same text before and after."""
+    """Its number among the changes of the same scope whose texts before and after are the same."""
     line: int
     column: int
     statement: tuple[int, int]
-    """First and last line of the statement, or of the function's head."""
+    """The first and the last line of the statement, or of the head of the function."""
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
@@ -110,7 +113,7 @@ class Source:
             self._changes.append((change, undo))
 
     def text(self, mutant: Mutant) -> str:
-        """The whole file with the change."""
+        """The text of the whole file with the change."""
         change, undo = self._changes[self.mutants.index(mutant)]
         change()
         try:
@@ -132,7 +135,7 @@ def _text(focus: ast.AST) -> str:
 
 
 class _Word(ast.AST):
-    """A word of a table, told with its index."""
+    """A word of a table, identified by its index."""
 
     _fields = ()
 
@@ -145,7 +148,8 @@ _Change = tuple[str, tuple[int, int], ast.expr, ast.AST, Callable[[], None], Cal
 
 
 def _changes(tree: ast.Module) -> Iterator[_Change]:
-    """Scope, lines of the statement, node, what shows the change, and how to make and undo it."""
+    """The scope, the lines of the statement, the node, the node that shows the change, and functions that
+    make and undo it."""
     for top in tree.body:
         if isinstance(top, ast.Assign) and isinstance(top.targets[0], ast.Name):
             name = top.targets[0].id
@@ -202,14 +206,14 @@ def _changes_of_body(scope: str, body: list[ast.stmt]) -> Iterator[_Change]:
 
 
 def _has_opposite(test: ast.expr) -> bool:
-    """Whether a change of the condition's own operator is its negation."""
+    """Whether a change of the operator of the condition is the negation of the condition."""
     if isinstance(test, ast.Compare) and len(test.ops) == 1:
         return isinstance(test.ops[0], (ast.Eq, ast.NotEq, ast.Is, ast.IsNot))
     return isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
 
 
 class _Head(ast.AST):
-    """A branch, told by its condition."""
+    """A branch, identified by its condition."""
 
     _fields = ()
 
@@ -224,8 +228,8 @@ _Part = tuple[ast.expr, ast.AST, Callable[[], None], Callable[[], None]]
 def _changes_of(
     node: ast.expr, holder: ast.AST | list[ast.expr], place: str | int, above: list[ast.expr], shift: bool
 ) -> Iterator[_Part]:
-    """Of an expression at ``place`` of ``holder``. ``above``: the expressions around it, the innermost last.
-    ``shift``: whether it is the amount of a shift or rotation."""
+    """The changes of an expression at ``place`` of ``holder``. ``above`` holds the expressions around it,
+    beginning with the outermost. ``shift`` says whether it is the distance of a shift or rotation."""
     focus: ast.AST = above[-1] if above and not isinstance(above[-1], ast.Tuple) else node
     if isinstance(node, ast.Constant):
         if isinstance(node.value, (bool, int)):
@@ -271,7 +275,7 @@ def _is(node: ast.expr, value: int) -> bool:
 
 
 class _Slot(ast.AST):
-    """Whatever is at a place, for what stands alone."""
+    """A place, which shows a change if no expression is around it."""
 
     _fields = ()
 
@@ -289,10 +293,10 @@ class _Slot(ast.AST):
 def _own(
     node: ast.expr, holder: ast.AST | list[ast.expr], place: str | int
 ) -> Iterator[tuple[ast.AST, Callable[[], None], Callable[[], None]]]:
-    """Changes of the expression's own operator."""
+    """The changes of the operator of the expression itself."""
     slot = _Slot(holder, place)
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        # Tuples are put together by +, and nothing else is defined for them.
+        # Tuples are joined by +. Another operator would not be defined for them.
         joins = isinstance(node.op, ast.Add) and any(
             isinstance(x, ast.Tuple) for x in (node.left, node.right)
         )

@@ -1,6 +1,8 @@
-"""What a mutant has to get past: checks of the conformance suite and tests of ``tests/``, in the interpreter.
+"""The probes that are run against a mutant: checks of the conformance suite and tests of ``tests/``, in the
+interpreter.
 
-Each runs in a process of its own, with outputs poisoned and guarded as in ``kernels/test_bit_exact.py``.
+Each mutant runs in a process of its own. Outputs are poisoned and guarded as in
+``kernels/test_bit_exact.py``.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ SEED = 1
 EFFORT = "quick"
 
 _POLY1305 = ("poly1305", "poly1305_limbs", "poly1305_parts", "poly1305_matrix")
-# For each device file the algorithms that reach all of it, of which all checks are made, further ones that
-# have tables of their own, and tests, by what their ids match.
+# For each device file: the algorithms that reach all of it, whose checks are all run; other algorithms that
+# have their own tables; and in ``TESTS``, a pattern for the ids of tests.
 ALGORITHMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "aes": (("cmac_aes",), ("poly1305_aes", "gmac_aes")),
     "batch": (("md5", "blake2s", "hmac_sha256", "gmac_aes"), ("sha3_256", "crc32", "cmac_aes", "sha256")),
@@ -54,7 +56,7 @@ ALGORITHMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sm3": (("sm3",), ()),
     "xxhash": (("xxh64", "xxh3_64", "xxh3_128"), ()),
 }
-# One of the ways in which a driver hands over messages, for each of these.
+# Tests of the ways in which a driver hands over messages.
 _BATCHES = (
     "many_more_messages|rows_of_whole_and|every_alignment|equal_rows|extendable_output|chunks|shorter_and"
 )
@@ -101,23 +103,24 @@ FILES = {found + ".py" for tests in TESTS.values() for found in re.findall(r"(te
 
 
 class Failed(Exception):
-    """What a probe raises of a mutant that does not get past it."""
+    """A probe raises it if the mutant fails the probe."""
 
 
 @dataclass(frozen=True)
 class Probe:
     name: str
     kind: str
-    """The same for checks and tests that differ in the algorithm or other parameters alone."""
+    """It is equal for checks and tests that differ only in the algorithm or in other parameters."""
 
     def run(self) -> None:
-        """Raises whatever it is that shows a mutant."""
+        """Raise any exception if the mutant fails."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Conformance(Probe):
-    """A check of the conformance suite, of one algorithm, with the effort that is the interpreter's own."""
+    """A check of the conformance suite for one algorithm, with the effort that the suite uses in the
+    interpreter."""
 
     algorithm: str
     check: str
@@ -147,7 +150,7 @@ class Conformance(Probe):
         )
         if self.check != "short answers":
             return CHECKS[self.check](subject)
-        # Of the messages with the fewest parameters, those of one block.
+        # Messages of one block, among those with the fewest parameters.
         most = max(16, record.block_size - getattr(record.construction, "minimum_padding", 0))
         short = tuple(a for a in subject.plain if a.size <= most)
         assert short and subject.known is not None
@@ -156,13 +159,14 @@ class Conformance(Probe):
 
 @dataclass(frozen=True)
 class Test(Probe):
-    """A test of ``tests/``, collected by pytest."""
+    """A test of ``tests/`` that pytest has collected."""
 
     item: pytest.Function
 
     def run(self) -> None:
         if hasattr(self.item.module, "status_of"):
-            # A mutant has a process of its own; what a child of it reaches, or dies of, would not be seen.
+            # A mutant already has a process of its own. The lines that a child of it reaches, and the end of
+            # the child, would not be seen.
             self.item.module.status_of = _here
         reports = runtestprotocol(self.item, log=False, nextitem=None)
         for report in reports:
@@ -176,7 +180,7 @@ def _here(work: Callable[[], None]) -> int:
 
 
 def probes(items: list[pytest.Item]) -> dict[str, list[Probe]]:
-    """Of each device file; of collected tests those of ``TESTS``."""
+    """The probes for each device file. Of the collected tests, those that ``TESTS`` names are taken."""
     found: dict[str, list[Probe]] = {}
     for file, (whole, others) in ALGORITHMS.items():
         mine = found[file] = []

@@ -1,8 +1,9 @@
-"""The mutation run: who notices what is changed in a device file. ``tests/mutate.py`` is the command.
+"""The mutation run: finds out which probes notice a change in a device file. ``tests/mutate.py`` is the
+command.
 
-Each mutant is one process, forked from one that has imported all there is to import: it puts the changed
-file before the others on the path of ``integrity_triton.kernels``, forgets what was loaded from there, and
-runs the checks and tests of ``probes.py`` that reach the changed line, until one fails.
+Each mutant is one process, forked from a process that has imported everything. It puts the changed file
+before the others on the path of ``integrity_triton.kernels``, forgets what was loaded from there, and runs
+the checks and tests of ``probes.py`` that reach the changed line, until one fails.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ ROOT = HERE.parents[1]
 SURVIVORS = HERE / "survivors.json"
 KILLERS = HERE / "killers.json"
 PACKAGE = "integrity_triton.kernels"
-# What a mutant may take of memory beyond what the process has: one test maps 4 GiB.
+# The number of bytes of memory that a mutant may take beyond what the process has. One test maps 4 GiB.
 MORE_MEMORY = 12 << 30
 
 
 @dataclass
 class Reached:
-    """What a probe comes by, where nothing is changed."""
+    """What a probe reaches if nothing is changed."""
 
     seconds: float
     lines: dict[str, set[int]]
@@ -62,7 +63,7 @@ class Result:
 
 
 def forget(folder: str | None) -> None:
-    """Have the package's kernels loaded anew, from ``folder`` first."""
+    """Have the kernels of the package loaded again, from ``folder`` first."""
     from integrity_triton import algorithms
     from integrity_triton.backends import interpreter, registry
     from integrity_triton.launching import host
@@ -78,13 +79,13 @@ def forget(folder: str | None) -> None:
     backend = registry.get("interpreter")
     assert isinstance(backend, interpreter.InterpreterBackend)
     backend._twins = interpreter._Twins()
-    # Known answers are among the checks, and asked for once.
+    # Self-tests are not needed, because known answers are among the checks.
     os.environ[self_test.VARIABLE] = "off"
 
 
 def in_a_process(work: Callable[[Callable[[Any], None]], None]) -> tuple[int, int]:
-    """Fork; the child does ``work``, which may tell its parent things, and ends. Returns the child and the
-    pipe that it tells them through."""
+    """Fork. The child does ``work``, which may send values to its parent, and ends. Returns the child's
+    process id and the pipe through which the values come."""
     reading, writing = os.pipe()
     child = os.fork()
     if child:
@@ -111,7 +112,7 @@ def in_a_process(work: Callable[[Callable[[Any], None]], None]) -> tuple[int, in
 
 
 class Pool:
-    """Processes, a few at a time, and what they tell."""
+    """Runs processes, a few at a time, and receives what they send."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -121,7 +122,8 @@ class Pool:
     def start(
         self, work: Callable[[Callable[[Any], None]], None], done: Callable[[list[Any], int], None]
     ) -> None:
-        """``done`` gets what was told, and the status as :func:`os.waitpid` gives it."""
+        """``done`` is called with what the process sent, and with its status as :func:`os.waitpid` gives
+        it."""
         while len(self._running) >= self._size:
             self._wait()
         child, pipe = in_a_process(work)
@@ -142,7 +144,7 @@ class Pool:
                 status = self._ended.pop(child) if child in self._ended else os.waitpid(child, 0)[1]
                 lines = told.decode().splitlines()
                 done([json.loads(line) for line in lines if line.endswith("}")], status)
-        # A process may have started others, which keep its end of the pipe.
+        # The process may have started others, which keep the pipe open.
         for child in [running[0] for running in self._running.values()]:
             if child not in self._ended:
                 ended, status = os.waitpid(child, os.WNOHANG)
@@ -153,8 +155,9 @@ class Pool:
 
 
 def limited(seconds: float) -> None:
-    """Have the process die unless it calls this again in time: many times what the work takes of the
-    processor, since others may be at work too; and of all time, should it wait for what never comes."""
+    """Have the process killed unless it calls this function again in time. The limit of processor time is
+    many times what the work takes. The limit of real time is 20 times as long, since other processes may be
+    busy, too; it ends a process that waits forever."""
     for number, timer, factor in (
         (signal.SIGPROF, signal.ITIMER_PROF, 1),
         (signal.SIGALRM, signal.ITIMER_REAL, 20),
@@ -164,7 +167,7 @@ def limited(seconds: float) -> None:
 
 
 def reach(probe: Any, tell: Callable[[Any], None]) -> None:
-    """Run a probe over what nothing was changed in, and tell how long it took and what it came by."""
+    """Run a probe while nothing is changed, and send how long it took and what it reached."""
     from triton.runtime.interpreter import FunctionRewriter
 
     from integrity_triton import algorithms
@@ -174,7 +177,7 @@ def reach(probe: Any, tell: Callable[[Any], None]) -> None:
     rewrite, value = FunctionRewriter._transform_ast, algorithms._value
 
     def rewrite_with_notes(self: Any, source: str) -> Any:
-        # What the interpreter is about to compile, with a call before every statement.
+        # This is the tree that the interpreter is about to compile. A call is added before every statement.
         tree = rewrite(self, source)
         found = lines.setdefault(Path(self.filename).stem, set())
         number = len(notes)
@@ -205,7 +208,7 @@ def reach(probe: Any, tell: Callable[[Any], None]) -> None:
 
 
 def attempt(source: Source, mutant: Mutant, order: list[tuple[Any, float]], folder: str) -> Any:
-    """What a mutant's process does: probes until one fails."""
+    """The work of a mutant's process: it runs probes until one fails."""
 
     def work(tell: Callable[[Any], None]) -> None:
         os.mkdir(folder)
@@ -225,7 +228,7 @@ def attempt(source: Source, mutant: Mutant, order: list[tuple[Any, float]], fold
 
 
 def outcome(told: list[Any], status: int) -> Result:
-    """From what a mutant's process has told."""
+    """The result, from what a mutant's process has sent."""
     if not told or any("error" in line for line in told):
         raise RuntimeError(f"the process of a mutant failed by itself: {told}, status {status}")
     by = [line["probe"] for line in told if "probe" in line]
@@ -247,7 +250,7 @@ def outcome(told: list[Any], status: int) -> Result:
 
 @dataclass
 class Knowledge:
-    """Which probes reach what."""
+    """Which probes reach which lines and tables."""
 
     reached: dict[str, Reached] = field(default_factory=dict)
     mentions: dict[str, dict[str, set[int]]] = field(default_factory=dict)
@@ -271,7 +274,7 @@ class Knowledge:
 
     def reaches(self, probe: str, mutant: Mutant) -> bool:
         found = self.reached[probe]
-        if (mutant.file, mutant.scope) not in self.ends:  # a table
+        if (mutant.file, mutant.scope) not in self.ends:  # the scope is a table
             if f"{mutant.file}:{mutant.scope}" in found.tables:
                 return True
             mentioned = self.mentions.get(mutant.scope, {})
@@ -282,7 +285,7 @@ class Knowledge:
         return any(first <= line <= last for line in found.lines.get(mutant.file, ()))
 
     def ways(self, probe: str, mutant: Mutant) -> frozenset[int]:
-        """Which lines of a mutant's function a probe takes."""
+        """The lines of the mutant's function that a probe reaches."""
         first, last = self.ends.get((mutant.file, mutant.scope), (0, 0))
         lines = self.reached[probe].lines.get(mutant.file, set())
         return frozenset(line for line in lines if first <= line <= last)
@@ -290,8 +293,9 @@ class Knowledge:
     def order(
         self, probes: Iterable[Any], mutant: Mutant, cap: float, most_alike: int
     ) -> list[tuple[Any, float]]:
-        """The probes that reach a mutant, those first that are likely to kill it soon: of checks and tests
-        that differ in their parameters alone, and take the same lines of its function, ``most_alike``."""
+        """The probes that reach a mutant. Those that are likely to kill it soon come first. Of checks and
+        tests that differ only in their parameters and reach the same lines of the mutant's function, at most
+        ``most_alike`` are taken."""
 
         def price(probe: Any) -> float:
             key = mutant.file, mutant.scope, probe.name
@@ -315,7 +319,7 @@ class Knowledge:
 
 
 class Run:
-    """The mutation run, in the place of pytest's own loop over the tests that it has collected."""
+    """The mutation run, which replaces pytest's loop over the tests that it has collected."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -387,7 +391,7 @@ class Run:
             explained = {key for key, text in _explanations().items() if text}
             left += [m for m, r in self.results.items() if not r.killed and m.key not in explained]
         began, done_before = time.perf_counter(), len(self.results)
-        # Functions first, where survivors are to be expected.
+        # Functions come first, because most survivors are expected there.
         parts: dict[tuple[bool, str], list[Mutant]] = {
             (m.before.startswith("word "), m.file): [] for m in left
         }
@@ -420,7 +424,8 @@ class Run:
             done(result)
 
     def baseline(self, file: str) -> dict[str, Reached]:
-        """What the probes reach; those that fail as things are, are left out, and said."""
+        """Find out what the probes reach. Probes that fail although nothing is changed are left out and
+        reported."""
         digest = hashlib.sha256(b"".join((KERNELS / f"{f}.py").read_bytes() for f in files())).hexdigest()
         cache = Path(self.options.baseline) if self.options.baseline else None
         found: dict[str, Any] = {}
@@ -481,7 +486,8 @@ class Run:
             self.write()
 
     def write(self) -> None:
-        """Survivors with the explanations that there are, and which probes kill in each function."""
+        """The survivors, with the explanations that exist, and the probes that kill mutants in each
+        function."""
         explanations = _explanations()
         others = [key for key in explanations if key[0] not in {m.file for m in self.results}]
         mine = [m.key for m, r in self.results.items() if not r.killed]
@@ -508,8 +514,8 @@ class Run:
     # A sample
 
     def sample(self) -> None:
-        """Mutants that are drawn, each against the probes that killed others of its function. Fails if one
-        survives, or one of these probes does not pass where nothing is changed."""
+        """Run some random mutants, each against the probes that killed other mutants of its function. The run
+        fails if a mutant survives, or if one of these probes fails although nothing is changed."""
         killers = json.loads(KILLERS.read_text("utf-8"))
         survivors = set(_explanations())
         known = {name for scopes in killers.values() for names in scopes.values() for name in names}

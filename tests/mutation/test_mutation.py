@@ -1,4 +1,4 @@
-"""That the suite notices what is changed in a device file: a sample of the run of ``run.py``."""
+"""The suite notices changes in device files: runs a sample of what ``run.py`` runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_mutant_is_another_file(sources):
     texts = [source.text(mutant) for mutant in source.mutants]
     assert original not in texts
     assert len(set(texts)) == len(texts) == len({mutant.key for mutant in source.mutants})
-    # What was changed is put back.
+    # The kernels are unchanged again.
     assert ast.unparse(source.tree) + "\n" == original
     for text in texts:
         compile(text, "mutant", "exec")

@@ -1,4 +1,4 @@
-"""CMAC and GMAC of pycryptodome: another library than what the native backend runs."""
+"""CMAC and GMAC of pycryptodome, which is not the library that the native backend uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from Crypto.Hash import CMAC
 
 
 def cmac_aes(data: bytes = b"", *, key: bytes, digest_size: int = 16) -> Any:
-    # Its own mac_len begins at 4 as ours does not; update_after_digest lets a digest be asked for twice.
+    # Its mac_len must be at least 4, as ours must. With update_after_digest, a digest may be asked for twice.
     return CMAC.new(key, msg=bytes(data), ciphermod=AES, mac_len=digest_size, update_after_digest=True)
 
 

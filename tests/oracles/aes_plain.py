@@ -1,12 +1,12 @@
 """AES (FIPS 197), CMAC (NIST SP 800-38B) and GMAC (SP 800-38D) in plain Python, written from the standards,
-one byte at a time: oracles where no library is installed, checked against one where it is. GMAC can claim to
-have absorbed any number of bytes."""
+one byte at a time. They are the oracles if no library is installed, and are compared with a library if there
+is one. GMAC can claim that it has absorbed any number of bytes."""
 
 from __future__ import annotations
 
 
 def times(a: int, b: int) -> int:
-    """In the field of 256 elements (FIPS 197, section 4.2)."""
+    """A product in the field of 256 elements (FIPS 197, section 4.2)."""
     total = 0
     while b:
         total ^= a * (b & 1)
@@ -16,12 +16,13 @@ def times(a: int, b: int) -> int:
 
 
 def _sbox() -> list[int]:
-    """Section 5.1.1: the inverse, and an affine map."""
+    """Section 5.1.1: the inverse, followed by an affine map."""
     inverse = {0: 0}
     for a in range(1, 256):
         inverse[a] = next(b for b in range(1, 256) if times(a, b) == 1) if a not in inverse else inverse[a]
         inverse[inverse[a]] = a
-    # The matrix's rows are one row turned: a carryless product with 0x1F, modulo x**8 + 1.
+    # The rows of the matrix are rotations of one row, so this is a carryless product with 0x1F, modulo x**8 +
+    # 1.
     products = (b << 4 ^ b << 3 ^ b << 2 ^ b << 1 ^ b for _, b in sorted(inverse.items()))
     return [0x63 ^ p & 0xFF ^ p >> 8 for p in products]
 
@@ -59,7 +60,7 @@ class Aes:
     def encrypt(self, block: bytes) -> bytes:
         state = _xor(block, self.keys[0])
         for key in self.keys[1:]:
-            # Byte i is in row i % 4, which is rotated by so many columns.
+            # Byte i is in row i % 4, and is rotated by as many columns.
             state = bytes(SBOX[state[(i + 4 * (i % 4)) % 16]] for i in range(16))
             if key is not self.keys[-1]:
                 state = bytes(
@@ -134,7 +135,8 @@ class Gmac(_Mac):
         return self.finish(0, self.data)
 
     def finish(self, absorbed: int, tail: bytes) -> bytes:
-        """The tag where ``absorbed`` bytes before ``tail``, whole blocks, have left a state of zeros."""
+        """The tag if ``absorbed`` bytes before ``tail``, which are whole blocks, have left a state of
+        zeros."""
         h = int.from_bytes(self.aes.encrypt(bytes(16)), "big")
         counter = self.iv + b"\0\0\0\1"
         if len(self.iv) != 12:

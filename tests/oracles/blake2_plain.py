@@ -1,12 +1,12 @@
-"""BLAKE2 in plain Python, and on it BLAKE2bp, BLAKE2sp, BLAKE2Xb and BLAKE2Xs, which no library has:
-written from RFC 7693, the BLAKE2 paper (2013), sections 2.8 and 2.10, and "BLAKE2X" (2016), section 2.
-Whole messages at a time."""
+"""BLAKE2 in plain Python, and from it BLAKE2bp, BLAKE2sp, BLAKE2Xb and BLAKE2Xs, which no library has. They
+are written from RFC 7693, the BLAKE2 paper (2013), sections 2.8 and 2.10, and "BLAKE2X" (2016), section 2.
+Each takes a whole message at a time."""
 
 from __future__ import annotations
 
 from math import isqrt
 
-# One string a round: the message words in order.
+# One string for each round: the order in which it takes the words of the message.
 SIGMA = (
     "0123456789abcdef", "ea489fd61c02b753", "b8c052fdae367194", "7931dcbe265a40f8", "905724afe1bc683d",
     "2c6a0b834d75fe19", "c51fed4a0763928b", "db7ec13950f4862a", "6fe9b308c2d714a5", "a2847615fb9e3cd0",
@@ -14,13 +14,13 @@ SIGMA = (
 
 
 class Word:
-    """What BLAKE2b and BLAKE2s differ in."""
+    """The differences between BLAKE2b and BLAKE2s."""
 
     def __init__(self, bits: int, rounds: int, rotations: tuple[int, ...]) -> None:
         self.bits, self.bytes = bits, bits // 8
         self.mask = (1 << bits) - 1
-        # RFC 7693, section 3.2: the halves of all rounds' mixing functions, in order: the words that they
-        # mix, the message's word, and how far they rotate.
+        # RFC 7693, section 3.2: the two halves of each mixing function of a round, in order. A half has the
+        # words that it mixes, the word of the message, and the distances of its rotations.
         self.steps = [
             (*(4 * k + (i + i // 4 * k) % 4 for k in range(4)), int(SIGMA[r % 10][2 * i + j], 16), *turns)
             for r in range(rounds)
@@ -48,7 +48,7 @@ class Word:
         return [h[i] ^ v[i] ^ v[i + 8] for i in range(8)]
 
     def parameter_block(self, key_length: int, **p) -> bytes:
-        """The BLAKE2 paper, section 2.8; ``xof_length`` is BLAKE2X's half of the node offset."""
+        """The BLAKE2 paper, section 2.8. ``xof_length`` is the half of the node offset that BLAKE2X uses."""
         half = (self.bytes - 2) if self.bytes == 4 else self.bytes - 4
         fields = [
             (p["digest_size"], 1),
@@ -67,8 +67,8 @@ class Word:
     def hash(
         self, data: bytes, key: bytes, key_length: int, last_node: bool = False, absorbed: int = 0, **p
     ) -> bytes:
-        """A node's whole chaining value; ``key_length`` is that of the parameter block. ``absorbed`` bytes
-        went before and left the initial state as it was."""
+        """The whole chaining value of a node. ``key_length`` is the length in the parameter block. The
+        ``absorbed`` bytes that came before left the initial state unchanged."""
         h = [a ^ b for a, b in zip(self.iv, self.split(self.parameter_block(key_length, **p)), strict=True)]
         size = 16 * self.bytes
         data = (key.ljust(size, b"\0") if key else b"") + data
@@ -79,8 +79,8 @@ class Word:
         return b"".join(x.to_bytes(self.bytes, "little") for x in h)
 
     def finish(self, absorbed: int, tail: bytes) -> bytes:
-        """The digest of a message whose first ``absorbed`` bytes left the initial state as it was, and
-        whose rest is ``tail``, which is empty only if the message is."""
+        """The digest of a message whose first ``absorbed`` bytes left the initial state unchanged, and whose
+        remaining bytes are ``tail``. It is empty only if the message is empty."""
         return self.hash(tail, b"", 0, absorbed=absorbed, digest_size=8 * self.bytes)
 
 

@@ -1,6 +1,6 @@
-"""BLAKE3 in plain Python, written from the specification (2020): an oracle where the Rust library is
-not installed, checked against it where it is. Recursive where the kernels go level by level, and
-with constants that are computed, not listed."""
+"""BLAKE3 in plain Python, written from the specification (2020). It is the oracle if the Rust library is not
+installed, and is compared with that library if it is. It is recursive where the kernels go level by level,
+and computes its constants."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _output(node, length: int, seek: int) -> bytes:
 
 
 class blake3:
-    """As much of the Rust library's class as the tests call."""
+    """The part of the Rust library's class that the tests call."""
 
     def __init__(self, data: bytes = b"", *, key: bytes | None = None, derive_key_context: str | None = None):
         self._data = bytearray(data)

@@ -1,5 +1,5 @@
-"""Checksums by libraries other than the package's own, with hashlib's interface, and the CRCs in plain
-Python from their definition where there is none."""
+"""Checksums from libraries that the package itself does not use, with hashlib's interface; and for CRCs that
+no library has, their definition in plain Python."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import zlib
 
 
 class _Plain:
-    """A CRC bit by bit, as the catalogue of parametrised CRC algorithms defines one: the message's bits
-    lowest first, divided as a polynomial; register and result inverted."""
+    """A CRC computed bit by bit, as the catalogue of parametrised CRC algorithms defines it. The bits of the
+    message come lowest first and are divided as a polynomial; the register and the result are inverted."""
 
     def __init__(self, width: int, polynomial: int, data: bytes = b"") -> None:
         self._width, self._polynomial = width, polynomial
@@ -42,7 +42,7 @@ def plain_crc64_nvme(data: bytes = b"") -> _Plain:
 
 
 class _Tabled:
-    """The same a byte at a time, with a table made by :class:`_Plain`'s rule: for longer messages."""
+    """The same CRC computed byte by byte, for longer messages. :class:`_Plain` gives the table."""
 
     _tables: dict[tuple[int, int], list[int]] = {}  # noqa: RUF012
 
@@ -51,7 +51,7 @@ class _Tabled:
         self._size = plain._width // 8
         key = plain._width, plain._polynomial
         if key not in self._tables:
-            # By linearity: the check of a byte without the part that the initial register has in it.
+            # By linearity, this is the check of a byte without the contribution of the initial register.
             empty = _value(type(plain)(*key, b"\0"))
             self._tables[key] = [_value(type(plain)(*key, bytes([n]))) ^ empty for n in range(256)]
         self._table = self._tables[key]
@@ -73,7 +73,7 @@ def _value(plain: _Plain) -> int:
 
 
 class _Whole:
-    """A function of a whole message as an object."""
+    """A function of a whole message, with the interface of an object."""
 
     def __init__(self, function, size: int, data: bytes = b"") -> None:
         self._function, self._size, self._data = function, size, bytes(data)

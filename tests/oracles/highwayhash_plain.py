@@ -1,5 +1,5 @@
-"""HighwayHash in plain Python, one value at a time, from the paper's description and, for what it leaves
-open, from what the reference implementation does."""
+"""HighwayHash in plain Python, one value at a time, from the description in the paper. What the paper leaves
+open follows the reference implementation."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class _State:
 
 
 def _reduced(v: _State, i: int) -> list[int]:
-    """256 bits of which the upper half is v1 + mul1, modulo x**128 + x**2 + x."""
+    """256 bits, whose upper half is v1 + mul1, reduced modulo x**128 + x**2 + x."""
     low = [(v.v0[j] + v.mul0[j]) & MASK for j in (i, i + 1)]
     high = [(v.v1[j] + v.mul1[j]) & MASK for j in (i, i + 1)]
     x = high[0] | (high[1] & MASK >> 2) << 64

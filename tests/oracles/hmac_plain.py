@@ -1,4 +1,5 @@
-"""HMAC by its definition (RFC 2104, section 2) over each hash's oracle: ``hmac_sha256(data, key=key)``."""
+"""HMAC by its definition (RFC 2104, section 2), over the oracle of each hash: ``hmac_sha256(data,
+key=key)``."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ class _Hmac:
         self._record, self._data, self._key, self._size = record, data, key, digest_size
 
     def _hash(self, data: bytes) -> bytes:
-        from support import PLAIN_ORACLES  # which imports this module's siblings
+        from support import PLAIN_ORACLES  # it imports the siblings of this module
 
         try:
             make = load_reference(self._record.oracle)

@@ -1,7 +1,8 @@
-"""Keccak-p[1600] and everything built on it, in plain Python from FIPS 202, SP 800-185 and RFC 9861: the
-oracle where no library has a function, checked against libraries and published samples where there are any.
+"""Keccak-p[1600] and everything that is built on it, in plain Python from FIPS 202, SP 800-185 and RFC 9861.
+It is the oracle for functions that no library has, and is compared with libraries and published samples where
+they exist.
 
-Every function is a class called as ``function(data, **parameters)``. One with a fixed digest has
+Every function is a class called as ``function(data, **parameters)``. A class with a fixed digest has
 ``digest()``, an extendable one ``digest(length, seek=0)``. TupleHash takes a tuple of byte strings as data.
 The round constants and rotations are computed from their definitions.
 """
@@ -20,7 +21,7 @@ def _rotate(x: int, n: int) -> int:
 
 
 def _round_constant_bits() -> list[int]:
-    """The output of the linear feedback shift register of FIPS 202, algorithm 5, one period of it."""
+    """One period of the output of the linear feedback shift register of FIPS 202, algorithm 5."""
     register, bits = [1, 0, 0, 0, 0, 0, 0, 0], []
     for _ in range(255):
         bits.append(register[0])
@@ -32,13 +33,14 @@ def _round_constant_bits() -> list[int]:
 
 
 def _round_constants() -> list[int]:
-    """FIPS 202, section 3.2.5: of round i, bit 2**j - 1 is the register's output at j + 7 * i."""
+    """FIPS 202, section 3.2.5: in the constant of round i, bit 2**j - 1 is output j + 7 * i of the
+    register."""
     bits = _round_constant_bits()
     return [sum(bits[(j + 7 * i) % 255] << (2**j - 1) for j in range(7)) for i in range(24)]
 
 
 def _rotations() -> dict[tuple[int, int], int]:
-    """FIPS 202, algorithm 2: the rotation of each lane (x, y)."""
+    """FIPS 202, algorithm 2: the distance by which each lane (x, y) is rotated."""
     offsets, x, y = {(0, 0): 0}, 1, 0
     for t in range(24):
         offsets[x, y] = (t + 1) * (t + 2) // 2 % 64
@@ -47,20 +49,20 @@ def _rotations() -> dict[tuple[int, int], int]:
 
 
 ROUND_CONSTANTS = _round_constants()
-# rho and pi as one step (FIPS 202, 3.2.2 and 3.2.3): the lane that comes to index x + 5 * y, its column, its
-# rotation to the left, and what is left of 64.
+# rho and pi as one step (FIPS 202, 3.2.2 and 3.2.3): the lane that moves to index x + 5 * y, its column, its
+# rotation to the left, and 64 minus this rotation.
 MOVES = [
     ((x + 3 * y) % 5 + 5 * x, (x + 3 * y) % 5, n, 64 - n)
     for y in range(5)
     for x in range(5)
     for n in [_rotations()[(x + 3 * y) % 5, x]]
 ]
-# chi: a lane and the next two of its row (section 3.2.4).
+# chi combines a lane with the next two lanes of its row (section 3.2.4).
 ROWS = [(i, i - i % 5 + (i + 1) % 5, i - i % 5 + (i + 2) % 5) for i in range(25)]
 
 
 def keccak_p(lanes: list[int], rounds: int) -> list[int]:
-    """The last ``rounds`` rounds of Keccak-f[1600]; lane (x, y) is at x + 5 * y (FIPS 202, section 3.3)."""
+    """The last ``rounds`` rounds of Keccak-f[1600]. Lane (x, y) is at x + 5 * y (FIPS 202, section 3.3)."""
     for constant in ROUND_CONSTANTS[24 - rounds :]:
         parity = [lanes[x] ^ lanes[x + 5] ^ lanes[x + 10] ^ lanes[x + 15] ^ lanes[x + 20] for x in range(5)]
         theta = [parity[x - 1] ^ _rotate(parity[(x + 1) % 5], 1) for x in range(5)]
@@ -71,10 +73,11 @@ def keccak_p(lanes: list[int], rounds: int) -> list[int]:
 
 
 class Sponge:
-    """Absorbs a padded message once; squeezes any part of the output (FIPS 202, section 4)."""
+    """Absorbs a padded message once, and squeezes any part of the output (FIPS 202, section 4)."""
 
     def __init__(self, message: bytes, rate: int, suffix: int, rounds: int = 24) -> None:
-        """``suffix``: the domain's bits and the first 1 of the padding, as a byte (appendix B.2)."""
+        """``suffix`` holds the bits of the domain and the first 1 of the padding, as a byte (appendix
+        B.2)."""
         padded = bytearray(message) + bytes([suffix])
         padded += bytes(-len(padded) % rate)
         padded[-1] ^= 0x80
@@ -94,17 +97,18 @@ class Sponge:
 
 
 def _rate(security: int) -> int:
-    """Bytes absorbed a permutation: the capacity is twice the security strength in bits."""
+    """The number of bytes that are absorbed before each permutation. The capacity is twice the security
+    strength in bits."""
     return 200 - security // 4
 
 
-@lru_cache(maxsize=64)  # several outputs of one message
+@lru_cache(maxsize=64)  # several outputs are taken of one message
 def _sponge(message: bytes, rate: int, suffix: int, rounds: int) -> Sponge:
     return Sponge(message, rate, suffix, rounds)
 
 
 class _Function:
-    """The part of hashlib's interface that the tests call. A subclass says what its output is."""
+    """The part of hashlib's interface that the tests call. A subclass says how its output is made."""
 
     security: int
 
@@ -125,7 +129,7 @@ class _Function:
 
 
 class _Fixed(_Function):
-    """SHA-3, and with another suffix Keccak as it was before the standard."""
+    """SHA-3; with another suffix, Keccak as it was before the standard."""
 
     suffix = 0x06
 
@@ -256,7 +260,7 @@ class turboshake_256(turboshake_128):
 
 
 def length_encode(n: int) -> bytes:
-    """RFC 9861, section 3.3: as right_encode, but that zero takes no byte."""
+    """RFC 9861, section 3.3: the same as right_encode, except that zero takes no byte."""
     return n.to_bytes((n.bit_length() + 7) // 8, "big") + bytes([(n.bit_length() + 7) // 8])
 
 
@@ -288,7 +292,7 @@ class kt256(kt128):
 
 class _Custom(_Function):
     """The functions of SP 800-185 over cSHAKE whose digest depends on its size, and their extendable forms,
-    which tell a size of zero instead."""
+    which encode a size of zero instead."""
 
     function_name: bytes
 
@@ -314,7 +318,7 @@ class _CustomExtendable(_Custom):
 
 
 class tuplehash_128(_Custom):
-    """SP 800-185, section 5. The data is a tuple of byte strings; an update adds one or several."""
+    """SP 800-185, section 5. The data are a tuple of byte strings; an update adds one string or several."""
 
     security = 128
     function_name = b"TupleHash"

@@ -1,4 +1,4 @@
-"""MD5 in plain Python, written from RFC 1321, that can resume after any number of bytes."""
+"""MD5 in plain Python, written from RFC 1321. It can resume after any number of bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ ROTATIONS = [(7, 12, 17, 22), (5, 9, 14, 20), (4, 11, 16, 23), (6, 10, 15, 21)]
 
 
 def compress(state: list[int], block: bytes) -> list[int]:
-    """Section 3.4. The four rounds take words 0, 1, 2 ..; 1, 6, 11 ..; 5, 8, 11 ..; 0, 7, 14 .."""
+    """Section 3.4. The four rounds take the words in the order 0, 1, 2 ..; 1, 6, 11 ..; 5, 8, 11 ..; 0, 7, 14
+    .."""
     x = struct.unpack("<16I", block)
     a, b, c, d = state
     for i in range(64):
@@ -24,11 +25,11 @@ def compress(state: list[int], block: bytes) -> list[int]:
 
 
 def finish(absorbed: int, tail: bytes) -> bytes:
-    """The digest of a message whose first ``absorbed`` bytes left the initial state as it was, and whose
-    rest is ``tail``. Of the length in bits the low 64 bits count (section 3.2)."""
+    """The digest of a message whose first ``absorbed`` bytes left the initial state unchanged, and whose
+    remaining bytes are ``tail``. The padding contains the low 64 bits of the length in bits (section 3.2)."""
     bits = 8 * (absorbed + len(tail)) % 2**64
     data = tail + b"\x80" + bytes(-(len(tail) + 9) % 64) + bits.to_bytes(8, "little")
-    # Section 3.3 gives the registers byte by byte: 01 23 .. ef, fe dc .. 10.
+    # Section 3.3 gives the bytes of the registers in order: 01 23 .. ef, fe dc .. 10.
     rising = "0123456789abcdef"
     state = list(struct.unpack("<4I", bytes.fromhex(rising + rising[::-1])))
     for i in range(0, len(data), 64):

@@ -1,4 +1,4 @@
-"""Poly1305 in plain integers, from RFC 8439, section 2.5.1."""
+"""Poly1305 with integers of any size, from RFC 8439, section 2.5.1."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ P = 2**130 - 5
 
 
 def clamp(r: int) -> int:
-    """r with the bits clear that the section names: the top four of bytes 3, 7, 11, 15, and the bottom two of
-    bytes 4, 8, 12."""
+    """r with the bits cleared that the section names: the top four bits of bytes 3, 7, 11 and 15, and the
+    bottom two bits of bytes 4, 8 and 12."""
     octets = bytearray(r.to_bytes(16, "little"))
     for i in (3, 7, 11, 15):
         octets[i] &= 15
@@ -19,7 +19,7 @@ def clamp(r: int) -> int:
 
 
 def value(r: int, message: bytes, start: int = 0) -> int:
-    """The accumulator after ``message``, from 0 to P - 1; r as it is."""
+    """The accumulator after ``message``, from 0 to P - 1. r is used as it is, without clamping."""
     accumulator = start
     for i in range(0, len(message), 16):
         accumulator = (accumulator + int.from_bytes(message[i : i + 16] + b"\x01", "little")) * r % P

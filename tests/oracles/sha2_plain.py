@@ -1,5 +1,5 @@
-"""SHA-256 and SHA-512 in plain Python, written from FIPS 180-4, that can resume after any number of bytes:
-what hashlib cannot. Constants are computed from the primes they are defined by."""
+"""SHA-256 and SHA-512 in plain Python, written from FIPS 180-4. They can resume after any number of bytes,
+which hashlib cannot. The constants are computed from the primes that define them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def root_fraction(n: int, degree: int, bits: int) -> int:
 
 @dataclass(frozen=True)
 class Sha2:
-    """Sections 4.1.2 and 4.1.3: the functions are named as there, of the rotations of a small one the last
-    is a shift."""
+    """Sections 4.1.2 and 4.1.3. The functions have the names of the standard. The last distance of a small
+    one is that of a shift."""
 
     bits: int
     rounds: int
@@ -52,8 +52,8 @@ class Sha2:
         return [(x + y) & mask for x, y in zip(state, (a, b, c, d, e, f, g, h), strict=True)]
 
     def finish(self, absorbed: int, tail: bytes) -> bytes:
-        """The digest of a message whose first ``absorbed`` bytes left the initial state as it was, and
-        whose rest is ``tail``."""
+        """The digest of a message whose first ``absorbed`` bytes left the initial state unchanged, and whose
+        remaining bytes are ``tail``."""
         block, field = self.bits * 2, self.bits // 4
         data = tail + b"\x80" + bytes(-(len(tail) + 1 + field) % block)
         data += (8 * (absorbed + len(tail))).to_bytes(field, "big")

@@ -1,5 +1,5 @@
-"""SipHash in plain Python, written from the paper, one value at a time; for 128 bits from the authors'
-reference implementation."""
+"""SipHash in plain Python, written from the paper, one value at a time. The output of 128 bits follows the
+authors' reference implementation."""
 
 from __future__ import annotations
 

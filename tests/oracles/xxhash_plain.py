@@ -1,5 +1,5 @@
-"""XXH64 and XXH3 in plain Python, written from the specification, one value at a time: an oracle where
-the xxhash library is not installed, checked against it where it is."""
+"""XXH64 and XXH3 in plain Python, written from the specification, one value at a time. They are the oracle if
+the xxhash library is not installed, and are compared with that library if it is."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def fold(x: int, y: int) -> int:
 
 
 def _short(data: bytes, seed: int) -> tuple[int, int]:
-    """The 64-bit digest, and the 128-bit one, of up to 16 bytes."""
+    """The 64-bit and the 128-bit digest of up to 16 bytes."""
     n, s = len(data), lambda at: read(SECRET, at)
     if n == 0:
         high = avalanche64(seed ^ s(80) ^ s(88))

@@ -1,4 +1,5 @@
-"""Runs a property as often as a backend's speed allows, where the backend has the functions it is about."""
+"""Runs a property as often as the speed of a backend allows, if the backend has the functions that the
+property is about."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from support import EXAMPLES
 
 @pytest.fixture
 def check(backend):
-    """Runs a property with as many examples as the backend's speed allows, or one in ``share`` of them. The
-    first is the smallest there is."""
+    """A function that runs a property with as many examples as the speed of the backend allows, or with one
+    in ``share`` of them. The first example is the smallest possible one."""
 
     def run(*strategies, share=1):
         def decorate(prop):
@@ -30,8 +31,8 @@ def check(backend):
 
 @pytest.fixture
 def runs(backend, record_property):
-    """Skips a test on a backend without one of the functions that it is about, and in the interpreter unless
-    it is ``interpreted``; notes the first function for the table at the end."""
+    """A function that skips a test if the backend lacks one of the functions that the test is about, and in
+    the interpreter unless ``interpreted`` is true. It records the first function for the table at the end."""
 
     def run(name, *others, interpreted=False):
         record_property("algorithm", name)

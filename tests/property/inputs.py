@@ -1,4 +1,4 @@
-"""What properties are asked about: bytes, lengths and parameters."""
+"""The inputs of the properties: bytes, lengths and parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def near(*sizes: int, by: int = 2) -> st.SearchStrategy[int]:
 
 
 def randoms() -> st.SearchStrategy[random.Random]:
-    """As Hypothesis's own, whose every byte it draws, which takes longer than hashing it."""
+    """Like Hypothesis's own strategy, which however draws every byte by itself and so takes longer than
+    hashing the bytes."""
     return st.builds(random.Random, st.integers(0, 2**32 - 1))
 
 
@@ -25,14 +26,15 @@ def random_bytes(lengths: st.SearchStrategy[int]) -> st.SearchStrategy[bytes]:
 
 
 def any_bytes(most: int, least: int = 0) -> st.SearchStrategy[bytes]:
-    """Of every length alike; ``binary`` alone hardly ever gives more than thirty bytes, which is less than a
-    block."""
+    """Bytes, with all lengths equally likely. ``binary`` by itself hardly ever gives more than thirty bytes,
+    which is less than a block."""
     few = st.binary(min_size=least, max_size=max(least, min(most, 20)))
     return few | random_bytes(st.integers(least, most))
 
 
 def message_bytes(backend: str, most: int = 5000) -> st.SearchStrategy[bytes]:
-    """In the interpreter, where a block takes up to a tenth of a second, there is seldom more than one."""
+    """In the interpreter, which takes up to a tenth of a second for a block, few messages have more than one
+    block."""
     return st.binary(max_size=most) if backend == "interpreter" else any_bytes(most)
 
 
@@ -54,7 +56,7 @@ def values(parameter: Parameter) -> st.SearchStrategy:
 
 
 def parameters(record: Algorithm, *, without: tuple[str, ...] = ()) -> st.SearchStrategy[dict]:
-    """Any values for the parameters that an algorithm needs, and for some of the others."""
+    """Any values for the parameters that an algorithm needs, and for some of its other parameters."""
     known = {p.name: p for p in record.parameters if p.name not in without}
     needed = {name: values(p) for name, p in known.items() if name in record.required}
     others = {name: values(p) for name, p in known.items() if name not in needed}

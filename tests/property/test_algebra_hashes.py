@@ -1,5 +1,5 @@
-"""Laws of hashes: one function in whatever way it is asked for, one stream of output, and customised
-functions and trees out of the plain ones that their standards define them by."""
+"""Laws of hashes: all ways to call a hash give the same function, its output is one stream, and customised
+functions and trees are made of the plain functions by which their standards define them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from oracles.keccak_plain import bytepad, encode_string, left_encode, length_enc
 from support import hash_batch, hash_chunks, new, on_device, rows_as_bytes
 
 XOFS = [record.name for record in algorithms.all_algorithms() if record.xof]
-# Where the output of those that can be entered anywhere ends: BLAKE3's counter of 2**64 bytes, and BLAKE2X's
-# 2**32 nodes.
+# The number of bytes of output for algorithms whose output can be read from any byte on: BLAKE3 has a counter
+# of 2**64 bytes, and BLAKE2X has 2**32 nodes.
 ENDS = {"blake3": 2**64, "blake2xb": 2**32 * 64, "blake2xs": 2**32 * 32}
-# SP 800-185, section 3.3: bytes that are absorbed at a time, for 128 and 256 bits of security.
+# SP 800-185, section 3.3: the number of bytes that are absorbed at a time, for 128 and 256 bits of security.
 RATES = {128: 168, 256: 136}
-# The hashes whose digest depends on how long it is to be.
+# The hashes whose digest depends on the length that was asked for.
 BOUND = [
     *(f"{name}_{bits}" for name in ("parallelhash", "tuplehash", "kmac") for bits in RATES),
     *("blake2b", "blake2s", "blake2bp", "blake2sp", "blake2xb", "blake2xs"),
@@ -36,7 +36,8 @@ def messages_of(name: str) -> st.SearchStrategy:
 
 
 def test_every_way_is_one_function(algorithm, backend, check, runs):
-    """Chunks, a batch of the slices in any order, a tensor's rows, streams of any split, and their copies."""
+    """The function is the same for chunks, for a batch of the slices in any order, for the rows of a tensor,
+    for streams with any split, and for their copies."""
     runs(algorithm.name)
 
     @check(any_bytes(600), st.integers(1, 300), parameters(algorithm), randoms(), share=4)
@@ -77,7 +78,8 @@ def test_an_output_is_the_start_of_every_longer_one(name, backend, check, runs):
 
 @pytest.mark.parametrize("name", ENDS)
 def test_an_output_is_that_of_its_parts(name, backend, check, runs):
-    """Wherever it is cut: where a counter of blocks goes on to its next bit, too, and before the end."""
+    """The output is cut at any byte. Some cuts are where the next bit of a counter of blocks is set, and some
+    are just before the end."""
     runs(name, interpreted=name == "blake3")
     end, window = ENDS[name], 300
     powers = st.sampled_from([2**k for k in reversed(range(10, end.bit_length() - 1))])
@@ -123,7 +125,7 @@ def cshake(bits, backend, runs):
 
 @pytest.fixture
 def custom(bits, backend):
-    """A function over cSHAKE of the backend, both its fixed and its extendable form, under any name."""
+    """The function over cSHAKE with a given name on the backend, in its fixed and its extendable form."""
 
     def function(name: str, form: str, data, length: int, **given) -> bytes:
         if form == "xof":
@@ -139,7 +141,7 @@ names = any_bytes(200)
 
 
 def told(form: str, length: int) -> bytes:
-    """The end of what is absorbed: the digest's length in bits, or that it may be any."""
+    """The last bytes that are absorbed: the length of the digest in bits, or zero for any length."""
     return right_encode(8 * length if form == "fixed" else 0)
 
 
@@ -162,7 +164,7 @@ def test_kmac_is_cshake_of_key_and_message(bits, cshake, custom, check):
 
 @both_securities
 def test_tuplehash_is_cshake_of_counted_strings(bits, cshake, custom, check):
-    """SP 800-185, section 5.3. Where one string ends and the next begins is part of the message."""
+    """SP 800-185, section 5.3. The digest also depends on where one string ends and the next begins."""
 
     @check(st.lists(short, max_size=4), lengths, names, forms, st.integers(1, 100))
     def _(x, n, s, form, moved):
@@ -178,7 +180,7 @@ def test_tuplehash_is_cshake_of_counted_strings(bits, cshake, custom, check):
 
 @both_securities
 def test_parallelhash_is_cshake_of_leaves(bits, cshake, custom, backend, check):
-    """SP 800-185, section 6.3; B of 8192 bytes unless another is given."""
+    """SP 800-185, section 6.3. B is 8192 bytes unless another size is given."""
     sized = st.tuples(random_bytes(st.integers(0, 1500)), st.integers(1, 400))
     unsized = st.tuples(random_bytes(near(8192, 2 * 8192, 5 * 8192)), st.none())
 
@@ -230,8 +232,8 @@ def test_kangarootwelve_is_turboshake_of_leaves(bits, backend, check, runs):
     [("blake2bp", hashlib.blake2b, blake2_plain.B, 4), ("blake2sp", hashlib.blake2s, blake2_plain.S, 8)],
 )
 def test_parallel_blake2_is_a_tree_of_blake2(name, sequential, word, leaves, backend, check, runs):
-    """The BLAKE2 paper, section 2.10: leaves take turns at the message's blocks; the root's parameters tell
-    the key's length and it absorbs no key, which hashlib has no way to say."""
+    """The BLAKE2 paper, section 2.10. The leaves take the blocks of the message in turn. The parameters of
+    the root contain the length of the key, but the root absorbs no key, and hashlib cannot express this."""
     runs(name)
     full = sequential().digest_size
     step = sequential().block_size
@@ -262,8 +264,8 @@ def test_parallel_blake2_is_a_tree_of_blake2(name, sequential, word, leaves, bac
     ],
 )
 def test_extended_blake2_is_blake2_of_its_digest(name, sequential, word, unknown, backend, check, runs):
-    """ "BLAKE2X", section 2: the root's digest, under parameters that tell the output's length, is hashed
-    again for each part of the output."""
+    """The paper "BLAKE2X", section 2. The digest of the root, whose parameters contain the length of the
+    output, is hashed again for each part of the output."""
     runs(name)
     full = sequential().digest_size
     text = any_bytes(full // 4)
@@ -284,7 +286,7 @@ def test_extended_blake2_is_blake2_of_its_digest(name, sequential, word, unknown
 
 
 def test_blake3_is_its_tree(backend, check, runs):
-    """Of any number of chunks, in any mode, from anywhere in the output."""
+    """The tree has any number of chunks, the mode is any mode, and the output is read from any byte on."""
     runs("blake3", interpreted=True)
     messages = short
     if backend != "interpreter":

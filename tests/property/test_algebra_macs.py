@@ -1,5 +1,6 @@
-"""Laws of MACs and of what is derived from them: HMAC, HKDF and PBKDF2 out of the hash, CMAC as a chain, GMAC
-and Poly1305 as polynomials over their fields, and tags of tensors."""
+"""Laws of MACs and of functions that are derived from them: HMAC, HKDF and PBKDF2 are made of the hash, CMAC
+is a chain, GMAC and Poly1305 are polynomials over their fields, and the tags of tensors are made of
+Poly1305."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from oracles.blake3_plain import blake3
 from oracles.poly1305_plain import P, clamp, value
 from support import device_of, new, on_device, rows_as_bytes, size_of, tensor_message
 
-# Bytes in a block of every hash with an HMAC, from the standards. Of a sponge it is the rate (FIPS 202,
-# section 7); BLAKE2bp and BLAKE2sp take turns at 4 blocks of 128 and 8 of 64.
+# The number of bytes in a block of every hash with an HMAC, from the standards. For a sponge this is the rate
+# (FIPS 202, section 7). BLAKE2bp and BLAKE2sp have 4 leaves with blocks of 128 bytes, and 8 leaves with
+# blocks of 64.
 BLOCKS = {
     **dict.fromkeys(["md5", "sha1", "ripemd160", "sm3", "sha224", "sha256", "blake2s", "blake3"], 64),
     **dict.fromkeys(["sha384", "sha512", "sha512_224", "sha512_256", "blake2b", "blake2xb"], 128),
@@ -27,7 +29,7 @@ BLOCKS = {
     **{name.format(bits): 200 - bits // 4 for name in ("kt{}", "parallelhash_{}") for bits in (128, 256)},
     **{f"parallelhashxof_{bits}": 200 - bits // 4 for bits in (128, 256)},
 }
-# The standards' number of bytes in a digest, of one hash of each kind.
+# The number of bytes in a digest, from the standards, for one hash of each kind.
 KDF_HASHES = {"sha256": 32, "sha512_224": 28, "md5": 16, "sha3_384": 48, "blake2b": 64, "blake3": 32}
 
 short = any_bytes(200)
@@ -81,7 +83,8 @@ def test_the_block_sizes_are_of_every_hash_with_an_hmac():
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_hmac_is_two_hashes(name, backend, check, runs):
-    """RFC 2104, section 2, with a key of any length for each message; a shorter tag is the start of it."""
+    """RFC 2104, section 2, with a key of any length for each message. A shorter tag is the beginning of the
+    whole tag."""
     runs(f"hmac_{name}", name, interpreted=name == "md5")
     size = BLOCKS[name]
     keys, messages, most = any_bytes(2 * size, 1), short, 5
@@ -123,7 +126,8 @@ def mac_of(backend):
 
 @pytest.mark.parametrize("name", KDF_HASHES)
 def test_hkdf_is_a_chain_of_hmacs(name, backend, mac_of, check, runs):
-    """RFC 5869, section 2: salts for each or one for all, a missing one being zeros."""
+    """RFC 5869, section 2. There is a salt for each material, or one for all; a missing salt consists of
+    zeros."""
     runs(f"hmac_{name}")
     size = KDF_HASHES[name]
     items = st.lists(st.tuples(short, any_bytes(150, 1)), min_size=1, max_size=4)
@@ -143,7 +147,7 @@ def test_hkdf_is_a_chain_of_hmacs(name, backend, mac_of, check, runs):
 
 @pytest.mark.parametrize("name", KDF_HASHES)
 def test_pbkdf2_is_a_sum_of_hmacs(name, backend, mac_of, check, runs):
-    """RFC 8018, section 5.2. A password without bytes is, as an HMAC's key, a zero."""
+    """RFC 8018, section 5.2. As the key of an HMAC, an empty password is the same as one zero byte."""
     runs(f"hmac_{name}")
     size = KDF_HASHES[name]
     passwords, salts = st.lists(short, min_size=1, max_size=3), st.none() | short
@@ -172,14 +176,16 @@ def test_pbkdf2_is_a_sum_of_hmacs(name, backend, mac_of, check, runs):
         assert rows_as_bytes(found) == [e[:length] for e in expected]
 
 
-# Twelve bytes are part of the counter as they are, and others are hashed to one (SP 800-38D, section 7.1).
+# An IV of twelve bytes is a part of the counter, and any other IV is hashed to a counter (SP 800-38D, section
+# 7.1).
 ivs = st.binary(min_size=12, max_size=12) | any_bytes(40, 1)
 aes_keys = st.sampled_from([16, 24, 32]).flatmap(lambda n: st.binary(min_size=n, max_size=n))
 
 
 def test_cmac_is_a_chain_of_aes(tags, check, runs):
-    """SP 800-38B, section 6.2. A tag of one block is AES of it and of a subkey; that of more is the tag of
-    what follows once the first blocks, by a tag of their own, have gone into it."""
+    """SP 800-38B, section 6.2. The tag of one block is AES of the exclusive or of the block and a subkey. The
+    tag of a longer message is the tag of its rest, into whose first block the chaining value of the blocks
+    before is mixed. That value is itself a tag."""
     runs("cmac_aes")
 
     @check(aes_keys, random_bytes(st.sampled_from([16, 32, 48, 160])), random_bytes(near(16, 60, 100, by=9)))
@@ -207,8 +213,9 @@ def test_cmac_is_a_chain_of_aes(tags, check, runs):
 
 
 def test_gmac_is_affine(tags, backend, check, runs):
-    """SP 800-38D, section 6.4. Under one key and IV the tags of three messages of a length add up to the tag
-    of their sum, two of them differ by GHASH of their difference, and another IV moves all by the same."""
+    """SP 800-38D, section 6.4. Under one key and IV, the sum of the tags of three equally long messages is
+    the tag of their sum. The tags of two messages differ by GHASH of the difference of the messages. Another
+    IV changes all tags by the same value."""
     runs("gmac_aes")
 
     @check(aes_keys, ivs, ivs, st.integers(0, 300), randoms())
@@ -225,7 +232,8 @@ def test_gmac_is_affine(tags, backend, check, runs):
 
 
 def test_gmac_of_no_message_and_of_blocks_of_zeros(tags, check, runs):
-    """Of no message it is AES of the first counter; blocks of zeros in front count in the length alone."""
+    """The tag of an empty message is AES of the first counter. Blocks of zeros before a message change only
+    the length that is hashed."""
     runs("gmac_aes")
 
     @check(aes_keys, ivs, short, st.integers(1, 9), share=2)
@@ -249,13 +257,13 @@ def tag_of(number: int) -> bytes:
 
 
 def long(backend: str) -> st.SearchStrategy[int]:
-    """Lengths of messages that are cut into parts, too."""
+    """Lengths of messages, of which some are so long that they are cut into parts."""
     return st.integers(0, 100) if backend == "interpreter" else st.integers(0, 300) | st.integers(0, 40_000)
 
 
 def test_poly1305_is_a_polynomial(tags, backend, check, runs):
-    """RFC 8439, section 2.5.1: the message's blocks are coefficients, r the point, s is added to the value.
-    The bits that are clear in r do not matter, and where r is 0 the tag is s."""
+    """RFC 8439, section 2.5.1. The blocks of the message are coefficients of a polynomial, it is evaluated at
+    r, and s is added to the value. The bits of r that are cleared do not matter. If r is 0, the tag is s."""
     runs("poly1305", interpreted=True)
 
     @check(one_time_keys, st.lists(random_bytes(long(backend)), min_size=1, max_size=4))
@@ -274,8 +282,9 @@ def test_poly1305_is_a_polynomial(tags, backend, check, runs):
 
 
 def differ_as_they_must(a: bytes, b: bytes, tag_a: bytes, tag_b: bytes, r: int) -> bool:
-    """Whether tags under the same r and s differ by the difference of the messages, of equal lengths, as a
-    polynomial in r: the values differ by it modulo p, and are themselves from 0 to p - 1."""
+    """Whether the tags of two equally long messages under the same r and s differ by the difference of the
+    messages, taken as a polynomial in r. The values of the polynomials differ by it modulo p, and each value
+    is from 0 to p - 1."""
     difference = sum(
         (int.from_bytes(a[i : i + 16], "little") - int.from_bytes(b[i : i + 16], "little"))
         * pow(r, -(-(len(a) - i) // 16), P)
@@ -286,7 +295,7 @@ def differ_as_they_must(a: bytes, b: bytes, tag_a: bytes, tag_b: bytes, r: int) 
 
 
 def test_poly1305_of_messages_that_differ(tags, backend, check, runs):
-    """In one block or in all; and s is in neither difference."""
+    """The messages differ in one block or in all blocks. s cancels out in both differences."""
     runs("poly1305", interpreted=True)
 
     @check(one_time_keys, long(backend).filter(bool), st.binary(min_size=1, max_size=16), randoms())
@@ -322,8 +331,9 @@ def tensor(shape, dtype, rng, backend) -> torch.Tensor:
 
 
 def test_tags_of_tensors_are_each_its_own(backend, check, runs):
-    """Whichever others there are, in whichever order, and however it lies in memory. The chunks' tags of
-    tensors of one layout under one nonce differ by polynomials in r alone (docs/guide/mac_tensors.md)."""
+    """The tag of a tensor depends neither on the other tensors, nor on their order, nor on how the tensor
+    lies in memory. Under one nonce, the chunk tags of tensors with the same layout differ only by polynomials
+    in r (docs/guide/mac_tensors.md)."""
     runs("poly1305", "blake3")
     key_and_nonce = st.tuples(st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16))
     models = st.dictionaries(st.text(max_size=8), st.tuples(shapes, dtypes), min_size=1, max_size=4)

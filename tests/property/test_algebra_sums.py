@@ -1,4 +1,4 @@
-"""Laws of what adds up: CRCs are polynomials over GF(2), and an LtHash is a sum in a group."""
+"""Laws of checksums and sums: CRCs are polynomials over GF(2), and an LtHash is a sum in a group."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import integrity_triton as it
 from inputs import any_bytes, random_bytes, randoms
 from support import on_device, rows_as_bytes
 
-# Width in bits, and the CRC of every message followed by its own CRC, lowest byte first: the residue in the
-# catalogue of parametrised CRC algorithms, inverted as a result is.
+# The width in bits, and the CRC of every message that is followed by its own CRC, lowest byte first. This
+# is the residue in the catalogue of parametrised CRC algorithms, with all bits inverted.
 CRCS = {
     "crc32": (32, 0xDEBB20E3 ^ 0xFFFFFFFF),
     "crc32c": (32, 0xB798B438 ^ 0xFFFFFFFF),
     "crc64_nvme": (64, 0xF310303B2B6F6E42 ^ 0xFFFFFFFFFFFFFFFF),
 }
 XOFS = ["blake3", "blake2xb"]
-# In the interpreter a batch of CRCs takes a second, and so does an element's expansion.
+# In the interpreter, a batch of CRCs takes a second, and so does the expansion of an element.
 INTERPRETED = {
     "test_crcs_are_affine",
     "test_crcs_of_parts_combine",
@@ -49,13 +49,13 @@ def crcs(name, backend):
 
 @pytest.fixture
 def length(backend):
-    """Lengths to where the kernels fold a message first."""
+    """Lengths up to those from which the kernels fold a message."""
     return st.integers(0, 70) if backend == "interpreter" else st.integers(0, 300) | st.integers(0, 300_000)
 
 
 def test_crcs_are_affine(crcs, length, check):
-    """Of equal lengths: the sum of three messages has the sum of their CRCs, and the sum of two that of
-    theirs and of zeros'."""
+    """For messages of equal lengths: the CRC of the sum of three messages is the sum of their CRCs. The CRC
+    of the sum of two messages is the sum of their CRCs and of the CRC of as many zeros."""
 
     @check(length, randoms(), share=2)
     def _(n, rng):
@@ -66,7 +66,8 @@ def test_crcs_are_affine(crcs, length, check):
 
 
 def test_crcs_of_parts_combine(name, crcs, length, check):
-    """However the whole is cut in three, in whichever order the parts are joined; nothing changes nothing."""
+    """The whole is cut anywhere into three parts, and the parts are joined in any order. An empty part
+    changes nothing."""
 
     @check(st.lists(length, min_size=3, max_size=3), randoms(), share=2)
     def _(lengths, rng):
@@ -101,7 +102,8 @@ def test_a_crc_after_its_message_leaves_the_residue(name, crcs, length, check):
 
 
 def test_a_change_moves_a_crc_by_the_same_wherever_it_is_made(crcs, length, check):
-    """Two messages that differ by the same bytes in the same place have CRCs that differ by the same."""
+    """If two messages are changed by the same bytes in the same place, their CRCs change by the same
+    value."""
 
     @check(length, any_bytes(30, 1), randoms(), share=2)
     def _(n, change, rng):

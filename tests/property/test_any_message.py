@@ -1,4 +1,4 @@
-"""Properties that hold for every message, split and batch, by Hypothesis."""
+"""Properties that hold for every message, every split and every batch, with examples from Hypothesis."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_copies_never_meet_again(algorithm, backend, check):
 
 
 def test_output_is_one_stream(algorithm, backend, check):
-    """A shorter output is a prefix of a longer one, and seeking skips."""
+    """A shorter output is a prefix of a longer one, and ``seek`` skips bytes."""
     if not algorithm.xof:
         pytest.skip("not applicable: a fixed digest")
 

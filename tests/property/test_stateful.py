@@ -1,5 +1,6 @@
-"""Running hashes as users interleave them: several at once, of several algorithms, copied, fed in pieces of
-bytes and tensors, asked in between. What each holds is modelled as the bytes that it was given."""
+"""Running hashes as users interleave them: several at a time, of several algorithms. They are copied, fed
+with bytes and tensors, and asked for digests in between. The model of a running hash is the bytes that it was
+given."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def able(backend: str) -> list[Algorithm]:
 
 def machine(backend: str) -> type[RuleBasedStateMachine]:
     records = able(backend)
-    if backend == "interpreter":  # where a block takes up to a tenth of a second
+    if backend == "interpreter":  # a block takes up to a tenth of a second there
         records = [r for r in records if r.name in ("sha256", "blake2s", "blake3", "siphash_2_4", "crc32")]
 
     class Hashes(RuleBasedStateMachine):
@@ -68,7 +69,7 @@ def machine(backend: str) -> type[RuleBasedStateMachine]:
             else:
                 buffer = bytearray(data)
                 one[0].update(buffer)
-                if kind == "reused":  # what a caller does with its memory afterwards is its own affair
+                if kind == "reused":  # after update() the caller may change the memory
                     buffer[:] = bytes(len(buffer))
             one[3] += data
 
@@ -83,7 +84,7 @@ def machine(backend: str) -> type[RuleBasedStateMachine]:
 
         @rule(one=consumes(running))
         def end(self, one: Any) -> None:
-            """The last digest, and then whatever it held on the device is given back."""
+            """The last digest. After that, what the hash held on the device is freed."""
             self.digest(one)
 
         @rule(messages=st.lists(message_bytes(backend, 80), max_size=5), record=st.sampled_from(records))
