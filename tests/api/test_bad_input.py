@@ -1,4 +1,4 @@
-"""What is not a message, a key or an output: a specific exception that says what would be right."""
+"""Wrong messages, keys and outputs raise a specific exception that says what is allowed."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_outputs(out, error, message):
 
 
 class _Elsewhere(torch.Tensor):
-    """A CPU tensor that says it is on another device, for want of one."""
+    """A CPU tensor that claims to be on another device, since there may be no such device."""
 
     @property
     def device(self):

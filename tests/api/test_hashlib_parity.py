@@ -1,6 +1,6 @@
-"""What hashlib has too behaves as hashlib does: attributes, parameters, errors, digests.
+"""What hashlib has as well behaves as in hashlib: attributes, parameters, errors and digests.
 
-Where it is meant to differ, a test says so and why (``test_wanted_differences``).
+If a difference is intended, a test says so and gives the reason (``test_wanted_differences``).
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from integrity_triton.algorithms import Algorithm
 from integrity_triton.backends import registry
 from support import kernel_family, pattern, rows_as_bytes
 
-# hashlib's own spellings, whatever the OpenSSL at hand has of them; md5-sha1 is TLS 1.1's pair.
+# Names as hashlib spells them, whether or not the OpenSSL of this machine has them. md5-sha1 is the pair of
+# hashes of TLS 1.1.
 NAMES = sorted(hashlib.algorithms_guaranteed | {"sm3", "ripemd160", "sha512_224", "sha512_256"})
 REGISTERED = [name for name in NAMES if name in it.algorithms_available]
 HERE = [name for name in REGISTERED if name in hashlib.algorithms_available]
 BLAKE2 = [name for name in HERE if name.startswith("blake2")]
 EXAMPLES = {"interpreter": 4, "native": 150}
-# A key or salt of one byte too many, or numbers at and beyond the ends of their ranges.
+# Sizes of keys and salts around their limits, and numbers at the ends of their ranges and beyond.
 AROUND = [-1, 0, 1, 2, 31, 32, 33, 63, 64, 65, 255, 256, (1 << 32) - 1, 1 << 32, (1 << 48) - 1, 1 << 48]
 
 
 def theirs(name: str, *args: Any, **kwargs: Any) -> Any:
-    """hashlib's constructor, or for what only its OpenSSL has, ``hashlib.new``."""
+    """The constructor of hashlib; if only its OpenSSL has the hash, ``hashlib.new``."""
     make = getattr(hashlib, name, None)
     return make(*args, **kwargs) if make else hashlib.new(name, *args, **kwargs)
 
@@ -43,7 +44,7 @@ def ours(name: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def outcome(call: Any) -> Any:
-    """What a call returns, or the kind of its error."""
+    """What a call returns, or the type of its error."""
     try:
         return call()
     except (TypeError, BufferError) as error:
@@ -92,7 +93,7 @@ def test_attributes(name):
 
 @pytest.mark.parametrize("name", HERE)
 def test_spellings(name):
-    """new() takes what hashlib.new() takes, and calls it the same."""
+    """new() takes the arguments that hashlib.new() takes, under the same names."""
     spellings = {name, *record(name).aliases}
     spellings |= {s.upper() for s in spellings} | {name.replace("_", "-"), name.title()}
     for spelling in spellings:
@@ -229,7 +230,8 @@ CONTAINERS = [
 @pytest.mark.slow_if(lambda name: name not in ("md5", "sha256", "sha3_256", "shake_128", "blake2b"))
 @pytest.mark.parametrize("name", REGISTERED)
 def test_chains(name, backend):
-    """Any sequence of updates, copies and digests: a digest changes nothing, copies go their own ways."""
+    """Any sequence of updates, copies and digests is allowed. A digest changes nothing, and copies are
+    independent."""
     if name not in HERE:
         pytest.skip(f"absent: hashlib has no {name}")
     if registry.get(backend).unsupported(record(name)) is not None:
@@ -297,7 +299,8 @@ parameters = st.fixed_dictionaries(
 
 @pytest.mark.parametrize("name", BLAKE2)
 def test_parameters_of_blake2(name):
-    """Errors and digests over any parameters: of several mistakes hashlib may name another one first."""
+    """Digests are the same, and so are errors, for any parameters. If there are several mistakes, hashlib may
+    report another one first."""
 
     @settings(max_examples=500, deadline=None)
     @given(st.binary(max_size=300), parameters)
@@ -354,7 +357,8 @@ def test_parameters_of_blake2_on_every_backend(name, backend):
 
 
 def test_usedforsecurity():
-    """Whatever has a truth value; nothing is turned off either way, in batches neither."""
+    """The value may be anything with a truth value. It switches nothing off, and batches accept it as
+    well."""
     for value in (True, False, None, 0, "no"):
         assert it.md5(b"", usedforsecurity=value).digest() == hashlib.md5(b"").digest()
         assert it.new("md5", usedforsecurity=value).digest() == hashlib.md5(b"").digest()
@@ -363,18 +367,20 @@ def test_usedforsecurity():
 
 
 def test_wanted_differences():
-    # Data is positional in every constructor; hashlib's names for it vary by version.
+    # The data are a positional argument of every constructor, since the name in hashlib depends on the
+    # version.
     with pytest.raises(ValueError, match="no parameter 'data'"):
         it.new("sha256", data=b"")
     # None stands for a parameter that is not given.
     assert it.new("sha256", b"abc", key=None).digest() == hashlib.sha256(b"abc").digest()
-    # A truth value is no number of bytes, and a negative one a ValueError, not OpenSSL's SystemError.
+    # A truth value is not a number of bytes. A negative number raises ValueError, and not OpenSSL's
+    # SystemError.
     for name in REGISTERED:
         if record(name).xof:
             with pytest.raises(TypeError, match="must be int, not bool"):
                 ours(name).digest(True)
             with pytest.raises(ValueError, match="must not be negative"):
                 ours(name).digest(-1)
-    # Pointers are no message.
+    # Pointers are not a message.
     with pytest.raises(TypeError, match="Python objects"):
         it.sha256(np.array([None]))

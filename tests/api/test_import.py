@@ -1,4 +1,4 @@
-"""``import integrity_triton``."""
+"""What ``import integrity_triton`` imports, and how long it takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def test_import_is_quick_and_takes_neither_torch_nor_triton():
-    # The processor's time, which does not depend on what else the machine does.
+    # This is processor time, which does not depend on what else the machine does.
     script = (
         "import sys, time; start = time.process_time(); import integrity_triton as it\n"
         "took = time.process_time() - start\n"

@@ -1,4 +1,4 @@
-"""HKDF and PBKDF2 against the RFCs' vectors and other implementations."""
+"""Compares HKDF and PBKDF2 with the vectors of the RFCs and with other implementations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from integrity_triton.backends import registry
 from support import device_of, guard, has_module, on_device, rows_as_bytes
 from vector_files import vector_lines
 
-# One of each word size and byte order, a digest that ends within a word, a sponge, and a tree.
+# One hash for each word size and byte order, one whose digest ends within a word, a sponge, and a tree.
 HASHES = ["sha256", "sha512", "sha512_224", "sha1", "md5", "sha3_256", "blake2b", "sm3", "blake3"]
 PASSWORDS = [b"password", b"", b"x" * 200]
 
@@ -36,7 +36,8 @@ def name(request, backend):
     return request.param
 
 
-# By default one hash in the interpreter, and elsewhere one of each size of word and kind of finish.
+# The default tier runs one hash in the interpreter. On other backends it runs one hash for each word size and
+# for each way to finish.
 BY_DEFAULT = {"interpreter": ("sha256",)}
 slow_for_others = pytest.mark.slow_if(
     lambda name, backend: name not in BY_DEFAULT.get(backend, ("sha1", "sha256", "sha512", "blake2b"))
@@ -115,7 +116,7 @@ def test_many_passwords(backend, small_tiles):
 
 
 def answers(file: str) -> list[dict[str, str]]:
-    """The ``key = value`` records of a file, each from its COUNT on."""
+    """The ``key = value`` records of a file. Each record starts with its COUNT."""
     found: list[dict[str, str]] = []
     for line in vector_lines("cryptography_vectors", f"KDF/{file}"):
         key, equals, value = (part.strip() for part in line.partition("="))
@@ -155,7 +156,7 @@ def test_vectors_of_pbkdf2(backend):
     assert len(found) == 6
     for r in found:
         iterations = int(r["ITERATIONS"])
-        # Sixteen million of them take ten seconds in OpenSSL, and a lane of a device longer.
+        # Sixteen million iterations take ten seconds in OpenSSL, and longer in a lane of a device.
         if iterations > (10 if backend == "interpreter" else 10000):
             continue
         password, salt = (r[k].replace("\\0", "\0").encode() for k in ("PASSWORD", "SALT"))

@@ -1,4 +1,4 @@
-"""LtHash against a plain oracle and the answers of two other implementations."""
+"""Compares LtHash with a plain oracle and with the answers of two other implementations."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make(backend):
 
 
 def test_folly(make):
-    """folly/crypto/test/LtHashTest.cpp: a, b and hello, without b."""
+    """folly/crypto/test/LtHashTest.cpp: the elements a, b and hello are added, and b is removed."""
     h = make("blake2xb").add_batch([b"a", b"b", b"hello"]).remove(b"b")
     digest = h.hexdigest()
     assert digest.startswith(
@@ -158,7 +158,7 @@ def test_a_batch_of_tensors_on_the_device(make, backend):
 
 
 def test_a_large_ragged_batch(make, backend, monkeypatch):
-    """In more than one piece, the last of them smaller."""
+    """The batch is hashed in several pieces, of which the last is smaller."""
     monkeypatch.setattr(lthash, "_MOST_AT_ONCE", 3 if backend == "interpreter" else 100)
     count = 10 if backend == "interpreter" else 1234
     elements = [pattern(i * 37 % 131) + struct.pack("<I", i) for i in range(count)]
@@ -198,7 +198,8 @@ def test_an_update_is_as_from_scratch(make, backend):
 
 
 def test_what_changes_the_digest(make, backend):
-    """Names swapped, chunks permuted, another cut, another end: all other elements."""
+    """The digest changes if names are swapped, chunks are permuted, or the data are cut or end at another
+    byte, since all of these give other elements."""
     data = pattern(256)
 
     def digest(*tensors: tuple[str, bytes], chunk_size: int = 64) -> bytes:

@@ -1,4 +1,5 @@
-"""Tags of tensors: docs/guide/mac_tensors.md's definition written down again, and what is refused."""
+"""Tags of tensors: the definition in docs/guide/mac_tensors.md is implemented again, and wrong input is
+refused."""
 
 from __future__ import annotations
 
@@ -131,7 +132,8 @@ def test_what_a_tag_is_bound_to(tensors, backend):
     refused({**rest, "whole": tensors["whole"].view(2, 64)}, r"is uint8\[2, 64\], and")
     refused({**rest, "whole": tensors["whole"].roll(64)}, "'whole': 2 chunks of 2")
     refused(tensors, "the tags do not match", key=bytes(32))
-    # Tags in another's place, as somebody who can write to where they are kept might put them.
+    # The tags of two chunks are exchanged. Someone who can write to the place where tags are stored could do
+    # this.
     document = json.loads(tags.to_json())
     for entry in document["tensors"]:
         if entry["name"] == "whole":
@@ -268,7 +270,7 @@ def test_stored_tags_with_a_key_twice(key):
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4, 30])
 def test_another_number_of_chunk_tags(count):
-    """None, or one for several chunks, must not be compared with each of them."""
+    """If there are no tags, or one tag for several chunks, these must not be compared with each chunk."""
     tensors = {"a": torch.zeros(3, 16, dtype=torch.uint8), "b": torch.zeros(16, dtype=torch.uint8)}
     document = json.loads(it.mac_tensors(tensors, KEY, chunk_size=16).to_json())
     for entry, needed in zip(document["tensors"], (3, 1), strict=True):

@@ -1,4 +1,5 @@
-"""The command line, against coreutils' sha256sum, the Rust blake3 and a real terminal."""
+"""The command line is compared with sha256sum of coreutils and with the Rust blake3, and runs on a real
+terminal."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ class Result:
 
     @property
     def document(self) -> Any:
-        return json.loads(self.out)  # fails on anything beside the one document
+        return json.loads(self.out)  # fails unless there is exactly one document
 
 
 Run = Callable[..., Result]
@@ -192,7 +193,7 @@ def test_did_you_mean(run: Run, given: str, meant: bytes) -> None:
 
 @pytest.mark.parametrize("typed", [b"", b"abc\n", b"abc\n" * 100])
 def test_one_end_of_input_ends_a_terminal(tmp_path: Path, typed: bytes) -> None:
-    """Ctrl-D is the character 4, which the terminal turns into a read of no bytes."""
+    """Ctrl-D is the character 4. The terminal turns it into a read of no bytes."""
     controller, terminal = pty.openpty()
     with process("hash", "sha256", stdin=terminal, cwd=tmp_path) as running:
         os.write(controller, typed + b"\x04")
@@ -231,7 +232,7 @@ def digest_of(name: bytes) -> bytes:
 
 
 def lists() -> dict[str, bytes]:
-    """Lists as sha256sum and others write them, and as nobody should."""
+    """Lists as sha256sum and other programs write them, and lists that no program should write."""
     digest = digest_of(b"plain")
     good = sha256sum("--", *NAMES).out
     bad = digest.replace(digest[:4], b"0000")
@@ -277,7 +278,7 @@ def test_check_reports_as_sha256sum(run: Run, options: list[str]) -> None:
         expected = sha256sum("--check", *options, "list")
         got = run("hash", "sha256", "--check", *options, "list")
         assert got.out == expected.out, label
-        assert got.err == expected.err.replace(b"'", b""), label  # it quotes odd names
+        assert got.err == expected.err.replace(b"'", b""), label  # sha256sum quotes odd names
         assert (got.status == 0) == (expected.status == 0), label
 
 
@@ -367,7 +368,7 @@ def test_a_byte_order_mark_does_not_hide_the_first_line(run: Run, form: str) -> 
     got = run("hash", "sha256", "--check", "--strict", "-", stdin=mark + line + line)
     assert (got.status, got.out) == (0, b"data: OK\n" * 2)
     got = run("hash", "sha256", "--check", "--strict", "-", stdin=line + mark + line)
-    assert got.status == 2  # it belongs at the start
+    assert got.status == 2  # the mark belongs at the start
 
 
 def test_check_exit_status_tells_mismatch_from_trouble(run: Run) -> None:
@@ -478,7 +479,7 @@ def test_an_internal_error_is_not_a_mismatch(
         assert got.status == 2
         last = got.err.splitlines()[-1]
         assert last.startswith(f"integrity-triton: internal error: {type(fault).__name__}: ".encode())
-        assert b"Traceback" in got.err  # for whoever mends it
+        assert b"Traceback" in got.err  # for the developer who corrects the error
         if as_json:
             assert got.document["ok"] is False
 
@@ -737,7 +738,7 @@ def read_terminal(controller: int) -> bytes:
     while True:
         try:
             piece = os.read(controller, 1 << 16)
-        except OSError:  # how Linux reports that the last writer is gone
+        except OSError:  # Linux reports in this way that the last writer has closed the terminal
             break
         if not piece:
             break
@@ -753,7 +754,7 @@ def read_terminal(controller: int) -> bytes:
 def test_progress_bar(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, options: list[str], shown: bool
 ) -> None:
-    # Only the size decides here: on a busy machine even short work takes long enough for a bar.
+    # Only the size must decide, since on a busy machine even short work takes so long that a bar is shown.
     folder = tmp_path / "imported_at_start"
     folder.mkdir()
     folder.joinpath("sitecustomize.py").write_text(
@@ -769,7 +770,7 @@ def test_progress_bar(
     if shown:
         assert re.search(rb"[0-9.]+/314\.6 MB", got.err)
         assert b"MB/s" in got.err or b"GB/s" in got.err
-        assert got.err.rstrip().endswith(b"\x1b[2K")  # erased at the end
+        assert got.err.rstrip().endswith(b"\x1b[2K")  # the bar is erased at the end
     else:
         assert got.err == b""
 
@@ -892,7 +893,7 @@ def test_a_signature_does_not_replace_another_file(run: Run) -> None:
         assert Path(output).read_bytes() == before
     Path("empty").touch()
     Path("link").symlink_to("empty")
-    for _ in range(2):  # the second time it replaces a signature
+    for _ in range(2):  # the second run replaces a signature
         assert run("sign", "model", "--key", "key.pem", "-o", "link").status == 0
     assert Path("link").is_symlink()
     assert run("verify", "model", "--key", "key.pub", "--signature", "link").status == 0
@@ -967,7 +968,7 @@ def test_signing(run: Run) -> None:
     assert [change["name"] for change in got.document["tensors"]["changed"]] == [last_tensor(weights)]
 
     weights.write_bytes(b"")
-    got = run(*verify)  # nothing to diagnose in: still a mismatch
+    got = run(*verify)  # nothing is left to diagnose, but it is still a mismatch
     assert got.status == 1
     assert run("verify", "model", "--key", "nowhere").status == 2
     assert run("verify", "model", "--key", "key.pub", "--signature", "nowhere").status == 2

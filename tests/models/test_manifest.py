@@ -1,4 +1,4 @@
-"""Manifests: identity across sources, the documented root, reports, and untrusted JSON."""
+"""Manifests: all sources give the same manifest, with the documented root; reports; and untrusted JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STATE = {"w": torch.arange(12, dtype=torch.float32).reshape(3, 4), "b": torch.te
 
 
 class Tied(torch.nn.Module):
-    """The usual language model: the output layer's weight is the embedding's."""
+    """A module like usual language models: the weight of the output layer is that of the embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,8 @@ def saved(state_dict: dict[str, torch.Tensor], folder: Path) -> Path:
 
 
 def documented_root(text: str) -> str:
-    """The root of a manifest's JSON by docs/reference/manifest.md, with struct and a hash library alone."""
+    """The root of a manifest's JSON as docs/reference/manifest.md defines it, computed only with struct and a
+    hash library."""
     document = json.loads(text)
     version, oracle = document["version"], ORACLES[document["algorithm"]]
     size = {"length": document["length"]} if "length" in document else {}
@@ -138,7 +139,7 @@ def test_root_of_an_empty_model() -> None:
 
 
 def test_json_is_pinned() -> None:
-    """Stored manifests must stay readable: this text may change with the version only."""
+    """Stored manifests must stay readable, so this text may change only together with the version."""
     built = Manifest.build({"b": torch.zeros(0, 2), "é": torch.tensor([1, 2], dtype=torch.uint8)}, "sha256")
     assert built.to_json() == (
         "{\n"
@@ -308,7 +309,7 @@ def test_manifest_of_a_file_verifies_the_tied_live_model(tmp_path: Path) -> None
     (pair,) = report.tied
     assert set(pair) == {"embed.weight", "lm_head.weight"}
     module.lm_head.weight = torch.nn.Parameter(module.embed.weight.detach().clone())
-    report = of_file.verify(module)  # equal today, but memory of its own that nothing covers
+    report = of_file.verify(module)  # equal now, but in memory that no entry covers
     assert not report.ok
     assert report.unexpected == (pair[0],)
     assert report.untied == (pair,)
@@ -329,7 +330,7 @@ def test_other_backends_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["memory", "file"])
 @pytest.mark.parametrize("algorithm_name", ["blake3", "sha256"])
 def test_grouping_and_progress(tmp_path: Path, monkeypatch, source: str, algorithm_name: str) -> None:
-    """Small limits, so that every way of cutting the work is taken."""
+    """The limits are small, so that the work is divided in every possible way."""
     monkeypatch.setattr(live, "_HOST_GROUP_SIZE", 300)
     monkeypatch.setattr(live, "_COPIES_SIZE", 100)
     monkeypatch.setattr(live, "_LARGE_MESSAGE", 1000)
@@ -365,7 +366,8 @@ def test_an_error_in_progress_reaches_the_caller(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="absent: /proc")
 @pytest.mark.parametrize("algorithm_name", ["blake3", "sha256"])
 def test_large_files_take_little_memory(tmp_path: Path, algorithm_name: str) -> None:
-    """A sparse 512 MiB tensor, without torch, in a process of at most a quarter of that."""
+    """A sparse tensor of 512 MiB is hashed without torch, in a process that takes at most a quarter of that
+    memory."""
     size = 512 << 20
     header = json.dumps({"x": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     path = tmp_path / "large.safetensors"
@@ -380,7 +382,7 @@ def test_large_files_take_little_memory(tmp_path: Path, algorithm_name: str) -> 
     )
     command = [sys.executable, "-c", code, str(path), algorithm_name]
     status = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    # Not ru_maxrss, which a child process inherits from its parent.
+    # ru_maxrss would be wrong, because a child process inherits it from its parent.
     (peak,) = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
     assert int(peak) << 10 < size // 4
 
@@ -451,7 +453,7 @@ def test_every_change_changes_the_root() -> None:
 
 
 def test_boundaries_between_fields_are_bound() -> None:
-    """Lists of entries whose fields, run together, read the same."""
+    """Lists of entries whose fields are the same text when they are joined have different roots."""
     digest = hashlib.sha256().digest()
     roots = [
         Manifest("sha256", [TensorEntry(name, dtype, shape, 0, digest)]).root

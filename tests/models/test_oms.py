@@ -1,4 +1,5 @@
-"""OMS signatures: the same as stock model_signing's, in both directions, and nothing else accepted."""
+"""OMS signatures are the same as those of the stock model_signing, verify in both directions, and nothing
+else is accepted."""
 
 from __future__ import annotations
 
@@ -132,7 +133,7 @@ def test_what_stock_signs_we_verify(model, keys, tmp_path, method, oms_hash, sha
 def test_stocks_default_signature(model, keys, tmp_path):
     signature = tmp_path / "model.sig"
     model_signing.signing.Config().use_elliptic_key_signer(private_key=keys[0]).sign(model, signature)
-    (model / ".gitignore").unlink()  # not stock's default to ignore it unless asked
+    (model / ".gitignore").unlink()  # stock ignores it only on request
     oms.verify(model, signature, public_key=keys[1])
 
 
@@ -194,7 +195,7 @@ def test_unsigned_files_can_be_ignored_and_signed_ones_cannot(model, keys, tmp_p
 def test_a_signature_inside_the_folder_is_not_signed(model, keys):
     signature = model / "model.sig"
     before = set(model.rglob("*"))
-    for _ in range(2):  # the second time it is there already
+    for _ in range(2):  # the second time, the file exists already
         oms.sign(model, signature, private_key=keys[0])
         oms.verify(model, signature, public_key=keys[1])
     assert set(model.rglob("*")) == before | {signature}
@@ -208,7 +209,7 @@ def test_another_key(model, keys, tmp_path):
     with pytest.raises(it.IntegrityError, match="another key"):
         oms.verify(model, signature, public_key=other[1])
     bundle = json.loads(signature.read_text())
-    bundle["verificationMaterial"]["publicKey"]["hint"] = ""  # the hint is no proof
+    bundle["verificationMaterial"]["publicKey"]["hint"] = ""  # the hint proves nothing
     signature.write_text(json.dumps(bundle))
     with pytest.raises(it.IntegrityError, match="not valid for this key"):
         oms.verify(model, signature, public_key=other[1])
@@ -301,7 +302,7 @@ def test_progress_counts_every_byte(model, keys, tmp_path):
 
 
 def signed(keys, payload: bytes | dict, payload_type: str = "application/vnd.in-toto+json") -> bytes:
-    """A bundle over any payload with a valid signature: what a malicious signer can make."""
+    """A bundle with a valid signature over any payload, as a malicious signer can make it."""
     raw = json.dumps(payload).encode() if isinstance(payload, dict) else payload
     key = serialization.load_pem_private_key(keys[0].read_bytes(), None)
     encoded = b"DSSEv1 %d %s %d %s" % (len(payload_type), payload_type.encode(), len(raw), raw)

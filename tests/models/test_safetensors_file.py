@@ -1,4 +1,5 @@
-"""The safetensors parser: what it refuses, and that it reads what the safetensors library writes."""
+"""The safetensors parser: what it refuses, and that it reads the files that the safetensors library
+writes."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def test_empty_model(path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPE_BITS)
 def test_element_sizes_are_the_librarys(path: Path, dtype: str) -> None:
-    size = DTYPE_BITS[dtype]  # of eight elements
+    size = DTYPE_BITS[dtype]  # in bytes, of eight elements
     write(path, {"a": {"dtype": dtype, "shape": [8], "data_offsets": [0, size]}}, bytes(size))
     with safetensors.safe_open(path, "np") as opened:
         assert opened.get_slice("a").get_dtype() == dtype
@@ -175,7 +176,7 @@ def test_mutated_files_parse_or_are_refused(tmp_path_factory, changes, data) -> 
         file = SafetensorsFile.read(path)
     except ManifestError:
         return
-    # What we take, the library takes too, and sees the same tensors in it.
+    # The library accepts what we accept, and finds the same tensors in it.
     with safetensors.safe_open(path, "np") as opened:
         assert {t.name: (t.dtype, list(t.shape)) for t in file.tensors} == {
             name: (opened.get_slice(name).get_dtype(), opened.get_slice(name).get_shape())
@@ -186,7 +187,7 @@ def test_mutated_files_parse_or_are_refused(tmp_path_factory, changes, data) -> 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model of two shards with an index, and beside it a file that is none of its business."""
+    """A model of two shards with an index, and a file in the same folder that does not belong to it."""
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
     safetensors.torch.save_file({"a": torch.zeros(2)}, folder / "1.safetensors")
@@ -215,7 +216,7 @@ def test_folder_without_index(folder: Path) -> None:
 
 
 def test_files_in_subfolders_count(folder: Path) -> None:
-    """A pipeline of several models, whose tensors have equal names, and some of which have an index."""
+    """A pipeline of several models. Their tensors have equal names, and some of the models have an index."""
     for place in ("unet", "text_encoder", "deep/er", "unet/.hidden"):
         (folder / place).mkdir(parents=True)
         safetensors.torch.save_file(
@@ -296,7 +297,7 @@ def test_numbered_shards(tmp_path: Path, files: list[str], missing: int | None) 
         return
     with pytest.raises(ManifestError, match=f"is one of [0-9]+ files, and number {missing} is missing"):
         read_folder(tmp_path)
-    # An index is the better authority on what belongs to a set.
+    # An index takes precedence in what belongs to a set.
     if "/" not in files[0]:
         write_index(tmp_path, {f"{i}": f"{name}.safetensors" for i, name in enumerate(files)})
         assert len(names(tmp_path)) == len(files)
@@ -305,7 +306,7 @@ def test_numbered_shards(tmp_path: Path, files: list[str], missing: int | None) 
 def test_an_index_resolves_overlay_shards(folder: Path, caplog) -> None:
     safetensors.torch.save_file({"a": torch.full((2,), 7.0)}, folder / "overlay.safetensors")
     write_index(folder, {"a": "overlay.safetensors", "b": "sub/2.safetensors"})
-    with pytest.raises(ManifestError, match=r"'a' is in both"):  # no index speaks for the other file
+    with pytest.raises(ManifestError, match=r"'a' is in both"):  # no index names the other file
         read_folder(folder)
     safetensors.torch.save_file({"a": torch.zeros(2), "c": torch.zeros(1)}, folder / "1.safetensors")
     write_index(folder, {"a": "overlay.safetensors", "b": "sub/2.safetensors", "c": "1.safetensors"})
@@ -325,7 +326,7 @@ def test_an_index_resolves_overlay_shards(folder: Path, caplog) -> None:
 
 
 def test_snapshots_of_the_hugging_face_cache(tmp_path: Path) -> None:
-    """All files of a snapshot are links to files in ``blobs`` beside ``snapshots``."""
+    """All files of a snapshot are links to files in the folder ``blobs``, which is beside ``snapshots``."""
     repository = tmp_path / "models--org--name"
     snapshot = repository / "snapshots" / ("0" * 40)
     (repository / "blobs").mkdir(parents=True)
@@ -342,7 +343,7 @@ def test_snapshots_of_the_hugging_face_cache(tmp_path: Path) -> None:
     alias = tmp_path / "alias"
     alias.symlink_to(snapshot)
     assert names(alias) == {"w", "2_Dense/w"}
-    # Two names of one file are two models to whoever loads them.
+    # If a file has two names, a loader sees two models.
     (snapshot / "3_Dense").mkdir()
     (snapshot / "3_Dense" / "model.safetensors").symlink_to("../../../blobs/blob")
     assert names(snapshot) == {"w", "2_Dense/w", "3_Dense/w"}
@@ -405,7 +406,7 @@ def test_symbolic_links_out_of_the_folder(folder: Path, link: str) -> None:
     with pytest.raises(ManifestError, match="leaves the model folder"):
         read_folder(folder)
     write_index(folder, {})
-    if "/" not in link:  # found without the index, too
+    if "/" not in link:  # it is also found without the index
         with pytest.raises(ManifestError, match="leaves the model folder"):
             read_folder(folder)
 
