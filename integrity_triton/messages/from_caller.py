@@ -1,4 +1,5 @@
-"""What callers pass, as flat bytes. This is the one place that decides what a message may be."""
+"""What callers pass, as messages of flat bytes. Only this module and ``tensors.py`` decide what a message may
+be."""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ def _array_view(x: Any) -> memoryview:
 
 
 def message_bytes(x: Any) -> memoryview | torch.Tensor:
-    """The bytes of one message: see :func:`tensor_bytes` and :func:`buffer_view`."""
+    """The bytes of one message. Raises as :func:`tensor_bytes` and :func:`buffer_view` do."""
     return tensor_bytes(x) if is_tensor(x) else buffer_view(x)
 
 
@@ -130,12 +131,14 @@ def _buffer_tensor(x: BytesLike) -> torch.Tensor:
 
     view = buffer_view(x)
     if not view.nbytes:
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device="cpu")  # the default device may be another one
     array = np.frombuffer(view, dtype=np.uint8)
-    if view.readonly:
-        # A small copy costs less than presenting the memory as writable.
-        # Other memory is presented as writable: torch has no read-only tensors, and warns of such arrays.
-        array = array.copy() if view.nbytes <= _SMALL else array_at(array.ctypes.data, array.size, array)
+    if view.readonly and view.nbytes <= _SMALL:
+        array = array.copy()
+    elif view.readonly:
+        # torch has no read-only tensors and warns of read-only arrays: the memory is presented as writable.
+        address, _ = array.__array_interface__["data"]
+        array = array_at(address, array.size, array)
     return torch.from_numpy(array)
 
 
@@ -154,10 +157,10 @@ def chunk_messages(x: Any, chunk_size: int) -> Rows:
 
 
 def batch_messages(messages: Any) -> Messages:
-    """A batch as :data:`Messages`: a 2-D tensor whose rows are messages, or a sequence of messages.
+    """A batch as :data:`Messages`: a 2-D tensor or array whose rows are messages, or a sequence of messages.
 
-    Raises ValueError for tensors on different devices and for a tensor that is not 2-D, and TypeError for
-    an element that is not a message.
+    Raises ValueError for tensors on different devices and for a tensor or array that is not 2-D, and as
+    :func:`message_bytes` does for an element that is not a message, with its index.
     """
     return _row_messages(messages) if is_tensor(messages) else sequence_messages(messages)
 

@@ -96,7 +96,9 @@ def _value(x: Any, label: str) -> torch.Tensor:
 def _host_copy(data: bytes) -> torch.Tensor:
     import torch
 
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    if not data:
+        return torch.empty(0, dtype=torch.uint8, device="cpu")  # the default device may be another one
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def _check_number(values: int, count: int, label: str) -> None:

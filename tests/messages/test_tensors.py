@@ -18,12 +18,13 @@ def in_inference_mode() -> torch.Tensor:
 
 
 VALUES = torch.arange(24, dtype=torch.int16)
+COMPLEX = torch.arange(6).to(torch.complex64) * 1j
 USUAL = {
-    "0-D": lambda: torch.tensor(3.5),
+    "0-D": lambda: torch.arange(4.0)[3],
     "without elements": lambda: torch.zeros(0, 3),
-    "complex": lambda: torch.arange(6).to(torch.complex64) * 1j,
-    "conjugate": lambda: (torch.arange(6).to(torch.complex64) * 1j).conj(),
-    "negative": lambda: (torch.arange(6).to(torch.complex64) * 1j).conj().imag,
+    "complex": COMPLEX.clone,
+    "conjugate": COMPLEX.conj,
+    "negative": lambda: COMPLEX.conj().imag,
     "expanded": lambda: VALUES[:4].expand(3, 4),
     "expanded in both dimensions": lambda: VALUES[:1].expand(3, 4),
     "transposed": lambda: VALUES.view(4, 6).t(),
@@ -105,7 +106,11 @@ def test_a_default_device_is_for_the_tensors_of_the_caller():
             it.sha256(x).digest(),
             bytes(it.hash_batch([x, b"a"], "sha256").reshape(-1).tolist()),
             bytes(it.hash_batch([b"", b"a"], "blake3", key=[bytes(32)] * 2).reshape(-1).tolist()),
+            bytes(it.hash_batch([b""], "sha256").reshape(-1).tolist()),
+            bytes(it.hash_batch([b"", x], "sha256").reshape(-1).tolist()),
             bytes(it.hash_chunks(x, "blake3", chunk_size=4).reshape(-1).tolist()),
+            it.hash_chunks(b"", "blake3", chunk_size=4).device.type.encode(),
+            it.hash_batch([], "hmac_sha256", key=[]).device.type.encode(),
             it.mac_tensors({"a": x}, bytes(32), nonce=bytes(16))["a"],
             it.models.Manifest.build({"a": x}).root,
             it.LtHash().add(x).checksum(),
