@@ -86,9 +86,10 @@ def update_from_file(
     start: int = 0,
     end: int | None = None,
     progress: Progress | None = None,
+    opener: Callable[[str, int], int] | None = None,
 ) -> None:
-    """Feed the bytes ``[start, end)`` of a file to a running hash."""
-    for piece in read_pieces(path, start, end):
+    """Feed the bytes ``[start, end)`` of a file to a running hash. ``opener`` is as for :func:`open`."""
+    for piece in read_pieces(path, start, end, opener=opener):
         hasher.update(piece)
         if progress is not None:
             progress(len(piece))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm
 from ..batch import hash_batch
 from ..files import Progress
-from ..messages.tensors import check_has_bytes, flattened, is_tensor, named, tensor_bytes
+from ..messages.tensors import check_has_bytes, is_tensor, named, tensor_bytes
 from .dtypes import safetensors_type
 from .entry import TensorEntry, check_name
 from .errors import shown
@@ -43,14 +43,12 @@ def hash_state_dict(
 ) -> list[TensorEntry]:
     """The entries of a state dict. Names that share memory are in one entry.
 
-    Wrappers are replaced by their parts, as :func:`flattened` describes.
-
-    Raises TypeError for a name that is not a str, a value that is not a tensor,
-    and a tensor without dense bytes or of a dtype that safetensors does not have. Raises ValueError for a
-    tensor without data. Every message names the tensor.
+    Raises TypeError for a name that is not a str, a value that is not a tensor, and a tensor without dense
+    bytes or of a dtype that safetensors does not have. Raises ValueError for a tensor without data. Every
+    message names the tensor.
     """
     memories: dict[Any, _Memory] = {}
-    for name, value in flattened(state_dict).items():
+    for name, value in state_dict.items():
         check_name(name)
         memory = _describe(name, value)
         memories.setdefault(_key(name, memory.tensor), memory).names.append(name)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import Progress
+from ..messages.tensors import flattened
 from ..output_files import write_file
 from ..strict_json import check_members, check_sizes, parse_hex, parse_object
 from .entry import TensorEntry, check_name
@@ -409,8 +410,9 @@ def _measure(
         raise TypeError(
             f"a manifest is made from an nn.Module, a state dict or a path, not from {type(source).__name__}"
         )
-    compared, ignored = names.select(state_dict)
-    tensors = {new: state_dict[name] for name, new in compared.items()}
+    parts = flattened(state_dict)  # wrappers have no bytes, and the manifest lists what is inside them
+    compared, ignored = names.select(parts)
+    tensors = {new: parts[name] for name, new in compared.items()}
     return _Found(hash_state_dict(tensors, hash_, backend, progress), True, {}, ignored)
 
 

@@ -8,22 +8,25 @@ spelling and its free-form ``__metadata__``.
 from __future__ import annotations
 
 import os
-import stat
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from ..strict_json import check_members, check_sizes, parse_object
 from .dtypes import DTYPE_BITS, LARGEST_SIZE, byte_length
 from .entry import check_name
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, SAFETENSORS, mistaken_for
+from .regular_files import Identity, identity, open_regular
 
 MAX_HEADER_SIZE = 100_000_000
 """Bytes. The safetensors library has the same limit."""
 
 _LENGTH_SIZE = 8
+_TICK = 0.01  # in seconds; the clock of Linux with the slowest setting
+_MOST_TICKS = 10  # a file that changes all the time is found changed afterwards
 _METADATA = "__metadata__"
 _FIELDS: Mapping[str, type] = {"dtype": str, "shape": list, "data_offsets": list}
 
@@ -50,7 +53,9 @@ class SafetensorsFile:
     path: Path
     tensors: tuple[StoredTensor, ...]
     metadata: Mapping[str, str]
-    identity: tuple[int, ...]
+    identity: Identity
+    size: int
+    """Bytes in the file."""
     ties: Mapping[str, str]
     """Names that are not stored, each with the stored name of the same tensor. safetensors writes them into
     the metadata when it leaves out names of shared memory."""
@@ -63,10 +68,12 @@ class SafetensorsFile:
         regular file or not a well-formed safetensors file.
         """
         path = Path(path)
-        if not stat.S_ISREG(path.stat().st_mode):  # checked before open(), which would wait on a named pipe
-            raise ManifestError(f"{path}: not a regular file")
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
+        try:
+            descriptor = open_regular(path)
+        except ValueError as error:
+            raise ManifestError(str(error)) from None
+        with open(descriptor, "rb") as file:
+            status = _settled(descriptor)
             try:
                 header, data_start = _read_header(file, status.st_size)
             except ManifestError as error:
@@ -80,7 +87,7 @@ class SafetensorsFile:
                 raise ManifestError(f"{path}: {error}") from None
         stored = {tensor.name for tensor in tensors}
         ties = {name: to for name, to in metadata.items() if to in stored and name not in stored}
-        return cls(path, tensors, metadata, _identity(status), ties)
+        return cls(path, tensors, metadata, identity(status), status.st_size, ties)
 
     def under(self, prefix: str) -> SafetensorsFile:
         """The same file, with names that begin with ``prefix``."""
@@ -99,14 +106,40 @@ class SafetensorsFile:
         chosen = tuple(replace(t, name=names[t.name]) for t in self.tensors if t.name in names)
         return replace(self, tensors=chosen)
 
+    def open(self, _path: str, _flags: int) -> int:
+        """Open the file again, as the ``opener`` of :func:`open`.
+
+        Raises ManifestError if it is no longer the file whose header was read.
+        """
+        try:
+            descriptor = open_regular(self.path)
+        except ValueError as error:
+            raise ManifestError(f"{error}; it changed while it was being read") from None
+        status = os.fstat(descriptor)
+        if identity(status) != self.identity:
+            os.close(descriptor)
+            self._raise_changed("was cut" if status.st_size < self.size else "changed")
+        return descriptor
+
     def check_unchanged(self) -> None:
         """Raise ManifestError if the file is no longer the one whose header was read."""
-        if _identity(self.path.stat()) != self.identity:
-            raise ManifestError(f"{self.path}: the file changed while it was being read")
+        if identity(self.path.stat()) != self.identity:
+            self._raise_changed("changed")
+
+    def _raise_changed(self, how: str) -> NoReturn:
+        raise ManifestError(f"{self.path}: the file {how} while it was being read")
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _settled(descriptor: int) -> os.stat_result:
+    """The status of a file, after a tick of the clock with which file systems stamp changes has passed since
+    the last change. A later change then has another time stamp, and is noticed."""
+    for _ in range(_MOST_TICKS):
+        status = os.fstat(descriptor)
+        age = time.time() - max(status.st_mtime, status.st_ctime)
+        if not 0 <= age < _TICK:
+            break
+        time.sleep(_TICK - age)
+    return status
 
 
 def _read_header(file: BinaryIO, file_size: int) -> tuple[bytes, int]:

@@ -93,7 +93,7 @@ def _hash_run(
     try:
         if len(run) == 1:
             hasher = new(hash_.name, backend=backend)
-            update_from_file(hasher, file.path, start=start, end=end, progress=progress)
+            update_from_file(hasher, file.path, start=start, end=end, progress=progress, opener=file.open)
             digests = [hasher.digest(hash_.length)]
         else:
             data = _read(file, start, end)
@@ -113,7 +113,7 @@ def _hash_run(
 
 
 def _read(file: SafetensorsFile, start: int, end: int) -> memoryview:
-    with open(file.path, "rb") as opened:
+    with open(file.path, "rb", opener=file.open) as opened:
         opened.seek(start)
         data = opened.read(end - start)
     if len(data) < end - start:

@@ -18,7 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import integrity_triton as it
-from integrity_triton.models import Manifest, ManifestError, TensorEntry, live, manifest, stored
+from integrity_triton.models import (
+    Manifest,
+    ManifestError,
+    TensorEntry,
+    live,
+    manifest,
+    safetensors_file,
+    stored,
+)
 
 blake3 = pytest.importorskip("blake3")
 safetensors = pytest.importorskip("safetensors")
@@ -400,6 +408,58 @@ def test_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
         with pytest.raises(ManifestError, match="changed while it was being read"):
             Manifest.build(path, progress=change)
         path = saved(STATE, tmp_path)
+
+
+def rewrite(path: Path, *, at: int = -1) -> None:
+    """Change a byte of a file, and set back the time of its last modification."""
+    status = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(at, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(at, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+
+
+def test_a_change_with_the_old_time_of_modification(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for _ in range(3):
+        saved(STATE, tmp_path)
+        with pytest.raises(ManifestError, match="changed while it was being read"):
+            Manifest.build(path, progress=lambda nbytes: rewrite(path))
+
+
+def test_another_file_for_a_moment(tmp_path: Path, monkeypatch) -> None:
+    """The folder is exchanged while tensors are read, and put back before the end."""
+    monkeypatch.setattr(stored, "_MOST_READERS", 1)
+    state = {f"{i}": torch.zeros(5 << 20, dtype=torch.uint8) for i in range(2)}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        saved(state, tmp_path / name)
+    (tmp_path / "model").symlink_to("a")
+    calls: list[int] = []
+
+    def exchange(nbytes: int) -> None:
+        calls.append(nbytes)
+        (tmp_path / "model").unlink()
+        (tmp_path / "model").symlink_to("ab"[len(calls) % 2])
+
+    with pytest.raises(ManifestError, match="changed while it was being read"):
+        Manifest.build(tmp_path / "model" / "model.safetensors", progress=exchange)
+
+
+def test_a_pipe_in_place_of_a_file(tmp_path: Path) -> None:
+    path = saved(STATE, tmp_path)
+    layout = safetensors_file.SafetensorsFile.read(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ManifestError, match="changed while it was being read"):
+        layout.check_unchanged()
+    with pytest.raises(ManifestError, match="a named pipe, not a regular file; it changed"):
+        layout.open("", 0)
+    with pytest.raises(ManifestError, match="a named pipe, not a regular file"):
+        Manifest.build(path)
 
 
 def test_file_that_is_cut_while_it_is_read(tmp_path: Path, monkeypatch) -> None:
