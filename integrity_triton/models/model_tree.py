@@ -53,6 +53,9 @@ class ModelFile:
         if identity(os.fstat(descriptor)) != self.identity:
             os.close(descriptor)
             raise IntegrityError(f"{self.path}: the file changed while the model was being read")
+        if hasattr(os, "pread") and os.pread(descriptor, 1, self.size):
+            os.close(descriptor)  # a file of /proc, for example, claims to be empty
+            raise IntegrityError(f"{self.path}: the file has more bytes than the {self.size} of its size")
         return descriptor
 
 

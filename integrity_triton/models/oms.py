@@ -2,8 +2,9 @@
 
 A signature is a Sigstore bundle around a DSSE envelope around an in-toto statement whose predicate,
 ``https://model_signing/signature/v1.0``, lists a digest for every file or shard of a model folder.
-What :func:`sign` writes, stock ``model_signing`` verifies; what that signs with an elliptic-curve
-key, :func:`verify` verifies. ``docs/guide/signing.md`` says which form to choose.
+The stock package ``model_signing`` verifies the signatures that :func:`sign` makes, and :func:`verify`
+verifies those that the stock package makes with an elliptic-curve key. ``docs/guide/signing.md`` says
+which form to choose, and what becomes of links and other things in a folder.
 
 Needs the ``signing`` extra.
 """
@@ -77,11 +78,12 @@ _WILDCARDS = frozenset("*?[")
 
 
 class HashingConfig(model_signing.hashing.Config):
-    """A hashing configuration for stock's signing and verifying configurations, with this package's hashing.
+    """A hashing configuration of the stock package, with the hashing done by this package.
 
-    Pass it to their ``set_hashing_config()``. For a model that both accept, the manifest is equal to stock's.
-    What stock leaves out without a word is an error here: a folder that cannot be listed, a link to a folder
-    or out of the model (where links are allowed at all), and a model in which there is nothing to sign.
+    Pass it to ``set_hashing_config()`` of the stock package's signing and verifying configurations. For a
+    model that both packages accept, the manifest is equal to the stock package's. It leaves some things out
+    without a word that are errors here: a folder that cannot be listed, the files behind a link to a folder,
+    and a model in which there is nothing to sign.
 
     ``method`` is "files" or "shards", and ``algorithm`` is an OMS hash. ``shard_size``, in bytes, applies
     only to shards. ``allow_symlinks`` includes what links to regular files lead to, if that is within the
@@ -194,6 +196,9 @@ class HashingConfig(model_signing.hashing.Config):
 
         ignored = frozenset(self._ignored(model))
         tree = listed()
+        for file in tree.files.values():
+            if file.size == 0:  # it may have no shard that would be read, and not be empty
+                os.close(file.open(file.path, os.O_RDONLY))
         digests: _Digests = {name: {} for name in tree.files}
         shared = SharedProgress(self._progress)
         with ThreadPoolExecutor(self._workers, "integrity_triton") as pool:
@@ -425,8 +430,8 @@ def verify(
     The signature says how the model was hashed and which paths were ignored. ``ignore_paths`` adds to these
     paths. ``ignore_unsigned_files`` permits anything that the signature does not list; with shards that
     another program signed, only empty files, because such a signature does not say which files were empty.
-    ``allow_symlinks`` follows links as :class:`HashingConfig` does, though the signer did not: a model that
-    was signed as files can so be verified in a Hugging Face cache.
+    ``allow_symlinks`` follows links as :class:`HashingConfig` does, even if the signer did not. This verifies
+    a model in a Hugging Face cache that was signed as a folder of files.
 
     Raises IntegrityError, which names the files, if another key made the signature, the model is not the
     one that was signed or it changes meanwhile; SignatureFormatError (a ValueError) for a malformed or
@@ -463,8 +468,8 @@ def verify(
     if differences := _differences(signed, found, tree.refused):
         if ignore_unsigned_files and not complete:
             differences += (
-                "; the signature does not say which files were empty, so that files which it does not list "
-                "are ignored only by name, with ignore_paths (--ignore-path)"
+                "; the signature does not say which files were empty when the model was signed, so that "
+                "unsigned files with content are ignored only by name, with ignore_paths (--ignore-path)"
             )
         raise IntegrityError(f"the model is not the one that was signed; {differences}")
 

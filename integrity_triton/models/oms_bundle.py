@@ -66,8 +66,8 @@ class Statement:
     ``digests`` maps the names of the resources, which are files or shards, to digests in lower-case
     hexadecimal. ``shard_size`` is in bytes, and None for the method "files".
 
-    ``empty_files`` names the files without content, for which OMS has no shards. It is None if the signature
-    does not tell them, as those of other programs do not, and for the method "files", which lists every file.
+    ``empty_files`` names the files without content, for which OMS has no shards. It is None for the method
+    "files", which lists every file, and for a signature by another program, which does not name them.
     """
 
     method: str

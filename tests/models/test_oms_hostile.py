@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: E402
 
 from integrity_triton.models import model_tree, oms, oms_bundle, signing_keys  # noqa: E402
+from integrity_triton.models.regular_files import read_regular  # noqa: E402
 
 SHARDS = {"method": "shards", "algorithm": "sha256", "shard_size": 1000}
 METHODS = pytest.mark.parametrize("form", [{}, SHARDS], ids=["files", "shards"])
@@ -183,7 +184,7 @@ def test_an_empty_file_that_stock_signed_by_shards(model, signed):
     with pytest.raises(it.IntegrityError, match=r"not signed: 'empty'$"):
         signed.verify(model)
     with pytest.raises(
-        it.IntegrityError, match=r"'empty'; the signature does not say which files were empty"
+        it.IntegrityError, match=r"'empty'; the signature does not say which files were empty when"
     ):
         signed.verify(model, ignore_unsigned_files=True)
     signed.verify(model, ignore_unsigned_files=True, ignore_paths=["empty"])
@@ -506,12 +507,17 @@ def test_keys_have_a_size_limit(model, signed, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="not applicable: there is no /proc")
-def test_a_file_that_claims_to_be_empty_is_not_read_without_end(monkeypatch):
-    from integrity_triton.models.regular_files import read_regular
-
+def test_a_file_that_claims_to_be_empty_is_not_read_without_end():
     assert os.stat("/proc/self/status").st_size == 0
     with pytest.raises(ValueError, match="at most 10"):
         read_regular("/proc/self/status", 10, "x")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="not applicable: there is no /proc")
+@METHODS
+def test_a_file_with_more_bytes_than_its_size(signed, form):
+    with pytest.raises(it.IntegrityError, match="more bytes than the 0 of its size"):
+        signed.sign(Path("/proc/self/status"), **form)
 
 
 # Between listing and reading
