@@ -88,7 +88,7 @@ def _needs_copy(x: torch.Tensor) -> bool:
 def _key(name: str, x: torch.Tensor) -> Any:
     """A key that is equal for all names of one tensor: the same elements of the same storage, in the same
     order."""
-    if x.numel() == 0:  # there is no memory to share
+    if x.numel() == 0 or x._is_zerotensor():  # there is no memory to share
         return name
     return x.device, x.data_ptr(), x.dtype, x.shape, x.stride(), x.is_conj(), x.is_neg()
 

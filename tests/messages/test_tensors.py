@@ -56,7 +56,9 @@ def test_the_zeros_of_forward_differentiation():
     zeros = torch._efficientzerotensor((3, 4))
     assert it.sha256(zeros).digest() == it.sha256(bytes(48)).digest()
     assert it.hash_batch(zeros, "sha256").equal(it.hash_batch([bytes(16)] * 3, "sha256"))
-    assert it.models.Manifest.build({"a": zeros}) == it.models.Manifest.build({"a": torch.zeros(3, 4)})
+    plain = {"a": torch.zeros(3, 4), "b": torch.zeros(3, 4)}
+    other = torch._efficientzerotensor((3, 4))
+    assert it.models.Manifest.build({"a": zeros, "b": other}) == it.models.Manifest.build(plain)
 
 
 @pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.grad, torch.func.functionalize])
