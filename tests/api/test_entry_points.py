@@ -205,12 +205,11 @@ OTHERS = {
     "TensorTags.from_json.text": "JSON",
     "Manifest.from_json.data": "JSON",
     "TensorEntry.digest": "bytes, and nothing else",
-    "Manifest.entries": "instances of TensorEntry",
     "hash_chunks.params": "given to the same function as those of hash_batch",
     "hash_file.params": "given to new",
 }
 INTERNAL = ("Hash", "TensorTags")  # made by functions of the package, not by their constructors
-MAY_BE_DATA = re.compile(r"\b(Any|Tensor|bytes|Module|Sequence|Mapping|Iterable|TensorChunks)\b")
+MAY_BE_DATA = re.compile(r"\b(Any|object|Tensor|bytes|Module|TensorChunks)\b")
 
 
 def public_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
