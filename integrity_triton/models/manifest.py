@@ -265,8 +265,10 @@ class Manifest:
         """
         names = Names.of(ignore, rename)
         ignored = {name for entry in self._entries for name in entry.names if names.ignores(name)}
-        kept = [(entry, [n for n in entry.names if n not in ignored]) for entry in self._entries]
-        expected = sorted(entry.called(remaining) for entry, remaining in kept if remaining)
+        expected: Sequence[TensorEntry] = self._entries
+        if ignored:
+            kept = [(entry, [n for n in entry.names if n not in ignored]) for entry in self._entries]
+            expected = sorted(entry.called(remaining) for entry, remaining in kept if remaining)
         if self._entries and not expected:
             raise ManifestError("ignore leaves no tensor of the manifest to compare")
         found = _measure(source, self._hash, names, backend, progress)

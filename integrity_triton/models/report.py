@@ -167,11 +167,11 @@ def compare(
             continue
         first = present[0]
         for name in present:
-            memory = memories[name].called([name])
+            memory = memories[name]
             if differs := _differences(entry, memory):
-                changed.append(TensorChange(name, differs, entry.called([name]), memory))
+                changed.append(TensorChange(name, differs, entry.called([name]), memory.called([name])))
             elif name != first and live:
-                pairs = tied if memories[name] is memories[first] else untied
+                pairs = tied if memory is memories[first] else untied
                 pairs.append((name, first))
     listed = {name: entry for entry in expected for name in entry.names}
     unexpected = [name for name, _ in untied]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .. import algorithms
 from ..algorithms import Algorithm, Security
@@ -71,6 +72,9 @@ class TensorHash:
     def digest_size(self) -> int:
         """Bytes in a digest."""
         return self.algorithm.digest_size if self.length is None else self.length
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TensorHash.of, (self.name, self.length)  # a record cannot be pickled
 
     def digest(self, data: bytes) -> bytes:
         """The digest of ``data``. It comes from the CPU library if that has the algorithm, and from any

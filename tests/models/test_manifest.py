@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
+import pickle
 import stat
 import struct
 import subprocess
@@ -606,6 +608,16 @@ def test_report_of_a_good_model() -> None:
         "ok": True, "tensors": 2, "changed": [], "missing": [], "unexpected": [], "tied": [],
         "untied": [], "unstated": [], "absent": [], "ignored": [],
     }  # fmt: skip
+
+
+def test_manifests_and_reports_can_be_sent_to_another_process() -> None:
+    for built in (Manifest.build(Tied()), Manifest.build(STATE, "shake_128", length=32)):
+        report = built.verify(STATE)
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+            there = pickle.loads(pickle.dumps((built, report), protocol))
+            assert there == (built, report)
+            assert (there[0].root, there[0].to_json()) == (built.root, built.to_json())
+        assert copy.deepcopy(built) == copy.copy(built) == built
 
 
 # Sources that are refused
