@@ -1,4 +1,4 @@
-"""Every exception of the package reaches another process and survives a copy as it was raised."""
+"""Every exception of the package is the same in another process and after a copy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def exceptions() -> list[type[BaseException]]:
             continue
         try:
             members = vars(importlib.import_module(module.name))
-        except ImportError:  # an extra or a vendor's library is absent
+        except ImportError:  # an optional dependency or a library of a vendor is absent
             continue
         found |= {
             value
@@ -39,7 +39,7 @@ def made(kind: type[BaseException]) -> BaseException:
     error = (
         kind("what is wrong", [("a", 1), ("b", None)]) if kind is it.TagMismatch else kind("what is wrong")
     )
-    error.extra = "a note"  # as add_note() keeps its notes, since Python 3.11
+    error.extra = "a note"  # add_note() keeps notes in this way, since Python 3.11
     return error
 
 

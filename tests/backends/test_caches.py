@@ -1,4 +1,4 @@
-"""No call needs a cache: folders that cannot be written, that are full, and that others may write to."""
+"""No call needs a cache: the folder may be read-only, full, or writable for others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_belongs_to_another_user_is_not_executed(cache, which, monkeypatch)
     path = {"the folder": cache, "its parent": cache.parent, "the file": cache / NAME}[which]
     try:
         os.chown(path, 12345, -1)
-    except PermissionError:  # only root can give files away; then the user is another
+    except PermissionError:  # only root can give files away; otherwise, the test becomes another user
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert binary_cache.read(NAME) is None
 
@@ -67,7 +67,7 @@ def test_links_are_not_followed(cache, which, tmp_path):
     path.symlink_to(elsewhere)
     assert binary_cache.read(NAME) is None
     binary_cache.write(NAME, b"other code")
-    if which == "the file":  # the link is replaced, and what it led to stays
+    if which == "the file":  # the link is replaced, and its target stays
         assert not path.is_symlink()
         assert hashlib.sha256(BINARY).digest() + BINARY == elsewhere.read_bytes()
     else:
@@ -85,7 +85,7 @@ def test_the_folder_for_caches_itself_may_be_a_link(cache, tmp_path, monkeypatch
 def test_a_pipe_or_a_folder_in_the_place_of_a_binary_is_not_read(cache):
     (cache / NAME).unlink()
     os.mkfifo(cache / NAME, 0o600)
-    assert binary_cache.read(NAME) is None  # at once
+    assert binary_cache.read(NAME) is None  # without waiting for a writer
     (cache / NAME).unlink()
     (cache / NAME).mkdir(mode=0o700)
     assert binary_cache.read(NAME) is None
@@ -148,7 +148,7 @@ sys.exit(cli.main(["hash", "sha256", "--backend", "opencl", "/dev/null"]))
 
 @needs_opencl
 def test_pyopencl_runs_without_its_cache(tmp_path):
-    """A file is in the place of the home, and not even root can write into it."""
+    """The home is a file instead of a folder, so that not even root can write into it."""
     (tmp_path / "home").write_bytes(b"")
     environment = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "PYOPENCL_NO_CACHE")}
     environment |= {"HOME": str(tmp_path / "home"), "INTEGRITY_TRITON_SELF_TEST": "off"}
@@ -157,12 +157,12 @@ def test_pyopencl_runs_without_its_cache(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("  /dev/null\n")
-    assert done.stderr.count("\n") == 1  # that self-tests are off
+    assert done.stderr.count("\n") == 1  # the line says that self-tests are off
 
 
 @pytest.fixture
 def triton_folder(tmp_path, monkeypatch):
-    """Triton's cache, below a file, and so impossible."""
+    """The folder of Triton's cache cannot exist, because it would be inside a file."""
     pytest.importorskip("triton")
     (tmp_path / "file").write_bytes(b"")
     used = [str(tmp_path / "file" / "cache")]
@@ -222,6 +222,5 @@ def test_triton_is_asked_for_its_folder_and_told_another(tmp_path, monkeypatch):
         assert FileCacheManager("key").cache_dir == str(tmp_path / "other" / "key")
     finally:
         if "triton.knobs" in sys.modules:
-            del sys.modules[
-                "triton.knobs"
-            ].cache.dir  # and the environment, which this also sets, is restored
+            # This also restores the environment, which setting the folder has changed.
+            del sys.modules["triton.knobs"].cache.dir

@@ -71,8 +71,8 @@ def launch_of(owner: object) -> Launch:
 
 
 def interrupted_at(instruction: int, work) -> bool:
-    """Call ``work``; raise KeyboardInterrupt before that instruction of the backend. Return whether there
-    were so many instructions."""
+    """Call ``work``, and raise KeyboardInterrupt before the instruction of the backend with this number.
+    Return whether there are so many instructions."""
     count = itertools.count()
 
     def trace(frame, event, argument):
@@ -96,7 +96,7 @@ def interrupted_at(instruction: int, work) -> bool:
 
 @pytest.mark.parametrize("interrupted_waits", [0, 1])
 def test_an_interrupt_at_any_instruction(interrupted_waits):
-    """And in the second run another one before the wait that the first one leads to."""
+    """In the second run, another interrupt comes before the wait to which the first one leads."""
     for instruction in itertools.count():
         device = Device(interrupted_waits)
         runtime = runtime_of(device)
@@ -112,10 +112,10 @@ def test_an_interrupt_at_any_instruction(interrupted_waits):
 
         reached = interrupted_at(instruction, work)
         del work, launch
-        assert released in ([], [False]), instruction  # it did not run when its memory went
+        assert released in ([], [False]), instruction  # the kernel did not run when its memory was released
         device.interrupted_waits = 0
         runtime.execute(launch_of(None), {})
-        assert released == [False], instruction  # and nothing is kept for ever
+        assert released == [False], instruction  # and nothing is kept forever
         assert watch() is None
         if not reached:
             break
@@ -123,7 +123,8 @@ def test_an_interrupt_at_any_instruction(interrupted_waits):
 
 
 def test_a_launch_within_a_launch():
-    """The handler of a signal may hash, too; it does not take the interrupted launch for an abandoned one."""
+    """The handler of a signal may hash as well. It does not treat the interrupted launch as an abandoned
+    one."""
     device = Device()
     in_flight = InFlight(device.finish)
     owner = Owner()
@@ -154,7 +155,7 @@ def test_the_end_waits_for_other_threads_only():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        in_flight.run(launch_of(None), abandon)  # this thread's, and the wait is interrupted
+        in_flight.run(launch_of(None), abandon)  # a launch of this thread, whose wait is interrupted
     other = threading.Thread(target=in_flight.run, args=(launch_of(None), work))
     other.start()
     began.wait()
@@ -223,7 +224,7 @@ STORM = """if True:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="not applicable: memory is unmapped as glibc does")
 def test_a_storm_of_interrupts():
-    """On the device that there is. The memory of each batch is unmapped when it is freed."""
+    """This runs on the real device. The memory of each batch is unmapped when it is freed."""
     status = {s.name: s for s in registry.statuses()}["opencl"]
     if not status.available:
         pytest.skip(f"absent: {status.reason}")
@@ -237,4 +238,5 @@ def test_a_storm_of_interrupts():
         timeout=120,
     )
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
-    assert time.monotonic() - start < 50  # nor does the end of the process wait for a launch that was cut
+    # The end of the process does not wait for an interrupted launch either.
+    assert time.monotonic() - start < 50

@@ -20,7 +20,7 @@ from support import driver_family, first_of, required, size_of
 
 CPU = torch.device("cpu")
 ADDRESSES = ("address", "rows")
-"""The kernels' arguments that are addresses, besides the first row of a table."""
+"""The arguments of kernels that are addresses. The first row of a table holds addresses as well."""
 
 
 def tensors(owner: Any) -> Iterator[torch.Tensor]:
