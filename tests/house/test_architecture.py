@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from integrity_triton.algorithms import constructions
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -159,6 +161,17 @@ def test_vendors_are_named_in_their_own_files_alone(module):
             module == "integrity_triton.backends.registry" and f"{named[0]}.py" in VENDOR_FILES
         ):
             pytest.fail(f"{path.relative_to(ROOT)}:{node.lineno} names {named[0]}")
+
+
+def test_a_construction_is_asked_and_not_its_type():
+    """A new construction would not be among the types that a file knows."""
+    base = constructions.Construction
+    types = {k for k, v in vars(constructions).items() if isinstance(v, type) and issubclass(v, base)}
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+                asked = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+                assert not asked & types, f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
 def test_every_package_is_packaged():
