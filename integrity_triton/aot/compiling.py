@@ -243,7 +243,10 @@ def compile_all(
             )
             if done.returncode != 0:
                 raise CompileError(f"compiling for {target.name} failed:\n{done.stderr[-4000:].strip()}")
-            return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+            results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+            if len(results) != len(share):  # a module with device code may have ended the process
+                raise CompileError(f"compiling for {target.name} gave {len(results)} of {len(share)} kernels")
+            return results
 
         shares = [jobs[i::workers] for i in range(workers)]
         results = list(pool.map(run, shares))

@@ -10,6 +10,7 @@ of JSON for each result.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from importlib import import_module
@@ -124,8 +125,10 @@ def _amdgcn_parameters(text: str, entry: str) -> int:
 
 
 def main() -> None:
-    for job in json.load(sys.stdin):
-        print(json.dumps(compile_job(job)), flush=True)
+    with os.fdopen(os.dup(1), "w") as results:
+        os.dup2(2, 1)  # modules and compilers that print do not write among the results
+        for job in json.load(sys.stdin):
+            print(json.dumps(compile_job(job)), file=results, flush=True)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,12 @@ _MOST_JOBS = 8  # each process loads a few hundred MB of libraries
     help="Number of processes that share the work.  [default: one per processor, at most 8]",
 )
 @click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Fail an algorithm that takes longer on a backend.  [default: 1800, or 14400 with --full]",
+)
+@click.option(
     "--report",
     "reports",
     metavar="FILE",
@@ -62,6 +68,7 @@ def conformance(
     full: bool,
     seed: int | None,
     jobs: int | None,
+    timeout: float | None,
     reports: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -105,6 +112,7 @@ def conformance(
         seed=chosen,
         targets=targets,
         jobs=min(usable_cpus(), _MOST_JOBS) if jobs is None else jobs,
+        timeout=timeout,
         progress=show,
     )
     for path in reports:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
+from .terminal import stdout_for_report
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _backend_option = click.option("--backend", metavar="NAME", help="Run on this backend, or fail.")
+
+
+def json_option(command: _Command) -> _Command:
+    """Give a command ``--json``, and keep everything but its report from stdout."""
+
+    @functools.wraps(command)
+    def reporting(*arguments: Any, **options: Any) -> Any:
+        with stdout_for_report():
+            return command(*arguments, **options)
+
+    return _json_option(cast(_Command, reporting))
 
 
 def report_options(command: _Command) -> _Command:

@@ -11,8 +11,8 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -40,14 +40,56 @@ def complain(message: str) -> None:
             sys.stderr.flush()
 
 
+_report: IO[bytes] | None = None
+"""Where the report goes while :func:`stdout_for_report` keeps everything else from stdout."""
+
+
+@contextmanager
+def stdout_for_report() -> Iterator[None]:
+    """Send to stderr whatever libraries, plug-ins and processes print to stdout while the block runs, so that
+    stdout has only what :func:`write_stdout` writes."""
+    global _report
+    stdout = sys.stdout
+    if stdout is None or _report is not None:
+        yield
+        return
+    stdout.flush()
+    with ExitStack() as undo:
+        try:
+            number = stdout.fileno()
+        except (OSError, ValueError):  # a program has put another object there
+            _report = stdout.buffer
+        else:
+            _report = undo.enter_context(open(os.dup(number), "wb", buffering=0))
+            undo.callback(os.dup2, _report.fileno(), number)
+            errors = undo.enter_context(open(os.devnull, "wb")) if sys.stderr is None else None
+            os.dup2(2 if errors is None else errors.fileno(), number)
+        sys.stdout = sys.stderr
+        try:
+            yield
+        finally:
+            sys.stdout, _report = stdout, None
+
+
 def write_stdout(data: bytes) -> None:
     """Write all of ``data`` to stdout, and flush it. Raises OSError if stdout is closed."""
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, "standard output is closed")
+    stream = _report
+    if stream is None:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "standard output is closed")
+        stream = sys.stdout.buffer
     rest = memoryview(data)
-    while rest:  # if stdout is unbuffered (python -u), a write may take only a part
-        rest = rest[sys.stdout.buffer.write(rest) :]
-    sys.stdout.buffer.flush()
+    while rest:  # an unbuffered stream may take only a part
+        written = stream.write(rest)
+        if written is None:
+            raise BlockingIOError(errno.EAGAIN, "standard output does not wait for its reader")
+        rest = rest[written:]
+    stream.flush()
+
+
+def _stdout_is_terminal() -> bool:
+    stream: IO[Any] | None = _report or sys.stdout
+    return stream is not None and stream.isatty()
 
 
 def write_document(**fields: Any) -> None:
@@ -154,7 +196,7 @@ class Output:
     def hanging(self, first: str, text: str) -> None:
         """Write ``text`` after ``first``. On a terminal it is wrapped, and its lines are indented equally."""
         width = 0
-        if sys.stdout is not None and sys.stdout.isatty():
+        if _stdout_is_terminal():
             width = shutil.get_terminal_size().columns - len(first)
         # If hardly any width is left, the wrapping of the terminal itself is easier to read.
         lines = textwrap.wrap(text, width, break_on_hyphens=False) if width >= _NARROWEST else [text]

@@ -25,7 +25,7 @@ class Compilation:
     def cell(self, record: Algorithm) -> Cell:
         """Compile all kernels of an algorithm."""
         began = time.perf_counter()
-        cell = Cell(record.name, f"{self._target.name} (compile-only)", "", "", COMPILED, asked=True)
+        cell = self._blank(record)
         try:
             wanted = variants(record, self._target)
         except ValueError as error:
@@ -36,11 +36,18 @@ class Compilation:
                 for one in export(new, self._target, Path(folder)) if new else ():
                     self._compiled[one.name] = one.sidecar["compiler"]
         except IntegrityTritonError as error:
-            failure = Failure("compiling", "all kernels", "binaries", str(error))
-            return replace(cell, status=FAILED, failed=1, failures=(failure,))
+            return self.lost(record, error)
         compilers = dict.fromkeys(self._compiled[name] for name in wanted)
         return replace(
             cell,
             reason=f"{len(wanted)} kernels compiled with {', '.join(compilers)}; nothing ran",
             seconds=round(time.perf_counter() - began, 3),
         )
+
+    def lost(self, record: Algorithm, reason: object) -> Cell:
+        """The cell of an algorithm whose kernels could not be compiled."""
+        failure = Failure("compiling", "all kernels", "binaries", str(reason))
+        return replace(self._blank(record), status=FAILED, failed=1, failures=(failure,))
+
+    def _blank(self, record: Algorithm) -> Cell:
+        return Cell(record.name, f"{self._target.name} (compile-only)", "", "", COMPILED, asked=True)

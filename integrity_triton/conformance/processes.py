@@ -2,12 +2,20 @@
 
 A first run spends most of its time in compilers, and a compiler uses one processor: several processes compile
 several kernels at the same time.
+
+The work calls code of other packages, which may end its process, never return, or leave compilers running. No
+item may end the run, and none may take longer than a limit.
 """
 
 from __future__ import annotations
 
+import abc
+import contextvars
+import ctypes
 import logging
 import multiprocessing
+import os
+import queue
 import signal
 import sys
 import threading
@@ -17,6 +25,8 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 _logger = logging.getLogger("integrity_triton")
+START_TIMEOUT = 600.0
+"""The number of seconds that a process may take to import and load everything that it needs."""
 _END_TIMEOUT = 10.0  # seconds
 
 Item = TypeVar("Item")
@@ -63,6 +73,10 @@ class _Pending(Generic[Item]):
         """Return the items that may be begun now."""
         return [entry for entry in self._items if entry[1][0] not in self._compiling]
 
+    def rest(self) -> list[tuple[int, Item]]:
+        """Return the items that no process has begun, with their numbers."""
+        return [(number, item) for number, (_, item) in self._items]
+
     def give_up(self) -> None:
         """Drop the items that no process has begun."""
         with self._changed:
@@ -72,14 +86,100 @@ class _Pending(Generic[Item]):
 
 
 class Lost(Exception):
-    """A process could not start, or it ended while it worked on an item."""
+    """A process could not start, it ended while it worked on an item, or the item took too long."""
 
 
-class _Child(Generic[Item, Result]):
-    """A process that works on items, one at a time."""
+class _Worker(abc.ABC, Generic[Item, Result]):
+    """Works on items, one at a time, and takes at most ``limit`` seconds for each of them."""
 
-    def __init__(self, start: Callable[[], Callable[[Item], Result]]) -> None:
+    def __init__(self, limit: float | None) -> None:
+        self._limit = limit
+
+    @abc.abstractmethod
+    def wait_until_ready(self) -> None:
+        """Raises Lost if it ends before it is ready."""
+
+    @abc.abstractmethod
+    def work(self, item: Item) -> Result:
+        """Return the result of an item. Raises Lost if it ends before it has the result."""
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """Let it end when it has nothing to do, and kill it if that takes too long."""
+
+    @abc.abstractmethod
+    def kill(self) -> None:
+        """End it, whatever it does."""
+
+    @abc.abstractmethod
+    def join(self) -> None:
+        """Wait until it has ended, for a limited time."""
+
+
+class _Here(_Worker[Item, Result]):
+    """A thread of this process that works on items.
+
+    It is not the thread that waits for the results, which could not go on if a result never came. Python
+    cannot kill a thread, but it can raise an exception in it at the next step of Python code.
+    """
+
+    def __init__(self, start: Callable[[], Callable[[Item], Result]], limit: float | None) -> None:
+        super().__init__(limit)
+        self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        context = contextvars.copy_context()  # which backend a caller has chosen, for example
+        self._thread = threading.Thread(target=context.run, args=(self._serve, start), daemon=True)
+        self._thread.start()
+
+    def _serve(self, start: Callable[[], Callable[[Item], Result]]) -> None:
+        try:
+            work = start()
+            self._results.put((None, None))
+            while (item := self._items.get()) is not None:
+                self._results.put((work(item[0]), None))
+        except BaseException as error:
+            self._results.put((None, error))
+
+    def wait_until_ready(self) -> None:
+        self._receive(START_TIMEOUT)
+
+    def work(self, item: Item) -> Result:
+        self._items.put((item,))
+        result: Result = self._receive(self._limit)
+        return result
+
+    def _receive(self, limit: float | None) -> Any:
+        try:
+            result, error = self._results.get(timeout=limit)
+        except queue.Empty:
+            self.kill()
+            raise Lost(f"it took longer than {limit:g} seconds") from None
+        if isinstance(error, SystemExit):
+            raise Lost(f"it wanted to end the process with status {error.code}") from error
+        if error is not None:
+            raise error
+        return result
+
+    def end(self) -> None:
+        self._items.put(None)
+
+    def kill(self) -> None:
+        self.end()
+        self._results.put((None, Lost("it was ended")))
+        if self._thread.ident is not None and self._thread.is_alive():
+            raise_there = ctypes.pythonapi.PyThreadState_SetAsyncExc
+            raise_there(ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt))
+
+    def join(self) -> None:
+        self._thread.join(_END_TIMEOUT)
+
+
+class _Child(_Worker[Item, Result]):
+    """A process that works on items."""
+
+    def __init__(self, start: Callable[[], Callable[[Item], Result]], limit: float | None) -> None:
         """Start the process, and do not wait until it is ready. Raises Lost if the system refuses."""
+        super().__init__(limit)
         context = multiprocessing.get_context("spawn")  # devices' runtimes do not survive a fork
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(start, theirs), daemon=True)
@@ -92,25 +192,27 @@ class _Child(Generic[Item, Result]):
             theirs.close()
 
     def wait_until_ready(self) -> None:
-        """Raises Lost if the process ends before it is ready."""
-        self._receive()
+        self._receive(START_TIMEOUT)
 
     def work(self, item: Item) -> Result:
-        """Return the result of an item. Raises Lost if the process ends before it has sent the result."""
         with suppress(OSError):  # if the process has ended, _receive raises Lost
             self._connection.send(item)
-        result: Result = self._receive()
+        result: Result = self._receive(self._limit)
         return result
 
-    def _receive(self) -> Any:
+    def _receive(self, limit: float | None) -> Any:
         try:
+            if not self._connection.poll(limit):
+                self.kill()
+                self.join()
+                raise Lost(f"it took longer than {limit:g} seconds, and its process was killed")
             return self._connection.recv()
         except (EOFError, OSError) as error:
+            self._kill_group()
             self.join()
             raise Lost(f"the process ended with status {self._process.exitcode}") from error
 
     def end(self) -> None:
-        """Let the process end, and kill it if that takes too long."""
         self._connection.close()
         self.join()
         if self._process.is_alive():
@@ -118,10 +220,18 @@ class _Child(Generic[Item, Result]):
             self.join()
 
     def kill(self) -> None:
+        self._kill_group()
         self._process.kill()
 
+    def _kill_group(self) -> None:
+        """Kill the process and what it has started, such as compilers, which ignore interrupts as it does."""
+        pid = self._process.pid
+        if sys.platform != "win32" and pid is not None:
+            with suppress(OSError):  # it has ended, and nothing of it is left
+                if os.getpgid(pid) == pid:  # otherwise it has not begun, and has started nothing
+                    os.killpg(pid, signal.SIGKILL)
+
     def join(self) -> None:
-        """Wait until the process has ended, for a limited time."""
         self._process.join(_END_TIMEOUT)
 
 
@@ -150,11 +260,36 @@ def _serve(start: Callable[[], Callable[[Item], Result]], connection: Connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.setsid()  # whatever this process starts is in its group, which is killed as a whole
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(2, 1)  # standard output belongs to the report
     work = start()
     with suppress(EOFError, BrokenPipeError):  # the process that started this one has closed the connection
         connection.send(None)
         while True:
             connection.send(work(connection.recv()))
+
+
+def _end_with_parent() -> None:
+    """Kill the group of this process when the process that started it has ended, even if it was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGKILL)
+
+
+def within(limit: float | None, function: Callable[[], Result]) -> Result:
+    """The result of ``function``, which runs in a thread. Raises Lost if it takes longer than ``limit``
+    seconds, or if it wants to end the process."""
+    worker: _Here[Any, Result] = _Here(lambda: lambda _: function(), limit)
+    try:
+        worker.wait_until_ready()
+        result: Result = worker.work(None)
+    except KeyboardInterrupt:
+        worker.kill()
+        raise
+    worker.end()
+    return result
 
 
 def share(
@@ -163,21 +298,23 @@ def share(
     jobs: int,
     done: Callable[[Result], None],
     lost: Callable[[Item, Lost], Result],
+    limit: float | None = None,
 ) -> list[Result]:
     """Work on items in this process and in ``jobs - 1`` others, and return the results in the items' order.
 
     Each item comes with a key: among items with the same key, the first is finished before another is begun.
     Each process calls ``start()`` once, which returns the function that works on an item; ``start`` and the
     items are pickled. ``done`` is called in this process with each result as it comes, by one thread at a
-    time. If another process ends while it works on an item, ``lost(item, error)`` makes the item's result,
-    and a new process takes the place of the one that ended.
+    time. If a process ends while it works on an item, or the item takes longer than ``limit`` seconds,
+    ``lost(item, error)`` makes the item's result, and a new process takes the place of the one that has ended
+    or was killed. In this process, a new thread takes the place of one that does not return.
 
     If an exception ends the work, this function kills the other processes and waits until they have ended,
     for a limited time, before it raises the exception. A KeyboardInterrupt is such an exception.
     """
     pending, results = _Pending(items), dict[int, Result]()
     lock = threading.Lock()
-    children: list[_Child[Item, Result]] = []
+    workers: list[_Worker[Item, Result]] = []
     problems: list[BaseException] = []
 
     def finish(number: int, result: Result) -> None:
@@ -185,59 +322,59 @@ def share(
             results[number] = result
             done(result)
 
-    def begin() -> _Child[Item, Result]:
-        child = _Child(start)
-        # The child is listed before given_up is read, and give_up() sets given_up before it reads the list:
-        # at least one of the two kills the child.
-        children.append(child)
+    def begin(kind: type[_Here[Item, Result]] | type[_Child[Item, Result]]) -> _Worker[Item, Result]:
+        worker = kind(start, limit)
+        # The worker is listed before given_up is read, and give_up() sets given_up before it reads the list:
+        # at least one of the two kills the worker.
+        workers.append(worker)
         if pending.given_up:
-            child.kill()
-        child.wait_until_ready()
-        return child
+            worker.kill()
+        worker.wait_until_ready()
+        return worker
 
     def give_up() -> None:
         pending.give_up()
-        for child in list(children):
-            child.kill()
+        for worker in list(workers):
+            worker.kill()
 
-    def tend() -> None:
+    def tend(kind: type[_Here[Item, Result]] | type[_Child[Item, Result]]) -> None:
         try:
-            child = begin()
+            worker = begin(kind)
             for number, item in pending:
                 try:
-                    result = child.work(item)
+                    result = worker.work(item)
                 except Lost as error:
                     if pending.given_up:
                         return
                     finish(number, lost(item, error))
-                    child = begin()
+                    worker = begin(kind)
                 else:
                     finish(number, result)
-            child.end()
-        except Lost as error:  # the other processes do the work without this one
+            worker.end()
+        except Lost as error:  # the others do the work without this one
             if not pending.given_up:
                 _logger.warning("could not start another process to share the work: %s", error)
         except BaseException as error:
             problems.append(error)
             give_up()
 
-    helpers = [threading.Thread(target=tend, daemon=True) for _ in range(jobs - 1)]
+    kinds = [_Here, *[_Child] * (jobs - 1)]
+    tenders = [threading.Thread(target=tend, args=(kind,), daemon=True) for kind in kinds]
     try:
-        for helper in helpers:
-            helper.start()
-        work = start()
-        for number, item in pending:
-            finish(number, work(item))
-        for helper in helpers:
-            helper.join()
+        for tender in tenders:
+            tender.start()
+        for tender in tenders:
+            tender.join()
         if problems:
             raise problems[0]
     except BaseException:
         give_up()
-        for helper in helpers:
-            if helper.is_alive():  # an interrupt may have come before all of them were started
-                helper.join(_END_TIMEOUT)
-        for child in children:
-            child.join()
+        for tender in tenders:
+            if tender.is_alive():  # an interrupt may have come before all of them were started
+                tender.join(_END_TIMEOUT)
+        for worker in workers:
+            worker.join()
         raise
+    for number, item in pending.rest():
+        finish(number, lost(item, Lost("no process could start to work on it")))
     return [results[number] for number in sorted(results)]

@@ -38,6 +38,8 @@ class Effort:
     """The number of digests taken of a stream while it grows."""
     flips: int
     """The number of bits of a message, a key and a tag that are flipped, each in a case of its own."""
+    timeout: float = 1800.0
+    """The number of seconds that an algorithm may take on a backend, unless the caller gives another."""
 
     @property
     def few_cases(self) -> bool:
@@ -50,7 +52,7 @@ EFFORTS = {
     for effort in (
         Effort("quick", 50_000, tuple(range(18)), 48, 4, 200_001, 6, 3),
         Effort("standard", 1 << 20, tuple(range(18)), 200, 9, 3_000_017, 40, 8),
-        Effort("full", 1 << 20, tuple(range(18)), 3000, 40, 50_000_017, 1000, 64),
+        Effort("full", 1 << 20, tuple(range(18)), 3000, 40, 50_000_017, 1000, 64, timeout=4 * 3600.0),
     )
 }
 # For a backend that takes up to a tenth of a second for one block.

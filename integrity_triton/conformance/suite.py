@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
+import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from ..backends.triton_backend import TritonBackend
 from .cells import Request, lost_cell
 from .compilation import Compilation
 from .environment import describe
-from .processes import share
+from .processes import START_TIMEOUT, Lost, share, within
 from .report import Cell, Report
 from .subject import EFFORTS
 
@@ -32,6 +33,7 @@ def run(
     seed: int | None = None,
     targets: Sequence[str] = (),
     jobs: int = 1,
+    timeout: float | None = None,
     progress: Callable[[Cell], None] | None = None,
 ) -> Report:
     """Check algorithms on backends and devices, by default all algorithms on everything that is here.
@@ -48,13 +50,26 @@ def run(
     again when it is imported. They know the algorithms and backends that packages provide, and not those that
     only this process has registered. A cell for which another process has no result has failed.
 
-    Raises ValueError for an unknown algorithm, backend, target or effort, and for ``jobs`` below 1.
+    An algorithm on a backend that takes longer than ``timeout`` seconds has failed, and so has one that wants
+    to end its process. The default is 1800 seconds, and 4 hours if ``effort`` is ``"full"``. A process that
+    takes longer is killed. This process cannot be, so that a call that never returns stays in a thread of its
+    own until this process ends.
+
+    Raises ValueError for an unknown algorithm, backend, target or effort, for ``jobs`` below 1 and for a
+    ``timeout`` that is not above 0, and TimeoutError if loading the algorithms and backends of other packages
+    takes very long.
     """
     if effort not in EFFORTS:
         raise ValueError(f"unknown effort {effort!r} (known: {', '.join(EFFORTS)})")
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, not {jobs}")
-    known = {status.name: status for status in statuses()}
+    limit = EFFORTS[effort].timeout if timeout is None else timeout
+    if not 0 < limit <= threading.TIMEOUT_MAX:
+        raise ValueError(f"timeout must be a number of seconds above 0, not {timeout}")
+    try:
+        known = within(max(limit, START_TIMEOUT), _load)
+    except Lost as error:
+        raise TimeoutError(f"the algorithms and backends could not be loaded: {error}") from None
     for name in backends:
         if name not in known:
             raise ValueError(f"unknown backend {name!r} (known: {', '.join(known)})")
@@ -85,11 +100,15 @@ def run(
         jobs=max(1, min(jobs, running // _CELLS_A_PROCESS)),
         done=done,
         lost=_lost,
+        limit=limit,
     )
     cells = [cell for found in shared for cell in found]  # in the order of the items
     for compiling in compilers:
         for record in records:
-            cells.append(compiling.cell(record))
+            try:
+                cells.append(within(limit, partial(compiling.cell, record)))
+            except Lost as error:
+                cells.append(compiling.lost(record, error))
             done(cells[-1:])
     return Report(
         cells=tuple(cells),
@@ -104,9 +123,16 @@ def run(
             "algorithms": list(request.algorithms),
             "targets": list(targets),
             "jobs": jobs,
+            "timeout": limit,
         },
         environment=describe(),
     )
+
+
+def _load() -> dict[str, BackendStatus]:
+    """The backends by name. This and the algorithms include those of other packages."""
+    registry.all_algorithms()
+    return {status.name: status for status in statuses()}
 
 
 def _kernels_of(record: Algorithm, status: BackendStatus) -> Hashable:
@@ -131,7 +157,10 @@ def worker(request: Request, available: Sequence[str]) -> Callable[[tuple[str, s
             return _lost(item, "another process does not know what this one has registered: use one job")
         if backend in available and not known[backend].available:  # only one process can use some devices
             return _lost(item, f"it is absent in another process: {known[backend].reason}")
-        return request.cells(records[algorithm], known[backend])
+        try:
+            return request.cells(records[algorithm], known[backend])
+        except SystemExit as error:
+            return _lost(item, f"it wanted to end the process with status {error.code}")
 
     return cells
 

@@ -43,7 +43,7 @@ def check(subject: Subject, backend: Backend) -> Tally:
                     cases += 1
                     if not case.good:
                         tally.fail(name, case.label, case.expected, case.found)
-        except Exception as error:  # whatever stops a check is a failure of the check
+        except (Exception, SystemExit) as error:  # whatever stops a check is a failure of the check
             tally.fail(name, f"after {cases} cases", "a result", f"{type(error).__name__}: {error}")
         if cases:
             tally.counts[name] = cases

@@ -414,7 +414,7 @@ def test_what_was_not_asked_for_may_be_absent(plant, run):
         (["--algorithm", "sha257"], "unknown algorithm 'sha257'"),
         (["--quick", "--full"], "exclude each other"),
         (["--report", "report.pdf"], "a report is .json, .md, .html, .xml"),
-        (["--report", "nowhere/report.md"], "there is no such folder"),
+        (["--report", "nowhere/report.md"], "nowhere/report.md: No such file or directory"),
         (["--seed", "-1"], "--seed"),
         (["--compile", "abacus"], "unknown target 'abacus'"),
     ],

@@ -18,7 +18,7 @@ import pytest
 
 from integrity_triton import conformance
 from integrity_triton.backends import registry
-from integrity_triton.conformance import render, suite
+from integrity_triton.conformance import processes, render, suite
 from integrity_triton.conformance.cells import Request, lost_cell
 from integrity_triton.conformance.processes import Lost, share
 from support import interruptible
@@ -83,8 +83,20 @@ class InterruptedAtStart:
             assert eventually(self.starting.exists)
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)  # is ignored: the process that runs the tests ends this one
-        self.starting.touch()
+        record_compiler(self.starting)
         time.sleep(600)
+
+
+def record_compiler(path: Path) -> None:
+    """Start a process that ignores interrupts as its parent does, and write its number to ``path``."""
+    unfinished = path.with_name("unfinished")
+    unfinished.write_text(str(subprocess.Popen(["sleep", "600"]).pid))
+    unfinished.rename(path)
+
+
+def is_gone(path: Path) -> bool:
+    """Whether the process whose number ``path`` holds has ended."""
+    return _mark(Path("/proc", path.read_text(), "stat")) is None
 
 
 def eventually(condition):
@@ -157,6 +169,94 @@ def test_an_interrupt_ends_a_process_that_is_starting(tmp_path, caplog, start):
     with leaving_no_process(), pytest.raises(KeyboardInterrupt):
         share([(0, 0)], start(tmp_path), 2, pytest.fail, pytest.fail)
     assert not caplog.text
+    if start is InterruptedAtStart and sys.platform == "linux":
+        assert eventually(partial(is_gone, tmp_path / "starting"))
+
+
+class Stubborn:
+    """Work that does not return, ends the process, and prints."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self):
+        return self.work
+
+    def work(self, item: str):
+        if item.startswith("hang"):
+            if not here():
+                record_compiler(self.folder / "compiler")
+            while True:
+                time.sleep(0.01)
+        if item == "exit":
+            sys.exit(0)
+        return (item,)
+
+
+def test_neither_an_exit_nor_a_call_that_never_returns_ends_the_work(tmp_path):
+    items = ["first", "hang", "exit", "hang again", "last"]
+    before = threading.active_count()
+    results = share(
+        [("key", item) for item in items],
+        Stubborn(tmp_path),
+        1,
+        lambda _: None,
+        lambda item, reason: (item, str(reason)),
+        limit=0.2,
+    )
+    late = "it took longer than 0.2 seconds"
+    assert results == [
+        ("first",),
+        ("hang", late),
+        ("exit", "it wanted to end the process with status 0"),
+        ("hang again", late),
+        ("last",),
+    ]
+    assert eventually(lambda: threading.active_count() <= before)  # Python code can be ended
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not applicable: /proc")
+def test_a_process_that_takes_too_long_is_killed_with_its_compilers(tmp_path):
+    child = processes._Child(Stubborn(tmp_path), 0.5)
+    child.wait_until_ready()
+    assert child.work("first") == ("first",)
+    with pytest.raises(Lost, match=r"longer than 0\.5 seconds, and its process was killed"):
+        child.work("hang")
+    assert not child._process.is_alive()
+    assert eventually(partial(is_gone, tmp_path / "compiler"))
+
+
+KILLED = """
+import functools, os, signal, sys, time
+from integrity_triton.conformance.processes import _Child
+
+if __name__ == "__main__":
+    child = _Child(functools.partial(functools.partial, time.sleep), None)
+    child.wait_until_ready()
+    print(child._process.pid, flush=True)
+    child._connection.send(600)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not applicable: /proc")
+def test_no_process_outlives_the_one_that_started_it(tmp_path):
+    script, number = tmp_path / "script.py", tmp_path / "number"
+    script.write_text(KILLED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    number.write_text(done.stdout.strip())
+    assert eventually(partial(is_gone, number))
+
+
+def test_a_call_that_never_returns_can_be_left():
+    with pytest.raises(Lost, match=r"longer than 0\.1 seconds"):
+        processes.within(0.1, partial(time.sleep, 1))
+    with pytest.raises(Lost, match="status 3"):
+        processes.within(10, partial(sys.exit, 3))
+    with pytest.raises(ZeroDivisionError):
+        processes.within(10, lambda: 1 / 0)
+    assert processes.within(10, lambda: "result") == "result"
 
 
 def cells(jobs: int, progress=None):
@@ -215,7 +315,8 @@ def test_the_module_is_not_run_again_by_the_processes_that_it_starts():
 @pytest.mark.skipif(sys.platform != "linux", reason="not applicable: process groups, and /proc")
 @pytest.mark.parametrize("other", ["at work", "starting"])
 def test_an_interrupt_from_the_keyboard_ends_all(tmp_path, other):
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    mark = f"INTEGRITY_TRITON_TEST={tmp_path}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "INTEGRITY_TRITON_TEST": str(tmp_path)}
     if other == "starting":  # Python imports this module before any other, and the import does not end
         tmp_path.joinpath("sitecustomize.py").write_text(_SLOW_TO_START)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), os.getenv("PYTHONPATH")]))
@@ -239,10 +340,10 @@ def test_an_interrupt_from_the_keyboard_ends_all(tmp_path, other):
         os.killpg(running.pid, signal.SIGINT)
         out, err = running.communicate(timeout=60)
         # The resource tracker of multiprocessing ends a moment later than the process that started it.
-        assert eventually(lambda: not _members(running.pid)), _members(running.pid)
+        assert eventually(lambda: not _marked(mark)), _marked(mark)
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGKILL)
+        for number in _marked(mark):
+            os.kill(number, signal.SIGKILL)
     assert running.returncode not in (0, 1), out
     assert "passed" not in out
     assert "Traceback" not in err
@@ -260,12 +361,15 @@ if "--multiprocessing-fork" in sys.orig_argv:
 """
 
 
-def _members(group: int) -> list[Path]:
-    return [path for path in Path("/proc").glob("[0-9]*/stat") if _group(path) == group]
+def _marked(mark: str) -> list[int]:
+    """The processes that run and have ``mark`` in their environment, whatever their group is."""
+    stats = Path("/proc").glob("[0-9]*/stat")
+    return [int(path.parent.name) for path in stats if mark.encode() in (_mark(path) or b"").split(b"\0")]
 
 
-def _group(path: Path) -> int | None:
+def _mark(stat: Path) -> bytes | None:
+    """The environment of the process with this file; None if it has ended."""
     with suppress(OSError):
-        state, _, group, *_ = path.read_text().rpartition(")")[2].split()
-        return None if state == "Z" else int(group)
+        if stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
+            return stat.with_name("environ").read_bytes()
     return None

@@ -104,3 +104,67 @@ def test_its_oracle_has_the_published_digests():
         ("0001020304050607", "b88e497ae8e6fb641b87ef622eb8f2fca0ed95383f7ffebe167acf1099ba764f"),
     ):
         assert ascon_hash256(bytes.fromhex(message)).digest().hex() == digest
+
+
+PLUG_IN = """
+import hashlib, os, sys, time
+from dataclasses import replace
+from integrity_triton import algorithms
+
+print("printed when it is imported")
+
+
+def leave(data=b""):
+    sys.exit(0)
+
+
+def hang(data=b""):
+    while True:
+        time.sleep(0.01)
+
+
+def talk(data=b""):
+    print("printed by Python")
+    os.write(1, b"printed by a library\\n")
+    return hashlib.sha256(data)
+
+
+RECORDS = [
+    replace(
+        algorithms.get("sha256"), name=f"plug_{f.__name__}", aliases=(), native=f"plug:{f.__name__}",
+        answers=f"plug:{f.__name__}.json",
+    )
+    for f in (leave, hang, talk)
+]
+"""
+
+
+def test_a_plug_in_does_not_end_hang_or_corrupt_a_run(tmp_path):
+    package, entry = tmp_path / "plug", tmp_path / "plug-1.0.dist-info"
+    package.mkdir()
+    entry.mkdir()
+    package.joinpath("__init__.py").write_text(PLUG_IN)
+    entry.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
+    entry.joinpath("entry_points.txt").write_text("[integrity_triton.algorithms]\nplug = plug:RECORDS\n")
+    answers = (ROOT / "integrity_triton" / "algorithms" / "answers" / "sha256.json").read_text()
+    for name in ("leave", "hang", "talk"):
+        own = json.loads(answers) | {"algorithm": f"plug_{name}"}
+        package.joinpath(f"{name}.json").write_text(json.dumps(own))
+    command = ["-m", "integrity_triton", "conformance", "--quick", "--backend", "native", "--json"]
+    names = ["plug_leave", "plug_hang", "plug_talk", "sha256"]
+    options = [word for name in names for word in ("--algorithm", name)]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = run(environment, *command, *options, "--timeout", "1", "--seed", "1")
+    assert done.returncode == 1, done.stderr
+    document = json.loads(done.stdout)  # and nothing else
+    cells = {cell["algorithm"]: cell for cell in document["cells"]}
+    assert {name: cells[name]["status"] for name in names} == {
+        "plug_leave": "failed",
+        "plug_hang": "failed",
+        "plug_talk": "ran",
+        "sha256": "ran",
+    }
+    assert "longer than 1 seconds" in json.dumps(cells["plug_hang"])
+    assert "SystemExit: 0" in json.dumps(cells["plug_leave"])
+    for text in ("when it is imported", "by Python", "by a library"):
+        assert f"printed {text}" in done.stderr
