@@ -16,6 +16,7 @@ import os
 import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 try:
@@ -36,7 +37,6 @@ try:
         LARGEST_SHARD,
         SignatureFormatError,
         Statement,
-        file_of,
         make_bundle,
         make_payload,
         parse_statement,
@@ -185,8 +185,16 @@ class HashingConfig(model_signing.hashing.Config):
                 ignored.add(_shortest(path.relative_to(os.path.abspath(model))))
         return sorted(ignored)
 
-    def _measure(self, model: str, only: Collection[str] | None = None) -> tuple[ModelTree, _Digests]:
+    def _measure(
+        self,
+        model: str,
+        only: Collection[str] | None = None,
+        expected: Mapping[str, Collection[Any]] | None = None,
+    ) -> tuple[ModelTree, _Digests]:
         """What is in the model, and the digests of the ranges of its files.
+
+        With ``expected``, a file is read only if it has as many ranges as are expected of its name. Any other
+        gets one digest, which is empty and so equal to no other.
 
         Raises OSError for what cannot be read, and IntegrityError if the model changes meanwhile.
         """
@@ -203,11 +211,13 @@ class HashingConfig(model_signing.hashing.Config):
         shared = SharedProgress(self._progress)
         with ThreadPoolExecutor(self._workers, "integrity_triton") as pool:
             try:
-                pending = [
-                    (name, part, pool.submit(self._digest, file, part, shared))
-                    for name, file in tree.files.items()
-                    for part in self._ranges(file.size)
-                ]
+                pending = []
+                for name, file in tree.files.items():
+                    if expected is not None and len(expected.get(name, ())) != self._count(file.size):
+                        digests[name][0, file.size] = b""
+                        continue
+                    for part in self._ranges(file.size):
+                        pending.append((name, part, pool.submit(self._digest, file, part, shared)))
                 for name, part, digest in pending:
                     digests[name][part] = digest.result()
             except BaseException:
@@ -217,6 +227,9 @@ class HashingConfig(model_signing.hashing.Config):
         if changed := tree.differing(listed()):
             raise IntegrityError(f"{model}: changed while the model was being read: {_list(changed)}")
         return tree, digests
+
+    def _count(self, size: int) -> int:
+        return 1 if self._shard_size is None else -(-size // self._shard_size)
 
     def _ranges(self, size: int) -> Iterable[tuple[int, int]]:
         """The parts of a file that have a digest each: the whole file, or its shards."""
@@ -353,7 +366,7 @@ def sign(
         shard_size=config._shard_size,
         allow_symlinks=allow_symlinks,
         ignore_paths=tuple(config._ignored(model)),
-        digests=_resources(method, digests),
+        digests=dict(chain.from_iterable(file.items() for file in _resources(method, digests).values())),
         empty_files=_empty(tree) if method == "shards" else None,
     )
     write_file(signature_path, make_bundle(make_payload(_name_of(model), statement), key))
@@ -401,12 +414,14 @@ def _signature_within(model: str, signature_path: PathLike) -> list[str]:
     return [path[len(root) :].replace(os.sep, "/")] if path.startswith(root) else []
 
 
-def _resources(method: str, digests: _Digests) -> dict[str, str]:
-    """Digests in hexadecimal by the names that OMS gives to files or shards."""
+def _resources(method: str, digests: _Digests) -> dict[str, dict[str, str]]:
+    """For each file, its digests in hexadecimal by the names that OMS gives to files or shards."""
     return {
-        name if method == "files" else f"{name}:{start}:{end}": digest.hex()
+        name: {
+            name if method == "files" else f"{name}:{start}:{end}": digest.hex()
+            for (start, end), digest in parts.items()
+        }
         for name, parts in digests.items()
-        for (start, end), digest in parts.items()
     }
 
 
@@ -455,13 +470,13 @@ def verify(
     signed = statement.files
     complete = statement.method == "files" or statement.empty_files is not None
     only = signed.keys() if ignore_unsigned_files and complete else None
-    tree, digests = config._measure(model, only)
+    # The name of a single file is known only when it has been found.
+    expected = signed if os.path.isdir(model) else None
+    tree, digests = config._measure(model, only, expected)
     if tree.files.keys() == {SINGLE_FILE} and SINGLE_FILE not in signed:
         name = _name_of(model)  # the specification's name of a single file
         tree, digests = ModelTree({name: tree.files[SINGLE_FILE]}), {name: digests[SINGLE_FILE]}
-    found: dict[str, dict[str, str]] = {name: {} for name in tree.files}
-    for resource, digest in _resources(statement.method, digests).items():
-        found[file_of(statement.method, resource)][resource] = digest
+    found = _resources(statement.method, digests)
     if not complete:
         for name in set(_empty(tree)) - signed.keys():
             del found[name]

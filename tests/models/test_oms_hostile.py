@@ -167,6 +167,31 @@ def test_an_empty_file_that_is_filled(model, signed, form, options):
         signed.verify(model, **options)
 
 
+@METHODS
+@pytest.mark.parametrize("size", [0, 1, 999, 1001, 10_000])
+def test_a_file_of_another_size(model, signed, form, size):
+    signed.sign(model, **form)
+    os.truncate(model / "weights.bin", size)
+    for options in ({}, {"ignore_unsigned_files": True}):
+        with pytest.raises(it.IntegrityError, match=r"signed; changed: 'weights\.bin'$"):
+            signed.verify(model, **options)
+
+
+@METHODS
+def test_what_cannot_match_is_not_read(model, signed, form):
+    (model / "empty").touch()
+    signed.sign(model, **form)
+    os.truncate(model / "empty", 1 << 40 if form else 1)  # reading it would take an hour
+    (model / "unsigned").touch()
+    os.truncate(model / "unsigned", 1 << 40)
+    with pytest.raises(it.IntegrityError, match=r"signed; changed: 'empty'; not signed: 'unsigned'$"):
+        signed.verify(model)
+    (model / "empty").write_bytes(b"")
+    signed.verify(model, ignore_unsigned_files=True)
+    with pytest.raises(it.IntegrityError, match=r"signed; not signed: 'unsigned'$"):
+        signed.verify(model)
+
+
 def test_an_empty_file_that_is_added_to_shards(model, signed):
     signed.sign(model, **SHARDS)
     (model / "empty").touch()
@@ -529,7 +554,7 @@ def test_a_file_with_more_bytes_than_its_size(signed, form):
     [
         (lambda path: path.write_bytes(path.read_bytes()), "changed"),
         (lambda path: path.unlink(), "removed|changed"),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "named pipe|changed"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "named pipe|removed|changed"),
         (
             lambda path: (path.rename(path.parent / "x"), path.symlink_to("x")),
             "symbolic link|removed|changed",
