@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,15 +28,21 @@ class Hash:
     is, and a sequential hash runs in the CPU library, because one message occupies only one lane of a device.
 
     Objects are made by :func:`new` or by an algorithm's constructor.
+
+    Threads may share an object: each call is done as a whole before the next begins. If an exception, such as
+    an interrupt, ends an update within, nobody knows which part of the data was absorbed, and every later
+    call raises RuntimeError instead of giving the digest of another message.
     """
 
-    __slots__ = ("_algorithm", "_backend", "_parameters", "_stream")
+    __slots__ = ("_algorithm", "_backend", "_lock", "_parameters", "_stream", "_whole")
 
     def __init__(self, algorithm: Algorithm, parameters: dict[str, Any], backend: str | None) -> None:
         self._algorithm = algorithm
         self._parameters = parameters
         self._backend = backend
         self._stream: Stream | None = None
+        self._lock = threading.RLock()
+        self._whole = True  # no update is under way, and none was broken off
         if requested(backend) is not None:
             self._open("cpu", None)  # a request that cannot be met fails here, not at the first update
 
@@ -64,12 +71,27 @@ class Hash:
         BufferError for a buffer that is not C-contiguous.
         """
         parts = tuple_parts(data, self.name) if self._algorithm.takes_tuples else [message_bytes(data)]
-        for view in parts:
-            if is_tensor(view):
-                if view.numel():
-                    (self._stream or self._open(view.device.type, view.device)).update(view)
-            elif view.nbytes:
-                (self._stream or self._open("cpu", None)).update(view)
+        filled = [view for view in parts if view.nbytes]
+        if not filled:
+            return
+        with self._lock:
+            self._check_whole()
+            if self._stream is None:
+                first = filled[0]
+                on = first.device if is_tensor(first) else None
+                self._open("cpu" if on is None else on.type, on)
+            assert self._stream is not None
+            self._whole = False
+            for view in filled:
+                self._stream.update(view)
+            self._whole = True
+
+    def _check_whole(self) -> None:
+        if not self._whole:
+            raise RuntimeError(
+                f"{self.name}: an update of this object was broken off by an exception or is still going on, "
+                "so its message is not known; make a new object"
+            )
 
     def digest(self, length: int | None = None, *, seek: int = 0) -> bytes:
         """The digest of the message so far; more data may be added afterwards.
@@ -89,7 +111,9 @@ class Hash:
         if seek < 0 or seek + length > end:
             limit = "2**64" if end == 1 << 64 else str(end)
             raise ValueError(f"seek must be between 0 and {limit} - length, got {seek}")
-        return (self._stream or self._open("cpu", None)).digest(length, seek)
+        with self._lock:
+            self._check_whole()
+            return (self._stream or self._open("cpu", None)).digest(length, seek)
 
     def hexdigest(self, length: int | None = None, *, seek: int = 0) -> str:
         """:meth:`digest` in lower-case hexadecimal."""
@@ -101,7 +125,11 @@ class Hash:
         twin._algorithm = self._algorithm
         twin._parameters = self._parameters
         twin._backend = self._backend
-        twin._stream = None if self._stream is None else self._stream.copy()
+        twin._lock = threading.RLock()
+        with self._lock:
+            self._check_whole()
+            twin._stream = None if self._stream is None else self._stream.copy()
+        twin._whole = True
         return twin
 
     def verify(self, tag: Any, /) -> None:

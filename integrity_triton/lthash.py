@@ -9,6 +9,7 @@ the definition and the attacks that it resists.
 from __future__ import annotations
 
 import hmac
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,9 @@ class TensorChunks:
         heads = np.broadcast_to(np.frombuffer(head, np.uint8), (count, len(head)))
         known = torch.from_numpy(np.concatenate([heads, numbers.view(np.uint8).reshape(count, 16)], axis=1))
         return torch.cat([moved(known, self.digests.device), self.digests], dim=1)
+
+
+_adding = threading.RLock()  # threads may add to one sum
 
 
 class LtHash:
@@ -190,10 +194,11 @@ class LtHash:
         return rows.view(torch.int16).sum(0, dtype=torch.int32)
 
     def _add(self, lanes: torch.Tensor) -> None:
-        if self._lanes is None:
-            self._lanes = (lanes if self._device is None else lanes.to(self._device)) & 0xFFFF
-        else:
-            self._lanes = (self._lanes + lanes.to(self._lanes.device)) & 0xFFFF
+        with _adding:
+            if self._lanes is None:
+                self._lanes = (lanes if self._device is None else lanes.to(self._device)) & 0xFFFF
+            else:
+                self._lanes = (self._lanes + lanes.to(self._lanes.device)) & 0xFFFF
 
     def digest(self) -> bytes:
         """2048 bytes: the lanes, each little-endian. They are zero if there are no elements."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -411,6 +412,12 @@ class Poly1305Stream(BlockStream):
         self._value = self._driver.extend(self._value, view, self._key)
         self._secrets = Secrets()  # copies may still use the old value
         self._secrets.hold(self._value)
+
+    def copy(self) -> Poly1305Stream:
+        """Copies may be used by several threads, so each remembers powers of its own."""
+        twin = super().copy()
+        twin._key = copy.copy(self._key)
+        return twin
 
     def digest(self, length: int, seek: int) -> bytes:
         driver, rest = self._driver, self._pending.data
