@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -19,15 +20,23 @@ _BUFFERS = 2  # one is filled while the other is hashed
 _SMALL = 1 << 20
 
 
+def read_into(read: Callable[[memoryview], int | None], view: memoryview) -> int:
+    """How many bytes ``read``, a file's ``readinto``, has put at the front of ``view``; 0 at the file's end.
+
+    Raises BlockingIOError if the file does not wait for data and has none now, which is not its end.
+    """
+    size = read(view)
+    if size is None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return size
+
+
 def _fill(file: io.FileIO, view: memoryview) -> memoryview:
     """The part of ``view`` that was filled from the file. It is shorter than ``view`` only at the file's
     end."""
     got = 0
-    while got < len(view):
-        n = file.readinto(view[got:])
-        if not n:
-            break
-        got += n
+    while got < len(view) and (size := read_into(file.readinto, view[got:])):
+        got += size
     return view[:got]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .checksum_lists import Entry, ListReader, escape, tag
-from .inputs import FileHasher, stdin, total_size
+from .inputs import FileHasher, stdin_of_lines, total_size
 from .outcome import EXPECTED_ERRORS, MISMATCH, OK, TROUBLE, describe_at
 from .terminal import Meter, Output
 
@@ -52,7 +52,7 @@ class ListChecker:
             for name in lists:
                 with ExitStack() as opened:
                     try:
-                        stream = stdin() if name == "-" else opened.enter_context(open(name, "rb"))
+                        stream = stdin_of_lines() if name == "-" else opened.enter_context(open(name, "rb"))
                     except OSError as error:
                         self.output.complain(describe_at(name, error))
                         reports.append(_ListResult(name, error=describe_at(name, error)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import sys
@@ -46,10 +47,12 @@ class FileHasher:
 
 
 def _update_from_stream(hasher: Any, stream: Any, progress: Callable[[int], None] | None) -> None:
+    from ..files import read_into
+
     buffer = memoryview(bytearray(_STREAM_BUFFER))
     # readinto() reads until the buffer is full, and would ask a terminal again after its end (Ctrl-D).
     read = stream.readinto1 if stream.isatty() and hasattr(stream, "readinto1") else stream.readinto
-    while size := read(buffer):
+    while size := read_into(read, buffer):
         hasher.update(buffer[:size])
         if progress is not None:
             progress(size)
@@ -59,6 +62,25 @@ def stdin() -> BinaryIO:
     if sys.stdin is None:
         raise OSError("standard input is closed")
     return sys.stdin.buffer
+
+
+def stdin_of_lines() -> BinaryIO:
+    """Standard input for ``readline``. Python's own file takes for the end that it does not wait for data and
+    has none now; this one raises BlockingIOError."""
+    return io.BufferedReader(_Arriving(stdin()))
+
+
+class _Arriving(io.RawIOBase):
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream: Any = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        from ..files import read_into
+
+        return read_into(self._stream.readinto1, buffer)
 
 
 def _regular_size(name: str) -> int | None:

@@ -69,3 +69,11 @@ def test_parameters_and_errors(tmp_path):
         it.hash_file(tmp_path / "nowhere", "sha256")
     with pytest.raises(IsADirectoryError):
         it.hash_file(tmp_path, "sha256")
+
+
+def test_a_file_that_does_not_wait_is_not_taken_for_its_end(tmp_path):
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.write(writer, b"data")
+    with open(writer, "wb"), pytest.raises(BlockingIOError):
+        list(files.read_pieces(tmp_path, opener=lambda path, flags: reader))

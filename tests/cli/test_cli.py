@@ -73,8 +73,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("INTEGRITY_TRITON_BACKEND", raising=False)
 
-    def run(*arguments: str | bytes | Path, stdin: bytes = b"") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    def run(*arguments: str | bytes | Path, stdin: bytes | io.TextIOWrapper = b"") -> Result:
+        if isinstance(stdin, bytes):
+            stdin = io.TextIOWrapper(io.BytesIO(stdin))
+        monkeypatch.setattr(sys, "stdin", stdin)
         capsysbinary.readouterr()
         status = cli.main([os.fsdecode(argument) for argument in arguments])
         captured = capsysbinary.readouterr()
@@ -992,3 +994,19 @@ def test_documented_examples(run: Run) -> None:
             transcript += f"$ {command}\n{done.stdout}"
             transcript += f"[status {done.returncode}]\n" if done.returncode else ""
         assert transcript == example
+
+
+@pytest.mark.parametrize("sent", [b"", b"some data", b"a\nb"])
+@pytest.mark.parametrize("options", [(), ("--check",)], ids=["hash", "check"])
+def test_input_that_does_not_wait_is_not_taken_for_its_end(
+    run: Run, sent: bytes, options: tuple[str, ...]
+) -> None:
+    """The writer has not closed the pipe. coreutils fail in the same way."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.write(writer, sent)
+    with open(reader) as stdin, open(writer, "wb"):
+        got = run("hash", "sha256", *options, stdin=stdin)
+    assert got.status == 2
+    assert got.out == b""
+    assert b"Resource temporarily unavailable" in got.err
