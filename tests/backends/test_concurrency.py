@@ -139,6 +139,42 @@ def test_a_forked_child_hashes_as_its_parent():
     assert done.stdout == "ok\n", done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="absent: no fork here")
+def test_blake3_of_one_message_in_a_forked_child(tmp_path):
+    """The Rust library's threads are gone, for which it would wait for ever."""
+    done = script(
+        f"""
+        import os, signal, torch
+        import integrity_triton as it
+        from integrity_triton import models
+        path = {str(tmp_path / "model.safetensors")!r}
+        data = bytes(range(256)) * 8192
+        header = b'{{"w":{{"dtype":"U8","shape":[2097152],"data_offsets":[0,2097152]}}}}'
+        with open(path, "wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header + data)
+        base = it.new("blake3", data, backend="native")
+        def digests():
+            running = base.copy()
+            running.update(data)
+            return [
+                it.new("blake3", data, backend="native").digest(),
+                running.digest(),
+                it.hash_file(path, "blake3", backend="native"),
+                it.hash_batch([data], "blake3", backend="native").numpy().tobytes(),
+                models.Manifest.from_file(path, "blake3", backend="native").to_json(),
+            ]
+        expected = digests()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(0 if digests() == expected else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        print("ok")
+        """
+    )
+    assert done.stdout == "ok\n", done.stderr
+
+
 @pytest.mark.slow
 def test_spawned_children(tmp_path):
     (tmp_path / "children.py").write_text(
@@ -226,8 +262,8 @@ def test_sources_are_parsed_by_threads():
 def test_an_interrupted_batch_leaves_nothing_to_the_threads(monkeypatch):
     """Otherwise the threads would hash to the end, and the process could not end before that."""
     native = registry.get("native")
-    monkeypatch.setattr(native, "_pool", ThreadPoolExecutor(1))
-    monkeypatch.setattr(native, "_pool_pid", os.getpid())
+    pool = ThreadPoolExecutor(1)
+    monkeypatch.setattr(native, "_pools", {os.getpid(): pool})
     began, go_on, calls = threading.Event(), threading.Event(), []
 
     def run(i: int) -> bytes:
@@ -244,5 +280,80 @@ def test_an_interrupted_batch_leaves_nothing_to_the_threads(monkeypatch):
         native._in_threads(run, [(i,) for i in range(50)])
     assert began.is_set() is (1 in calls)
     assert len(calls) <= 2
-    native._pool.submit(int).result()
+    pool.submit(int).result()
     assert len(calls) <= 2
+
+
+@pytest.mark.parametrize("name", ["sha256", "blake3", "poly1305"])
+def test_one_object_updated_by_many_threads(backend, name):
+    """As with hashlib's objects, no update is lost. The pieces are equal, so their order does not matter."""
+    if registry.get(backend).unsupported(algorithms.get(name)) is not None:
+        pytest.skip(f"not applicable: {backend} does not run {name}")
+    threads, updates, piece = (4, 2, 70) if backend == "interpreter" else (THREADS, 12, 1500)
+    hasher = it.new(name, backend=backend, **keyed(name))
+    data, ready = on_device(pattern(piece), backend), threading.Barrier(threads)
+
+    def work(_: int) -> None:
+        ready.wait()
+        for _ in range(updates):
+            hasher.update(data)
+            hasher.copy().digest()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(threads)))
+    finally:
+        sys.setswitchinterval(interval)
+    whole = pattern(piece) * (threads * updates)
+    assert hasher.digest() == oracle(algorithms.get(name), whole, **keyed(name))
+
+
+def test_sums_that_many_threads_add_to():
+    sums = it.LtHash(backend="native")
+
+    def work(i: int) -> None:
+        for k in range(5):
+            sums.add(bytes([i, k]))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(work, range(THREADS)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert sums == it.LtHash(backend="native").add_batch(
+        [bytes([i, k]) for i in range(THREADS) for k in range(5)]
+    )
+
+
+class Interrupted(it.Hash):
+    """A hash whose stream is interrupted within an update, or updated again there."""
+
+    def __init__(self, within):
+        super().__init__(algorithms.get("sha256"), {}, "native")
+        self._stream = self
+        self._within = within
+
+    def update(self, view, /):
+        if self._whole:
+            super().update(view)
+        else:
+            self._within(self)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["interrupted", "nested"])
+def test_an_update_that_is_broken_off_gives_no_digest(nested):
+    def within(hasher):
+        if nested:  # as the handler of a signal may
+            it.Hash.update(hasher, b"more")
+        raise KeyboardInterrupt
+
+    hasher = Interrupted(within)
+    with pytest.raises(RuntimeError if nested else KeyboardInterrupt):
+        hasher.update(b"data")
+    for call in (hasher.digest, hasher.copy, hasher.hexdigest, lambda: it.Hash.update(hasher, b"x")):
+        with pytest.raises(RuntimeError, match="sha256: an update of this object was broken off"):
+            call()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 # inputs under 2 KiB).
 _BYTES_WORTH_A_THREAD = 1 << 16
 _LEAST_MESSAGE_WORTH_A_THREAD = 1 << 12
+_PIECE_OF_ONE_THREAD = 1024  # bytes; the Rust blake3 never divides a single chunk among threads
 
 
 def usable_cpus() -> int:
@@ -42,19 +42,41 @@ def _host_bytes(view: Any) -> Any:
     return host_memory(view.cpu())
 
 
+_forks = 0  # how many forks lie between this process and the one that imported this module
+
+
+def _after_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class _NativeStream(Stream):
     def __init__(self, algorithm: Algorithm, hasher: Any) -> None:
         self._algorithm = algorithm
         self._hasher = hasher
+        self._forks = _forks
 
     def update(self, data: Any) -> None:
-        self._hasher.update(_host_bytes(data))
+        view = _host_bytes(data)
+        if self._forks == _forks or not self._algorithm.native_one_message:
+            self._hasher.update(view)
+            return
+        # The library's threads, to which it gives larger pieces, do not survive a fork.
+        view = memoryview(view)
+        for start in range(0, len(view), _PIECE_OF_ONE_THREAD):
+            self._hasher.update(view[start : start + _PIECE_OF_ONE_THREAD])
 
     def digest(self, length: int, seek: int) -> bytes:
         return _squeeze(self._algorithm, self._hasher, length, seek)
 
     def copy(self) -> Stream:
-        return _NativeStream(self._algorithm, self._hasher.copy())
+        twin = _NativeStream(self._algorithm, self._hasher.copy())
+        twin._forks = self._forks
+        return twin
 
 
 def _squeeze(algorithm: Algorithm, hasher: Any, length: int, seek: int) -> bytes:
@@ -73,9 +95,7 @@ class NativeBackend(Backend):
     device_types = ("cpu",)
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_pid = 0
-        self._pool_lock = threading.Lock()
+        self._pools: dict[int, ThreadPoolExecutor] = {}  # by process: threads do not survive a fork
         self._threads = usable_cpus()
 
     def probe(self) -> Probe:
@@ -94,14 +114,15 @@ class NativeBackend(Backend):
         return True
 
     def _executor(self) -> ThreadPoolExecutor:
-        with self._pool_lock:
-            if self._pool is None or self._pool_pid != os.getpid():  # threads do not survive a fork
-                self._pool = ThreadPoolExecutor(self._threads, "integrity_triton")
-                self._pool_pid = os.getpid()
-            return self._pool
+        pool = self._pools.get(os.getpid())
+        # A pool that another thread has just made takes the place of this one, which has no threads yet.
+        return pool or self._pools.setdefault(
+            os.getpid(), ThreadPoolExecutor(self._threads, "integrity_triton")
+        )
 
     def _new(self, algorithm: Algorithm, parameters: Mapping[str, Any], *, one_message: bool) -> Any:
-        extra = algorithm.native_one_message if one_message else {}
+        # A library's own threads do not survive a fork, after which it would wait for them for ever.
+        extra = algorithm.native_one_message if one_message and not _forks else {}
         assert algorithm.native is not None
         return load_reference(algorithm.native)(**parameters, **extra)
 

@@ -1,15 +1,19 @@
 """SipHash of the library siphash24, with the interface of hashlib's objects.
 
-The library's own objects cannot be copied. These keep the message instead, which is short where SipHash is
-appropriate. The library has no output of 16 bytes, which is computed in Python.
+The library's own objects cannot be copied. Therefore these keep short messages, for which SipHash is made.
+The library has no output of 16 bytes, which is computed in Python.
 """
 
 from __future__ import annotations
 
+import copy
+import struct
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+from ...errors import BackendUnavailable
+
+_KEPT = 1 << 20  # bytes of a message
 _MASK = (1 << 64) - 1
 _IV = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
 
@@ -21,43 +25,88 @@ def __getattr__(name: str) -> Callable[..., Any]:
     import siphash24
 
     _, c, d = name.split("_")
-    return partial(_SipHash, getattr(siphash24, f"siphash{c}{d}"), (int(c), int(d)))
+    library = getattr(siphash24, f"siphash{c}{d}")
+
+    def make(*, key: bytes, digest_size: int = 8) -> _SipHash | _WideSipHash:
+        return _SipHash(library, key) if digest_size == 8 else _WideSipHash((int(c), int(d)), key)
+
+    return make
 
 
 class _SipHash:
-    def __init__(
-        self, library: Callable[..., Any], rounds: tuple[int, int], *, key: bytes, digest_size: int = 8
-    ) -> None:
-        self._library, self._rounds, self._key, self._digest_size = library, rounds, key, digest_size
-        self._message = b""
+    def __init__(self, library: Callable[..., Any], key: bytes) -> None:
+        self._library, self._key = library, key
+        self._message = bytearray()
+        self._running: Any = None  # the library's object, for a message that is not kept
 
     def update(self, data: Any) -> None:
-        self._message += bytes(data)
+        if self._running is not None:
+            self._running.update(bytes(data))
+            return
+        self._message += memoryview(data).cast("B")
+        if len(self._message) > _KEPT:
+            self._running = self._library(bytes(self._message), key=self._key)
+            self._message = bytearray()
 
     def digest(self) -> bytes:
-        if self._digest_size == 8:
-            return bytes(self._library(self._message, key=self._key).digest())
-        return _wide(self._rounds, self._key, self._message)
+        running = self._running or self._library(bytes(self._message), key=self._key)
+        return bytes(running.digest())
+
+    def digest_of(self, message: Any) -> bytes:
+        """The tag of ``message``, independent of what was absorbed before."""
+        return bytes(self._library(bytes(message), key=self._key).digest())
 
     def copy(self) -> _SipHash:
-        twin = _SipHash(self._library, self._rounds, key=self._key, digest_size=self._digest_size)
-        twin._message = self._message
+        if self._running is not None:
+            raise BackendUnavailable(
+                f"native SipHash of more than {_KEPT} bytes cannot be copied, because the library's objects "
+                "cannot; copy it earlier, or use another backend"
+            )
+        twin = _SipHash(self._library, self._key)
+        twin._message = bytearray(self._message)
         return twin
 
 
-def _wide(rounds: tuple[int, int], key: bytes, message: bytes) -> bytes:
+class _WideSipHash:
     """SipHash-c-d with 16 bytes of output (the authors' reference implementation)."""
-    a, b, c, d = (int.from_bytes(key[8 * (i % 2) :][:8], "little") ^ _IV[i] for i in range(4))
-    b ^= 0xEE
-    padded = message + bytes(7 - len(message) % 8) + bytes([len(message) & 0xFF])
-    for at in range(0, len(padded), 8):
-        word = int.from_bytes(padded[at : at + 8], "little")
-        a, b, c, d = _sip_rounds(a, b, c, d ^ word, rounds[0])
-        a ^= word
-    first = _sip_rounds(a, b, c ^ 0xEE, d, rounds[1])
-    a, b, c, d = first
-    second = _sip_rounds(a, b ^ 0xDD, c, d, rounds[1])
-    return b"".join((v[0] ^ v[1] ^ v[2] ^ v[3]).to_bytes(8, "little") for v in (first, second))
+
+    def __init__(self, rounds: tuple[int, int], key: bytes) -> None:
+        self._rounds = rounds
+        a, b, c, d = (int.from_bytes(key[8 * (i % 2) :][:8], "little") ^ _IV[i] for i in range(4))
+        self._state = a, b ^ 0xEE, c, d
+        self._pending = b""
+        self._length = 0
+
+    def update(self, data: Any) -> None:
+        view = memoryview(data).cast("B")
+        self._length += len(view)
+        if self._pending:
+            missing = 8 - len(self._pending)
+            self._pending += bytes(view[:missing])
+            view = view[missing:]
+            if len(self._pending) < 8:
+                return
+            self._state = self._after(self._pending)
+        whole = len(view) // 8 * 8
+        self._state = self._after(view[:whole])
+        self._pending = bytes(view[whole:])
+
+    def _after(self, words: bytes | memoryview) -> tuple[int, int, int, int]:
+        a, b, c, d = self._state
+        for (word,) in struct.iter_unpack("<Q", words):
+            a, b, c, d = _sip_rounds(a, b, c, d ^ word, self._rounds[0])
+            a ^= word
+        return a, b, c, d
+
+    def digest(self) -> bytes:
+        a, b, c, d = self._after(self._pending.ljust(7, b"\0") + bytes([self._length & 0xFF]))
+        first = _sip_rounds(a, b, c ^ 0xEE, d, self._rounds[1])
+        a, b, c, d = first
+        second = _sip_rounds(a, b ^ 0xDD, c, d, self._rounds[1])
+        return b"".join((v[0] ^ v[1] ^ v[2] ^ v[3]).to_bytes(8, "little") for v in (first, second))
+
+    def copy(self) -> _WideSipHash:
+        return copy.copy(self)
 
 
 def _rotl(x: int, n: int) -> int:
