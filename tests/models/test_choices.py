@@ -359,6 +359,23 @@ def test_refused_renames() -> None:
             built.verify(STATE, rename=odd)
 
 
+class Compiled(torch.nn.Module):
+    """What torch.compile does to names, without its import, which takes seconds."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = module
+
+
+def test_a_module_in_a_wrapper() -> None:
+    module = Positions()
+    built = Manifest.build(module)
+    assert not built.verify(Compiled(module)).ok
+    assert built.verify(Compiled(module), rename={"_orig_mod.": ""}).ok
+    assert not built.verify(Compiled(module.retied()), rename={"_orig_mod.": ""}).ok
+
+
+@pytest.mark.slow
 def test_a_compiled_module() -> None:
     module = Positions()
     built = Manifest.build(module)
