@@ -12,10 +12,21 @@ if TYPE_CHECKING:
     import torch
 
 
-def _traced(key: Any, params: dict[str, Any]) -> bool:
-    """Whether torch.compile or torch.export is tracing a call that an operator can stand for."""
+def _compiling() -> bool:
+    """Whether torch.compile or torch.export is tracing the call."""
     torch = sys.modules.get("torch")
-    return torch is not None and torch.compiler.is_compiling() and key is None and not params
+    return torch is not None and torch.compiler.is_compiling()
+
+
+def _for_operator(messages: list[Any], key: Any, params: dict[str, Any]) -> bool:
+    """Whether an operator can stand for a call. An operator takes tensors, the key among them, and no other
+    parameters. A key of bytes would become a constant of the graph, which torch stores."""
+    return not params and (key is None or is_tensor(key)) and all(is_tensor(x) for x in messages)
+
+
+def _takes(out: torch.Tensor, digests: torch.Tensor) -> bool:
+    like = out.dtype is digests.dtype and out.shape == digests.shape and out.device == digests.device
+    return like and not eager.overlaps(out)
 
 
 def hash_batch(
@@ -49,15 +60,20 @@ def hash_batch(
     refused, and ValueError for messages on different devices, a tensor that is not 2-D, or an ``out`` of
     another shape, dtype or device.
     """
-    if not _traced(key, params):
-        return eager.hash_batch(
-            messages, algorithm, {"key": key, **params}, length=length, out=out, backend=backend
-        )
+    parameters = {"key": key, **params}
+    if not _compiling():
+        return eager.hash_batch(messages, algorithm, parameters, length=length, out=out, backend=backend)
     from . import ops
 
-    operator = ops._hash_rows if is_tensor(messages) else ops._hash_batch
-    digests = operator(messages, algorithm, length=length, backend=backend)
-    return digests if out is None else out.copy_(digests)
+    rows = is_tensor(messages)
+    if _for_operator([messages] if rows else list(messages), key, params):
+        operator = ops._hash_rows if rows else ops._hash_batch
+        digests: torch.Tensor = operator(messages, algorithm, key, length=length, backend=backend)
+        if out is None:
+            return digests
+        if _takes(out, digests):
+            return out.copy_(digests)
+    return ops.hash_batch_untraced(messages, algorithm, parameters, length=length, out=out, backend=backend)
 
 
 def hash_chunks(
@@ -77,11 +93,21 @@ def hash_chunks(
     Returns uint8 ``[ceil(nbytes / chunk_size), digest_size]``. The last chunk may be shorter, and empty data
     has no chunks. All else is as for :func:`hash_batch`.
     """
-    if not (_traced(key, params) and is_tensor(tensor)):
+    parameters = {"key": key, **params}
+    if not _compiling():
         return eager.hash_chunks(
-            tensor, algorithm, chunk_size, {"key": key, **params}, length=length, out=out, backend=backend
+            tensor, algorithm, chunk_size, parameters, length=length, out=out, backend=backend
         )
     from . import ops
 
-    digests = ops._hash_chunks(tensor, algorithm, chunk_size, length=length, backend=backend)
-    return digests if out is None else out.copy_(digests)
+    if _for_operator([tensor], key, params):
+        digests: torch.Tensor = ops._hash_chunks(
+            tensor, algorithm, chunk_size, key, length=length, backend=backend
+        )
+        if out is None:
+            return digests
+        if _takes(out, digests):
+            return out.copy_(digests)
+    return ops.hash_chunks_untraced(
+        tensor, algorithm, chunk_size, parameters, length=length, out=out, backend=backend
+    )

@@ -79,3 +79,14 @@ def _check_out(out: torch.Tensor, messages: Messages, size: int) -> None:
             f"out must be uint8 of shape {(messages.count, size)}, "
             f"not {out.dtype} of shape {tuple(out.shape)}"
         )
+    if overlaps(out):
+        raise ValueError(f"out must have memory of its own for each byte; its strides are {out.stride()}")
+
+
+def overlaps(out: torch.Tensor) -> bool:
+    """Whether two elements of a 2-D tensor may be in the same place."""
+    (rows, columns), (down, across) = out.shape, out.stride()
+    if rows > 1 and columns > 1:
+        height, width = (rows - 1) * down, (columns - 1) * across
+        return not (down and across) or (down <= width and across <= height)
+    return (rows > 1 and not down) or (columns > 1 and not across)

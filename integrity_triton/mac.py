@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -293,6 +294,18 @@ def mac_tensors(
     ValueError for a tensor whose memory was freed and for an impossible key, nonce or chunk size. The message
     names the tensor.
     """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.compiler.is_compiling():
+        from . import ops
+
+        return ops.mac_tensors_untraced(tensors, key, nonce, chunk_size, backend)
+    return mac_tensors_eagerly(tensors, key, nonce, chunk_size, backend)
+
+
+def mac_tensors_eagerly(
+    tensors: Mapping[str, Any], key: Any, nonce: Any, chunk_size: int, backend: str | None
+) -> TensorTags:
+    """See :func:`mac_tensors`."""
     key, nonce = _sized(key, "key", KEY_SIZE), _sized(nonce, "nonce", NONCE_SIZE)
     _check_chunk_size(chunk_size)
     specs, data = [], []

@@ -10,18 +10,25 @@ Importing this module registers them. ``torch.compile`` and ``torch.export`` tre
 ``key`` is a uint8 tensor. The host reads a 1-D one, which is therefore best on the CPU. A 2-D one has a key
 for each message in its rows, and the host does not read it. The results are those of the functions of these
 names.
+
+A call with bytes, or with parameters besides a key that is a tensor, breaks the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import algorithms, eager
+from . import algorithms, eager, mac
 from .messages.parameters import octet_string
+
+# torch.compile breaks the graph at these, instead of tracing what they do.
+hash_batch_untraced: Callable[..., Tensor] = torch.compiler.disable(eager.hash_batch)  # type: ignore[no-untyped-call]
+hash_chunks_untraced: Callable[..., Tensor] = torch.compiler.disable(eager.hash_chunks)  # type: ignore[no-untyped-call]
+mac_tensors_untraced: Callable[..., mac.TensorTags] = torch.compiler.disable(mac.mac_tensors_eagerly)  # type: ignore[no-untyped-call]
 
 _OPTIONS = "Tensor? key=None, *, int? length=None, str? backend=None"
 

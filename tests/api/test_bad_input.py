@@ -127,6 +127,10 @@ def test_parameters(call, error, message):
         (torch.empty((2, 32), dtype=torch.int8), ValueError, "not torch.int8"),
         (torch.empty((2, 32), dtype=torch.uint8, device="meta"), ValueError, "messages' device cpu"),
         (bytearray(64), TypeError, "must be a torch tensor"),
+        (torch.empty(40, dtype=torch.uint8).as_strided((2, 32), (1, 1)), ValueError, "memory of its own"),
+        (torch.empty(63, dtype=torch.uint8).as_strided((2, 32), (31, 1)), ValueError, "memory of its own"),
+        (torch.empty((1, 32), dtype=torch.uint8).expand(2, 32), ValueError, "memory of its own"),
+        (torch.empty((2, 1), dtype=torch.uint8).expand(2, 32), ValueError, "memory of its own"),
     ],
 )
 def test_outputs(out, error, message):
@@ -164,3 +168,20 @@ def test_hash_objects_show_nothing_secret_and_do_not_pickle():
     assert "secret" not in repr(hasher)
     with pytest.raises(TypeError, match="cannot pickle"):
         pickle.dumps(hasher)
+
+
+def test_outputs_of_any_strides():
+    expected = it.hash_batch([b"a", b"b"], "sha256")
+    for out in (
+        torch.zeros(2, 40, dtype=torch.uint8)[:, 4:36],
+        torch.zeros(32, 2, dtype=torch.uint8).t(),
+        torch.zeros(4, 64, dtype=torch.uint8)[::2, ::2],
+        torch.zeros(1, 32, dtype=torch.uint8),
+    ):
+        messages = [b"a", b"b"][: len(out)]
+        assert it.hash_batch(messages, "sha256", out=out) is out
+        assert out.equal(expected[: len(out)])
+    one = torch.zeros(1, 32, dtype=torch.uint8).expand(1, 32)
+    assert it.hash_batch([b"a"], "sha256", out=one).equal(expected[:1])
+    assert it.hash_batch([], "sha256", out=torch.zeros(0, 32, dtype=torch.uint8)).shape == (0, 32)
+    assert it.hash_batch([b"a"], "blake3", length=0, out=torch.zeros(1, 0, dtype=torch.uint8)).shape == (1, 0)

@@ -63,3 +63,55 @@ def test_export():
     assert "integrity_triton.hash_chunks" in exported.graph_module.code
     for got, expected in zip(exported.module()(ROWS), Model()(ROWS), strict=True):
         assert torch.equal(got, expected)
+
+
+def compiled(function, *args, **options):
+    torch._dynamo.reset()
+    return torch.compile(function, backend="eager", **options)(*args)
+
+
+X = torch.arange(8.0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compile_breaks_the_graph_where_no_operator_stands_for_a_call():
+    """It does not raise Dynamo's own errors."""
+    key = bytes(range(32))
+    for function in (
+        lambda x: it.hash_batch([x, b"a"], "sha256"),
+        lambda x: it.hash_batch([(x, b"a")], "tuplehash_128"),
+        lambda x: it.hash_batch([x], "blake3", key=key),
+        lambda x: it.hash_batch([x], "blake2b", digest_size=16),
+        lambda x: it.hash_chunks(b"abc", "sha256", chunk_size=2),
+        lambda x: it.mac_tensors({"a": x}, key, nonce=bytes(16)).chunk_tags("a"),
+    ):
+        assert compiled(function, X).equal(function(X))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keyed_hashes_in_one_graph():
+    key = torch.arange(32, dtype=torch.uint8)
+    for function in (
+        lambda x, key: it.hash_batch([x], "blake3", key=key),
+        lambda x, key: it.hash_batch(x.view(2, 4), "blake3", key=torch.stack([key, key])),
+        lambda x, key: it.hash_chunks(x, "blake3", chunk_size=8, key=key),
+    ):
+        assert compiled(function, X, key, fullgraph=True).equal(function(X, key))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_outputs_while_compiling():
+    out = torch.zeros(1, 32, dtype=torch.uint8)
+    expected = it.hash_batch([X], "sha256")
+    assert compiled(lambda x, out: it.hash_batch([x], "sha256", out=out), X, out, fullgraph=True).equal(
+        expected
+    )
+    assert out.equal(expected)
+    overlapping = torch.zeros((1, 1), dtype=torch.uint8).expand(1, 32)
+    for wrong in (torch.zeros(1, 32), torch.zeros(3, 32, dtype=torch.uint8), overlapping):
+        with pytest.raises(ValueError, match="out must "):
+            compiled(lambda x, out: it.hash_batch([x], "sha256", out=out), X, wrong)
+        with pytest.raises(ValueError, match="out must "):
+            compiled(lambda x, out: it.hash_chunks(x, "sha256", chunk_size=99, out=out), X, wrong)
