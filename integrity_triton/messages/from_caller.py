@@ -145,12 +145,15 @@ def _buffer_tensor(x: BytesLike) -> torch.Tensor:
 def chunk_messages(x: Any, chunk_size: int) -> Rows:
     """The bytes of ``x`` cut into messages of ``chunk_size`` bytes; the last may be shorter.
 
-    Raises TypeError for a chunk size that is no integer, and ValueError for one below 1.
+    Raises TypeError for a chunk size that is no integer, and ValueError for one that is not between 1 and
+    2**63 - 1.
     """
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int):
         raise TypeError(f"chunk_size must be int, not {type(chunk_size).__name__}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be positive, got {chunk_size}")
+    if chunk_size >= 1 << 63:  # kernels count bytes in int64
+        raise ValueError(f"chunk_size must be less than 2**63, got {chunk_size}")
     data = tensor_bytes(x) if is_tensor(x) else _buffer_tensor(x)
     total = data.numel()
     return Rows(data, data.data_ptr(), -(-total // chunk_size), chunk_size, chunk_size, total)

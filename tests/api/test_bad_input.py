@@ -113,6 +113,10 @@ def test_a_hash_object_is_left_as_it_was_by_bad_data():
         (lambda: it.hash_chunks(b"abc", "sha256", chunk_size=0), ValueError, "must be positive, got 0"),
         (lambda: it.hash_chunks(b"abc", "sha256", chunk_size=-4), ValueError, "must be positive"),
         (lambda: it.hash_chunks(b"abc", "sha256", chunk_size=2.0), TypeError, "chunk_size must be int"),
+        (lambda: it.hash_chunks(b"abc", "sha256", chunk_size=2**63), ValueError, "less than 2\\*\\*63"),
+        (lambda: it.LtHash().add_tensor("a", b"abc", chunk_size=2**64), ValueError, "less than 2\\*\\*63"),
+        (lambda: it.crc_combine("crc32", bytes(4), bytes(4), 1.5), TypeError, "second_length must be int"),
+        (lambda: it.crc_combine("crc32", bytes(4), bytes(4), True), TypeError, "second_length must be int"),
     ],
 )
 def test_parameters(call, error, message):
@@ -185,3 +189,9 @@ def test_outputs_of_any_strides():
     assert it.hash_batch([b"a"], "sha256", out=one).equal(expected[:1])
     assert it.hash_batch([], "sha256", out=torch.zeros(0, 32, dtype=torch.uint8)).shape == (0, 32)
     assert it.hash_batch([b"a"], "blake3", length=0, out=torch.zeros(1, 0, dtype=torch.uint8)).shape == (1, 0)
+
+
+def test_a_chunk_may_be_as_large_as_addresses_go():
+    for backend in ("native", None):
+        chunks = it.hash_chunks(b"abc", "sha256", chunk_size=2**63 - 1, backend=backend)
+        assert bytes(chunks[0].tolist()) == it.sha256(b"abc").digest()
