@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..strict_json import parse_object
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, JSON, mistaken_for, recognise
 from .model_tree import snapshot_blobs
+from .regular_files import read_regular
 from .safetensors_file import SafetensorsFile
 
 MAX_INDEX_SIZE = 64 << 20
@@ -206,15 +206,9 @@ class _Place:
         """An index's map from the names of tensors to the names of files, relative to its own folder."""
         path = self.inside(name)
         try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise ManifestError("not a regular file")
-            if status.st_size > MAX_INDEX_SIZE:
-                raise ManifestError(f"{status.st_size} bytes; an index has at most {MAX_INDEX_SIZE}")
-            with open(path, "rb") as file:
-                data = file.read(MAX_INDEX_SIZE + 1)
-        except ManifestError as error:
-            raise ManifestError(f"{path}: {error}") from None
+            data = read_regular(path, MAX_INDEX_SIZE, "an index")
+        except ValueError as error:
+            raise ManifestError(str(error)) from None
         try:
             return parse_index(data)
         except ValueError as error:

@@ -69,6 +69,11 @@ class ModelTree:
     files: Mapping[str, ModelFile]
     refused: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def changed(self) -> float:
+        """When a file changed last, in seconds as in ``st_mtime``; 0 if there is no file."""
+        return max((max(file.identity[3:]) for file in self.files.values()), default=0) / 1e9
+
     def differing(self, other: ModelTree) -> list[str]:
         """The names of what is not the same in another tree."""
         items = {*self.files.items(), *self.refused.items()} ^ {*other.files.items(), *other.refused.items()}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -59,7 +60,7 @@ from ..hashing import new
 from ..output_files import check_output_file, write_file
 from ..strict_json import shown
 from .model_tree import LINK, SINGLE_FILE, ModelFile, ModelTree, read_tree
-from .regular_files import read_regular
+from .regular_files import MOST_TICKS, read_regular, rest_of_tick
 from .stored import SharedProgress
 
 __all__ = ["HashingConfig", "SignatureFormatError", "generate_key", "sign", "verify"]
@@ -203,7 +204,11 @@ class HashingConfig(model_signing.hashing.Config):
             return read_tree(model, ignored=ignored, only=only, allow_symlinks=self._allow_symlinks)
 
         ignored = frozenset(self._ignored(model))
-        tree = listed()
+        for _ in range(MOST_TICKS):
+            tree = listed()
+            if not (rest := rest_of_tick(tree.changed)):
+                break
+            time.sleep(rest)
         for file in tree.files.values():
             if file.size == 0:  # it may have no shard that would be read, and not be empty
                 os.close(file.open(file.path, os.O_RDONLY))

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 
 Identity = tuple[int, ...]
+
+MOST_TICKS = 10
+"""How often to wait for :func:`rest_of_tick`. What changes all the time is found changed afterwards."""
+
+_TICK = 0.01  # in seconds; the clock of Linux with the slowest setting
 
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
 _KINDS = (
@@ -30,6 +36,16 @@ def identity(status: os.stat_result) -> Identity:
     time, that of the last modification.
     """
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def rest_of_tick(changed: float) -> float:
+    """How many seconds are left of the tick of the clock in which a file changed, at most 0.01; 0 if it has
+    passed. ``changed`` is in seconds, as in ``st_mtime``.
+
+    A change in the same tick has the same time stamp, and would not be noticed by :func:`identity`.
+    """
+    age = time.time() - changed
+    return _TICK - age if 0 <= age < _TICK else 0.0
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = 0) -> int:

@@ -19,14 +19,12 @@ from .dtypes import DTYPE_BITS, LARGEST_SIZE, byte_length
 from .entry import check_name
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, SAFETENSORS, mistaken_for
-from .regular_files import Identity, identity, open_regular
+from .regular_files import MOST_TICKS, Identity, identity, open_regular, rest_of_tick
 
 MAX_HEADER_SIZE = 100_000_000
 """Bytes. The safetensors library has the same limit."""
 
 _LENGTH_SIZE = 8
-_TICK = 0.01  # in seconds; the clock of Linux with the slowest setting
-_MOST_TICKS = 10  # a file that changes all the time is found changed afterwards
 _METADATA = "__metadata__"
 _FIELDS: Mapping[str, type] = {"dtype": str, "shape": list, "data_offsets": list}
 
@@ -133,12 +131,12 @@ class SafetensorsFile:
 def _settled(descriptor: int) -> os.stat_result:
     """The status of a file, after a tick of the clock with which file systems stamp changes has passed since
     the last change. A later change then has another time stamp, and is noticed."""
-    for _ in range(_MOST_TICKS):
+    for _ in range(MOST_TICKS):
         status = os.fstat(descriptor)
-        age = time.time() - max(status.st_mtime, status.st_ctime)
-        if not 0 <= age < _TICK:
+        rest = rest_of_tick(max(status.st_mtime, status.st_ctime))
+        if not rest:
             break
-        time.sleep(_TICK - age)
+        time.sleep(rest)
     return status
 
 

@@ -24,7 +24,7 @@ import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.algorithms import known_answers
 from integrity_triton.backends.opencl import prebuilt
-from integrity_triton.models import safetensors_file
+from integrity_triton.models import regular_files
 from integrity_triton.models.errors import ManifestError
 from integrity_triton.models.safetensors_file import SafetensorsFile
 
@@ -123,7 +123,7 @@ def test_manifests():
 
 
 def test_safetensors_headers(tmp_path, monkeypatch):
-    monkeypatch.setattr(safetensors_file, "_TICK", 0)  # these files need not rest before they are read
+    monkeypatch.setattr(regular_files, "_TICK", 0)  # these files need not rest before they are read
     path = tmp_path / "model.safetensors"
 
     def attempt(data: bytes) -> None:

@@ -20,8 +20,7 @@ model_signing = pytest.importorskip("model_signing")
 from cryptography.hazmat.primitives import serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: E402
 
-from integrity_triton.models import model_tree, oms, oms_bundle, signing_keys  # noqa: E402
-from integrity_triton.models.regular_files import read_regular  # noqa: E402
+from integrity_triton.models import model_tree, oms, oms_bundle, regular_files, signing_keys  # noqa: E402
 
 SHARDS = {"method": "shards", "algorithm": "sha256", "shard_size": 1000}
 METHODS = pytest.mark.parametrize("form", [{}, SHARDS], ids=["files", "shards"])
@@ -535,7 +534,7 @@ def test_keys_have_a_size_limit(model, signed, tmp_path):
 def test_a_file_that_claims_to_be_empty_is_not_read_without_end():
     assert os.stat("/proc/self/status").st_size == 0
     with pytest.raises(ValueError, match="at most 10"):
-        read_regular("/proc/self/status", 10, "x")
+        regular_files.read_regular("/proc/self/status", 10, "x")
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="not applicable: there is no /proc")
@@ -623,6 +622,14 @@ def test_a_bit_set_back_in_time_is_noticed(model, signed, monkeypatch):
     monkeypatch.setattr(oms.HashingConfig, "_digest", hashing)
     with pytest.raises(it.IntegrityError, match=r"changed while the model was being read: 'weights\.bin'"):
         signed.verify(model)
+
+
+def test_a_tick_of_the_clock_is_waited_for(model, signed, monkeypatch):
+    changed, slept = max(path.stat().st_ctime for path in model.rglob("*")), []
+    monkeypatch.setattr(regular_files.time, "time", lambda: changed + (0.02 if len(slept) == 2 else 0.004))
+    monkeypatch.setattr(oms.time, "sleep", slept.append)
+    signed.sign(model)
+    assert slept == [pytest.approx(0.006, abs=0.001)] * 2
 
 
 # Names
