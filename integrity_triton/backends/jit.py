@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..algorithms import load_reference
 from ..errors import SelfTestError
 from ..launching.launch import Launch
+from ..messages.moving import capturing
 from .base import Probe
 from .interpreter.language import language_lock
 from .triton_backend import TritonBackend
@@ -62,10 +63,7 @@ class JitBackend(TritonBackend):
         return tuple(found)
 
     def may_wait(self, device: torch.device) -> None:
-        import torch
-
-        capturing = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)
-        if capturing is not None and capturing():
+        if capturing(device):
             raise SelfTestError(
                 f"{self.name}: a kernel that is new to this process cannot be self-tested while a graph is "
                 "being captured; run the same calls once before capturing"

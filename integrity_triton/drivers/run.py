@@ -12,6 +12,7 @@ from ..launching.launch import Launch
 from ..launching.launcher import Launcher, LaunchFunction
 from ..launching.request import Request
 from ..messages.layout import Messages, Rows
+from ..messages.moving import capturing
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
 from . import make_driver
@@ -63,7 +64,13 @@ class Run:
         home = messages.device
         if messages.count == 0 or length == 0:
             return torch.empty((messages.count, length), dtype=torch.uint8, device=home)
-        local = messages.to(self.launcher.device_for(home))
+        device = self.launcher.device_for(home)
+        if device != home and capturing(device):
+            raise RuntimeError(
+                f"messages on {home} cannot be hashed on {device} while a graph is being captured, because a "
+                f"replay would not copy them again; copy them to {device} before"
+            )
+        local = messages.to(device)
         per_message = any(isinstance(v, PerMessage) for v in parameters.values())
         in_rows = isinstance(local, Rows) or local.count == 1
         driver = self.driver(Request(self.algorithm, "rows" if in_rows else "table", per_message, local))

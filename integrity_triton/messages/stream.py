@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING, Any
 
+from .moving import capturing
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,10 +28,18 @@ class Stream(abc.ABC):
 
 
 def piece_on(data: Any, device: torch.device) -> torch.Tensor:
-    """What :meth:`Stream.update` was given as a flat uint8 tensor on ``device``."""
+    """What :meth:`Stream.update` was given as a flat uint8 tensor on ``device``.
+
+    Raises RuntimeError while a graph is being captured: replays would not change the stream.
+    """
     import numpy as np
     import torch
 
+    if capturing(device):
+        raise RuntimeError(
+            "a running hash cannot be updated while a graph is being captured, because a replay would not "
+            "change it; capture hash_batch or hash_chunks instead"
+        )
     if isinstance(data, torch.Tensor):
         return data.to(device)
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).copy()).to(device)
