@@ -38,8 +38,7 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
     # Most batches consist of flat uint8 tensors, for which a part of the checks is enough.
     flat = type(x) is torch.Tensor and x.dtype is torch.uint8 and x.layout is torch.strided and x.dim() == 1
     if flat and x.is_contiguous() and not (x.is_nested or x.is_meta):
-        _check_memory(x, x.numel())
-        return x
+        return x if _check_memory(x, x.numel()) else x.clone()
     check_has_bytes(x)
     x = x.detach()
     if x._is_zerotensor():
@@ -53,11 +52,11 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
 
 
 def check_has_bytes(x: torch.Tensor) -> None:
-    """Raises TypeError for a tensor that has no dense bytes: sparse, nested, quantised and wrapper tensors.
+    """Check that a tensor has bytes. Nothing is copied, and no element is read.
+
+    Raises TypeError for a tensor that has no dense bytes: sparse, nested, quantised and wrapper tensors.
     Raises ValueError for a tensor whose memory does not hold its elements: meta, fake and uninitialised
     tensors, tensors under ``torch.func``, and tensors whose storage was freed or shortened.
-
-    Nothing is copied, and no element is read.
     """
     import torch
 
@@ -115,7 +114,7 @@ def _part_names(x: torch.Tensor) -> list[str] | None:
 
 
 def _storage_size(x: torch.Tensor) -> int | None:
-    """Bytes in a tensor's storage; None if there is no storage, or none with memory."""
+    """The number of bytes in a tensor's storage; None if it has no storage, or a storage without memory."""
     try:
         storage = x.untyped_storage()
         size = storage.nbytes()
@@ -124,14 +123,15 @@ def _storage_size(x: torch.Tensor) -> int | None:
         return None
 
 
-def _check_memory(x: torch.Tensor, span: int) -> None:
-    """Check that there is memory for ``span`` elements from the first element of ``x`` on."""
+def _check_memory(x: torch.Tensor, span: int) -> bool:
+    """Check that there is memory for ``span`` elements from the first element of ``x`` on. Return False for
+    the zeros of forward differentiation, which have no memory until they are copied."""
     if not span:
-        return
+        return True
     size = _storage_size(x)
     if size is None:
         if x._is_zerotensor():
-            return
+            return False
         raise ValueError(
             "the tensor has no memory of its own, as inside torch.func.vmap or under functionalisation; hash "
             "the tensor that it was made from"
@@ -142,6 +142,7 @@ def _check_memory(x: torch.Tensor, span: int) -> None:
             f"the tensor's elements end at byte {end} of its storage, which holds {size} bytes; its memory "
             "was freed, as FSDP and offloading do: load or gather the tensor before hashing it"
         )
+    return True
 
 
 def flattened(state_dict: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -175,10 +176,11 @@ def flattened(state_dict: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def host_memory(x: torch.Tensor) -> np.ndarray[Any, Any]:
-    """The memory of a contiguous CPU tensor as a flat uint8 array. Nothing may write to a caller's.
+    """The memory of a contiguous CPU tensor as a flat uint8 array. Nothing may write to it if the tensor is a
+    caller's.
 
-    ``Tensor.numpy()`` is not used for the tensors of callers, because it marks their storage, which could
-    then not be resized any more.
+    ``Tensor.numpy()`` is not used for the tensors of callers, because it marks their storage: torch then
+    refuses to resize it.
     """
     return array_at(x.data_ptr(), x.numel() * x.element_size(), x)
 

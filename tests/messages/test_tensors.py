@@ -53,6 +53,8 @@ def test_bytes(kind):
 
 def test_the_zeros_of_forward_differentiation():
     """They have no memory, and their elements are zeros."""
+    octets = torch._efficientzerotensor((48,), dtype=torch.uint8)
+    assert it.sha256(octets).digest() == it.sha256(bytes(48)).digest()
     zeros = torch._efficientzerotensor((3, 4))
     assert it.sha256(zeros).digest() == it.sha256(bytes(48)).digest()
     assert it.hash_batch(zeros, "sha256").equal(it.hash_batch([bytes(16)] * 3, "sha256"))
