@@ -8,7 +8,6 @@ from __future__ import annotations
 import hmac
 import json
 import os
-import stat
 import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from .file_kinds import JSON, mistaken_for
 from .folder import read_folder
 from .live import hash_state_dict
 from .names import Names, Rename
+from .regular_files import read_regular
 from .report import ModelReport, compare
 from .safetensors_file import SafetensorsFile
 from .stored import hash_files
@@ -376,13 +376,12 @@ class Manifest:
         OSError if the file cannot be read.
         """
         path = Path(path)
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ManifestError(f"{path}: not a regular file")
-        if status.st_size > MAX_SIZE:
+        if path.stat().st_size > MAX_SIZE:
             raise ManifestError(f"{path}: not a manifest: larger than {MAX_SIZE} bytes")
-        with open(path, "rb") as file:
-            data = file.read(MAX_SIZE + 1)  # not more, even if the file has grown
+        try:
+            data = read_regular(path, MAX_SIZE, "a manifest")
+        except ValueError as error:
+            raise ManifestError(str(error)) from None
         try:
             return cls.from_json(data)
         except ManifestError as error:

@@ -18,8 +18,8 @@ class Names:
     """The choice that a caller makes for a verification; by default all names as they are.
 
     ``ignore`` holds names and patterns of :mod:`fnmatch`. ``rename`` gives the manifest's name for a name of
-    the model: a function, or a mapping of which each key is replaced by its value wherever it stands in a
-    name as one or several whole parts. Parts are separated by dots and slashes. An empty key stands for
+    the model. It is a function, or a mapping: each key is replaced by its value wherever it stands in a name
+    as one or several whole parts. Parts are separated by dots and slashes. An empty key stands for
     the beginning of the name, where its value is put.
     """
 

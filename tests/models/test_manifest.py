@@ -959,7 +959,8 @@ def test_load_refuses(tmp_path: Path, monkeypatch) -> None:
         patch.delattr("builtins.open")  # the size alone must be enough
         with pytest.raises(ManifestError, match="larger than"):
             Manifest.load(path)
-    for odd in (tmp_path, Path("/dev/zero")):
+    os.mkfifo(tmp_path / "pipe")
+    for odd in (tmp_path, Path("/dev/zero"), tmp_path / "pipe"):
         with pytest.raises(ManifestError, match="not a regular file"):
             Manifest.load(odd)
 

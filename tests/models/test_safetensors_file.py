@@ -456,6 +456,13 @@ def test_index_that_is_no_index(folder: Path, text: str) -> None:
         read_folder(folder)
 
 
+def test_index_that_is_a_pipe(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").unlink()
+    os.mkfifo(folder / "model.safetensors.index.json")
+    with pytest.raises(ManifestError, match="a named pipe, not a regular file"):
+        read_folder(folder)
+
+
 def test_index_that_is_too_large(folder: Path) -> None:
     os.truncate(folder / "model.safetensors.index.json", (64 << 20) + 1)
     with pytest.raises(ManifestError, match="at most"):
