@@ -238,7 +238,7 @@ def _row_messages(x: torch.Tensor) -> Messages:
     if as_they_lie and rows_are_dense and not x.is_contiguous() and x.stride(0) > 0:
         row = columns * x.element_size()
         stride = x.stride(0) * x.element_size()
-        x = x.detach()
+        x = x.detach().as_strided(x.shape, (x.stride(0), 1))  # the stride of a single column may be any
         return Rows(x, x.data_ptr(), count, stride, row, (count - 1) * stride + row if count else 0)
     data = tensor_bytes(x)
     row = data.numel() // count if count else 0

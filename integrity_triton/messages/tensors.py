@@ -48,6 +48,8 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
     if x.is_neg():
         x = x.resolve_neg()
     x = x.contiguous().reshape(-1)
+    if x.stride(0) != 1:  # one element or none: such a tensor is contiguous, whatever its stride
+        x = x.as_strided(x.shape, (1,))
     return x if x.dtype is torch.uint8 else x.view(torch.uint8)
 
 
