@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -47,7 +49,7 @@ def read_pieces(
     *,
     opener: Callable[[str, int], int] | None = None,
 ) -> Iterator[memoryview]:
-    """The bytes ``[start, end)`` of a file in pieces; a thread reads the next piece ahead.
+    """The bytes ``[start, end)`` of a file in pieces; a thread reads the next piece of a regular file ahead.
 
     Without ``end`` everything that can be read is read, also from a pipe, or from a file under ``/proc``,
     which claims to be empty. A piece is valid until the iterator is advanced. Memory use does not depend on
@@ -59,8 +61,10 @@ def read_pieces(
             file.seek(start)
         if end is not None and end - start <= _SMALL:  # a thread would take longer than it saves
             pieces = iter([_fill(file, memoryview(bytearray(max(0, end - start))))])
-        else:
+        elif stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             pieces = _read_ahead(file, None if end is None else end - start)
+        else:
+            pieces = _read_here(file, None if end is None else end - start)
         offset = start
         for piece in pieces:
             offset += len(piece)
@@ -68,6 +72,15 @@ def read_pieces(
                 yield piece
         if end is not None and offset < end:
             raise EOFError(f"{os.fspath(path)}: the file ends at byte {offset}, {end} were expected")
+
+
+def _read_here(file: io.FileIO, length: int | None) -> Iterator[memoryview]:
+    """As :func:`_read_ahead`, without a thread: one that waits for a pipe cannot be interrupted."""
+    buffer = memoryview(bytearray(_BUFFER_SIZE))
+    left = sys.maxsize if length is None else length
+    while piece := _fill(file, buffer[:left]):
+        left -= len(piece)
+        yield piece
 
 
 def _read_ahead(file: io.FileIO, length: int | None) -> Iterator[memoryview]:

@@ -155,9 +155,10 @@ class _Reach:
             long = None if longest is None else is_long(self._algorithm, longest)
             self._left.sort(key=lambda trial: trial.unlike(launch.constants, request, long))
         while configuration not in self.found and self._left:
-            trial = self._left.pop(0)
+            trial = self._left[0]
             for launched in self._launched(trial):
                 self.found.setdefault(launched, trial)
+            del self._left[0]  # not before, since an interrupt must not lose the trial
         return self.found.get(configuration)
 
     def _launched(self, trial: Trial) -> set[Configuration]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import threading
 
 import pytest
@@ -77,3 +78,22 @@ def test_a_file_that_does_not_wait_is_not_taken_for_its_end(tmp_path):
     os.write(writer, b"data")
     with open(writer, "wb"), pytest.raises(BlockingIOError):
         list(files.read_pieces(tmp_path, opener=lambda path, flags: reader))
+
+
+def test_waiting_for_a_pipe_can_be_interrupted(tmp_path):
+    def interrupt(*_: object) -> None:
+        raise TimeoutError("enough")
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)
+    os.write(writer, b"data")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(TimeoutError, match="enough"):
+            it.hash_file(pipe, "sha256")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        os.close(writer)

@@ -481,6 +481,26 @@ def test_threads_share_one_test():
     assert len(found) == 6
 
 
+def test_an_interrupt_loses_no_trial(monkeypatch):
+    """Otherwise no known answer would be left to test the kernels with."""
+    registered("other")
+    launched, interrupts = self_test._Reach._launched, [KeyboardInterrupt] * 40
+
+    def interrupted(*arguments):
+        found = launched(*arguments)
+        if interrupts:
+            raise interrupts.pop()
+        return found
+
+    monkeypatch.setattr(self_test._Reach, "_launched", interrupted)
+    while interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            it.hash_batch([MESSAGE], "md5", backend="other")
+    assert it.hash_batch([MESSAGE], "md5", backend="other").equal(
+        it.hash_batch([MESSAGE], "md5", backend="native")
+    )
+
+
 def test_a_graph_that_is_captured_has_its_kernels_tested_before(monkeypatch):
     """A capture of a graph would end if the host waited for the device."""
     from integrity_triton.backends.cuda import CudaBackend
