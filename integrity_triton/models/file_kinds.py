@@ -16,10 +16,12 @@ _LONGEST_FIRST_LINE = 60
 
 @dataclass(frozen=True)
 class FileKind:
-    """What a file is, and what to do about it if it only stands in for another file."""
+    """What a file is, and what to do about it. ``stands_in`` marks what holds the place of another file, such
+    as a pointer or the error page of a server."""
 
     name: str
     remedy: str = ""
+    stands_in: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}: {self.remedy}" if self.remedy else self.name
@@ -28,14 +30,29 @@ class FileKind:
 JSON = FileKind("JSON text")
 SAFETENSORS = FileKind("a safetensors file")
 
+WEIGHTS_ENDINGS = frozenset(
+    {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".gguf", ".ggml", ".onnx", ".h5"}
+    | {".hdf5", ".keras", ".tflite", ".npz", ".npy"}
+)
+"""How the names of files with weights end, in lower case."""
+
 _PICKLE = "it can run code when it is loaded, so convert it to safetensors"
 _DOWNLOAD = "download the file itself"
 
 # The order matters only where one beginning contains another.
 _BEGINNINGS: tuple[tuple[bytes, FileKind], ...] = (
-    (b"version https://git-lfs.github.com/spec/", FileKind("a Git LFS pointer", "run git lfs pull")),
-    (b"version https://hawser.github.com/spec/", FileKind("a Git LFS pointer", "run git lfs pull")),
-    (b"# xet version", FileKind("a Git Xet pointer", "run git xet checkout, or download the file itself")),
+    (
+        b"version https://git-lfs.github.com/spec/",
+        FileKind("a Git LFS pointer", "run git lfs pull", stands_in=True),
+    ),
+    (
+        b"version https://hawser.github.com/spec/",
+        FileKind("a Git LFS pointer", "run git lfs pull", stands_in=True),
+    ),
+    (
+        b"# xet version",
+        FileKind("a Git Xet pointer", "run git xet checkout, or download the file itself", stands_in=True),
+    ),
     (b"GGUF", FileKind("a GGUF model")),
     (b"tjgg", FileKind("a GGML model")),
     (b"lmgg", FileKind("a GGML model")),
@@ -118,9 +135,9 @@ def _text(head: bytes) -> FileKind | None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     lowered = start[:256].lower()
     if lowered.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return FileKind("an HTML page, such as a server's error or login page", _DOWNLOAD)
+        return FileKind("an HTML page, such as a server's error or login page", _DOWNLOAD, stands_in=True)
     if lowered.startswith((b"<?xml", b"<error>")):
-        return FileKind("an XML document, such as a server's error message", _DOWNLOAD)
+        return FileKind("an XML document, such as a server's error message", _DOWNLOAD, stands_in=True)
     if lowered.startswith((b"{", b"[")):
         return JSON if b"\0" not in head else None
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..strict_json import parse_object
 from .errors import ManifestError, shown
-from .file_kinds import HEAD_SIZE, JSON, mistaken_for, recognise
+from .file_kinds import HEAD_SIZE, JSON, WEIGHTS_ENDINGS, mistaken_for, recognise
 from .model_tree import snapshot_blobs
 from .regular_files import read_regular
 from .safetensors_file import SafetensorsFile
@@ -20,26 +20,6 @@ MAX_INDEX_SIZE = 64 << 20
 """Bytes."""
 
 _logger = logging.getLogger("integrity_triton")
-# The endings of names under which models of other formats are published.
-_OTHER_WEIGHTS = frozenset(
-    [
-        ".bin",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".pkl",
-        ".pickle",
-        ".gguf",
-        ".ggml",
-        ".onnx",
-        ".h5",
-        ".hdf5",
-        ".keras",
-        ".tflite",
-        ".npz",
-        ".npy",
-    ]
-)
 _SHARD_NUMBER = re.compile(r"(?<!\d)(\d{1,9})[-_]of[-_](\d{1,9})(?!\d)")
 
 
@@ -95,7 +75,7 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[SafetensorsFile, ...]:
 def _other_weights(folder: Path) -> str:
     """A remark on the first file with weights in another format; empty if there is none."""
     for name in sorted(os.listdir(folder)):
-        if os.path.splitext(name)[1].lower() in _OTHER_WEIGHTS and (folder / name).is_file():
+        if os.path.splitext(name)[1].lower() in WEIGHTS_ENDINGS and (folder / name).is_file():
             with open(folder / name, "rb") as file:
                 kind = recognise(file.read(HEAD_SIZE))
             if kind is not None:

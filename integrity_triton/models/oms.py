@@ -59,6 +59,7 @@ from ..files import Progress, read_pieces
 from ..hashing import new
 from ..output_files import check_output_file, write_file
 from ..strict_json import shown
+from .file_kinds import HEAD_SIZE, WEIGHTS_ENDINGS, recognise
 from .model_tree import LINK, SINGLE_FILE, ModelFile, ModelTree, read_tree
 from .regular_files import MOST_TICKS, read_regular, rest_of_tick
 from .stored import SharedProgress
@@ -345,7 +346,8 @@ def sign(
 
     Raises ValueError for a key, method, algorithm, shard size or ignored path that cannot be used, and if the
     signature would replace a file that is not a signature; OSError for a file that cannot be read or written.
-    Both come before anything is hashed. Raises as :meth:`HashingConfig.hash` does for the model.
+    Both come before anything is hashed. Raises as :meth:`HashingConfig.hash` does for the model, and
+    ValueError for a file of weights that only holds their place, such as a Git LFS pointer.
     """
     model = os.fspath(folder)
     config = HashingConfig(
@@ -365,6 +367,12 @@ def sign(
     _check_replaced(pathlib.Path(signature_path))
     tree, digests = config._measure(model)
     config._check_signable(model, tree, digests)
+    for name, file in sorted(tree.files.items()):
+        if os.path.splitext(name)[1].lower() in WEIGHTS_ENDINGS and (kind := _standing_in(file)):
+            raise ValueError(
+                f"{model}: {shown(name)} is {kind}; what it stands for would not be signed, and ignore_paths "
+                "(--ignore-path) leaves it out"
+            )
     statement = Statement(
         method=method,
         algorithm=algorithm,
@@ -375,6 +383,13 @@ def sign(
         empty_files=_empty(tree) if method == "shards" else None,
     )
     write_file(signature_path, make_bundle(make_payload(_name_of(model), statement), key))
+
+
+def _standing_in(file: ModelFile) -> str | None:
+    """What a file is that only holds the place of another one; None for any other file."""
+    with open(file.path, "rb", opener=file.open) as opened:
+        kind = recognise(opened.read(HEAD_SIZE))
+    return str(kind) if kind is not None and kind.stands_in else None
 
 
 def _check_replaced(path: pathlib.Path) -> None:
@@ -485,7 +500,9 @@ def verify(
     if not complete:
         for name in set(_empty(tree)) - signed.keys():
             del found[name]
-    if differences := _differences(signed, found, tree.refused):
+    changed = (name for name in signed.keys() & found.keys() if signed[name] != found[name])
+    remarks = {name: kind for name in changed if (kind := _standing_in(tree.files[name]))}
+    if differences := _differences(signed, found, tree.refused, remarks):
         if ignore_unsigned_files and not complete:
             differences += (
                 "; the signature does not say which files were empty when the model was signed, so that "
@@ -509,12 +526,14 @@ def _differences(
     signed: Mapping[str, Mapping[str, str]],
     found: Mapping[str, Mapping[str, str]],
     refused: Mapping[str, str],
+    remarks: Mapping[str, str],
 ) -> str:
     """How a model differs from what was signed; empty if it does not."""
+    remarks = {**remarks, **refused}
     present = found.keys() | refused.keys()
     differing = {name for name in signed.keys() & present if name in refused or signed[name] != found[name]}
     lines = [
-        f"{label}: {', '.join(shown(name) + _in_brackets(refused.get(name)) for name in sorted(names))}"
+        f"{label}: {', '.join(shown(name) + _in_brackets(remarks.get(name)) for name in sorted(names))}"
         for label, names in (
             ("changed", differing),
             ("missing", signed.keys() - present),

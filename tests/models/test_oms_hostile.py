@@ -838,6 +838,24 @@ def test_files_in_place_of_signatures_are_named(model, signed, data, message):
         signed.verify(model)
 
 
+def test_pointers_in_place_of_weights(model, signed):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    signed.sign(model)
+    (model / "weights.bin").write_bytes(pointer)
+    with pytest.raises(
+        it.IntegrityError, match=r"changed: 'weights\.bin' \(a Git LFS pointer: run git lfs pull\)$"
+    ):
+        signed.verify(model)
+    with pytest.raises(
+        ValueError, match=r"'weights\.bin' is a Git LFS pointer: run git lfs pull; what it stands for"
+    ):
+        signed.sign(model)
+    signed.sign(model, ignore_paths=["weights.bin"])
+    (model / "weights.bin").rename(model / "notes.txt")  # what is no weights may be anything
+    signed.sign(model)
+    signed.verify(model)
+
+
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda c: c.name)
 def test_every_curve_of_oms_both_ways(model, tmp_path, curve):
     key = ec.generate_private_key(curve)
