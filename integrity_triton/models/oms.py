@@ -413,16 +413,17 @@ def _given_ignored(paths: Iterable[PathLike]) -> list[str]:
             raise ValueError(f"ignored path {str(given)!r} must be relative and inside the folder")
         if not _WILDCARDS.isdisjoint(str(path)):
             raise ValueError(f"ignored path {str(given)!r} has a wildcard; OMS has none, so name each path")
-        shortest.append(_shortest(path))
+        shortest.append(_shortest(given))
     return shortest
 
 
-def _shortest(path: pathlib.Path) -> str:
+def _shortest(given: PathLike) -> str:
     """A relative path in its shortest form. Raises ValueError for the whole folder and for a path outside."""
+    path = pathlib.Path(given)
     if ".." in path.parts:
-        raise ValueError(f"ignored path {str(path)!r} must be relative and inside the folder")
+        raise ValueError(f"ignored path {str(given)!r} must be relative and inside the folder")
     if not path.parts:
-        raise ValueError(f"ignored path {str(path)!r} is the whole folder, so that nothing would be signed")
+        raise ValueError(f"ignored path {str(given)!r} is the whole folder, so that nothing would be signed")
     return path.as_posix()
 
 
