@@ -315,9 +315,16 @@ class _TreeStream(BlockStream):
         self._values: tuple[torch.Tensor, ...] = ()
 
     def _absorb(self, view: torch.Tensor) -> None:
+        import torch
+
         size, total = self._block, view.numel()
         chunks = Rows(view, view.data_ptr(), total // size, size, size, total)
-        self._values += (self._driver.chaining_values(chunks),)
+        values = self._driver.chaining_values(chunks)
+        # Few tensors of growing size, since a tuple of many would be copied at each update.
+        while self._values and len(self._values[-1]) <= len(values):
+            values = torch.cat([self._values[-1], values])
+            self._values = self._values[:-1]
+        self._values += (values,)
 
 
 class _ParallelHashStream(_TreeStream):

@@ -9,7 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from integrity_triton import algorithms
+from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.drivers.base import BlockStream, PendingBytes
+from integrity_triton.drivers.run import Run
 
 
 class _Recording(BlockStream):
@@ -46,3 +49,14 @@ def test_blocks_go_as_soon_as_enough_follows(block, held_back):
             assert stream.absorbed == message[:whole]
             assert stream.digest(0, 0) == message[whole:]
             assert before.digest(0, 0) == held
+
+
+@pytest.mark.parametrize("name", ["parallelhash_128", "kt128"])
+def test_a_long_stream_of_a_tree_keeps_few_tensors(name):
+    """Each of them would be looked at in every update. Nothing is run."""
+    run = Run(InterpreterBackend(), algorithms.get(name), lambda launch, options: None)
+    stream = run.stream({"block_size": 8}, torch.device("cpu"))
+    for _ in range(200):
+        stream.update(memoryview(bytes(stream._block)))
+    assert sum(len(values) for values in stream._values) == 200 - (name == "kt128")
+    assert len(stream._values) <= 8
