@@ -29,9 +29,9 @@ class Hash:
 
     Objects are made by :func:`new` or by an algorithm's constructor.
 
-    Threads may share an object: each call is done as a whole before the next begins. If an exception, such as
-    an interrupt, ends an update within, nobody knows which part of the data was absorbed, and every later
-    call raises RuntimeError instead of giving the digest of another message.
+    Threads may share an object: each call is complete before the next one begins. If an exception, such as an
+    interrupt, ends an update early, it is not known which part of the data was absorbed. Every later call
+    then raises RuntimeError instead of giving the digest of another message.
     """
 
     __slots__ = ("_algorithm", "_backend", "_lock", "_parameters", "_stream", "_whole")
@@ -42,7 +42,7 @@ class Hash:
         self._backend = backend
         self._stream: Stream | None = None
         self._lock = threading.RLock()
-        self._whole = True  # no update is under way, and none was broken off
+        self._whole = True  # no update is going on, and none was broken off
         if requested(backend) is not None:
             self._open("cpu", None)  # a request that cannot be met fails here, not at the first update
 
@@ -68,7 +68,8 @@ class Hash:
         """Append ``data`` to the message. For a hash of tuples ``data`` is a tuple or list of strings.
 
         Raises TypeError for text, objects that are not bytes-like and tensors without plain bytes,
-        BufferError for a buffer that is not C-contiguous.
+        BufferError for a buffer that is not C-contiguous, and RuntimeError if an exception broke off an
+        earlier update.
         """
         parts = tuple_parts(data, self.name) if self._algorithm.takes_tuples else [message_bytes(data)]
         filled = [view for view in parts if view.nbytes]

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 _captured: list[torch.Tensor] = []
-"""Host memory from which graphs copy at each replay. It is kept until the process ends, since nobody tells
-when a graph is released."""
+"""Host memory from which graphs copy at each replay. It is kept until the process ends, since torch does
+not tell when a graph is released."""
 
 
 def capturing(device: torch.device) -> bool:

@@ -1,7 +1,8 @@
 """SipHash of the library siphash24, with the interface of hashlib's objects.
 
-The library's own objects cannot be copied. Therefore these keep short messages, for which SipHash is made.
-The library has no output of 16 bytes, which is computed in Python.
+The library's own objects cannot be copied. These objects therefore keep messages of up to 1 MiB, and a longer
+one cannot be copied; SipHash is made for short messages. The library has no output of 16 bytes, which is
+computed in Python.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from ...errors import BackendUnavailable
 
-_KEPT = 1 << 20  # bytes of a message
+_KEPT = 1 << 20  # the longest message that is kept, in bytes
 _MASK = (1 << 64) - 1
 _IV = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
 
