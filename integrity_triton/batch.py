@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from . import eager
-from .messages.tensors import is_tensor
+from .messages.tensors import is_tensor, is_traced
 
 if TYPE_CHECKING:
     import torch
 
 
-def _compiling() -> bool:
-    """Whether torch.compile or torch.export is tracing the call."""
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.compiler.is_compiling()
-
-
-def _for_operator(messages: list[Any], key: Any, params: dict[str, Any]) -> bool:
-    """Whether an operator can stand for a call. An operator takes tensors, the key among them, and no other
-    parameters. A key of bytes would become a constant of the graph, which torch stores."""
-    return not params and (key is None or is_tensor(key)) and all(is_tensor(x) for x in messages)
-
-
-def _takes(out: torch.Tensor, digests: torch.Tensor) -> bool:
-    like = out.dtype is digests.dtype and out.shape == digests.shape and out.device == digests.device
-    return like and not eager.overlaps(out)
+def _into(out: torch.Tensor | None, digests: torch.Tensor) -> torch.Tensor:
+    """The digests, in ``out`` if that is given."""
+    if out is None:
+        return digests
+    eager.check_out(out, tuple(digests.shape), digests.device)
+    return out.copy_(digests)
 
 
 def hash_batch(
@@ -58,22 +48,23 @@ def hash_batch(
 
     Raises as :func:`integrity_triton.new` and :meth:`Hash.update` do, with the index of the message that is
     refused, and ValueError for messages on different devices, a tensor that is not 2-D, or an ``out`` of
-    another shape, dtype or device.
+    another shape, dtype or device or whose rows overlap.
+
+    ``torch.compile`` and ``torch.export`` trace the call as one operator if the messages and the key are
+    tensors, and the other parameters tensors, ``bytes``, numbers or text. Any other call breaks the graph: a
+    key of bytes would become a constant of the graph, which torch stores.
     """
-    parameters = {"key": key, **params}
-    if not _compiling():
-        return eager.hash_batch(messages, algorithm, parameters, length=length, out=out, backend=backend)
+    given = {"key": key, **params}
+    if not is_traced():
+        return eager.hash_batch(messages, algorithm, given, length=length, out=out, backend=backend)
     from . import ops
 
     rows = is_tensor(messages)
-    if _for_operator([messages] if rows else list(messages), key, params):
-        operator = ops._hash_rows if rows else ops._hash_batch
-        digests: torch.Tensor = operator(messages, algorithm, key, length=length, backend=backend)
-        if out is None:
-            return digests
-        if _takes(out, digests):
-            return out.copy_(digests)
-    return ops.hash_batch_untraced(messages, algorithm, parameters, length=length, out=out, backend=backend)
+    options = ops.encoded(given)
+    if options is None or not (rows or all(is_tensor(message) for message in messages)):
+        return ops.untraced_hash_batch(messages, algorithm, given, length=length, out=out, backend=backend)
+    operator = ops._hash_rows if rows else ops._hash_batch
+    return _into(out, operator(messages, algorithm, length=length, backend=backend, **options))
 
 
 def hash_chunks(
@@ -93,21 +84,17 @@ def hash_chunks(
     Returns uint8 ``[ceil(nbytes / chunk_size), digest_size]``. The last chunk may be shorter, and empty data
     has no chunks. All else is as for :func:`hash_batch`.
     """
-    parameters = {"key": key, **params}
-    if not _compiling():
+    given = {"key": key, **params}
+    if not is_traced():
         return eager.hash_chunks(
-            tensor, algorithm, chunk_size, parameters, length=length, out=out, backend=backend
+            tensor, algorithm, chunk_size, given, length=length, out=out, backend=backend
         )
     from . import ops
 
-    if _for_operator([tensor], key, params):
-        digests: torch.Tensor = ops._hash_chunks(
-            tensor, algorithm, chunk_size, key, length=length, backend=backend
+    options = ops.encoded(given)
+    if options is None or not (is_tensor(tensor) and 0 < chunk_size < 1 << 63):
+        return ops.untraced_hash_chunks(
+            tensor, algorithm, chunk_size, given, length=length, out=out, backend=backend
         )
-        if out is None:
-            return digests
-        if _takes(out, digests):
-            return out.copy_(digests)
-    return ops.hash_chunks_untraced(
-        tensor, algorithm, chunk_size, parameters, length=length, out=out, backend=backend
-    )
+    digests = ops._hash_chunks(tensor, algorithm, chunk_size, length=length, backend=backend, **options)
+    return _into(out, digests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from .backends.registry import dispatch
 from .messages.from_caller import batch_messages, chunk_messages, tuple_messages
 from .messages.layout import Messages
 from .messages.parameters import checked_parameters
-from .messages.tensors import check_has_bytes, is_tensor, named
+from .messages.tensors import check_has_bytes, is_tensor, is_traced, named
 
 if TYPE_CHECKING:
     import torch
@@ -60,33 +61,35 @@ def _digests(
     checked = checked_parameters(record, given, messages.count)
     size = record.check_length(length, checked)
     if out is not None:
-        _check_out(out, messages, size)
+        check_out(out, (messages.count, size), messages.device)
     digests = dispatch(record, checked, messages, size, backend=backend)
     return digests if out is None else out.copy_(digests)
 
 
-def _check_out(out: torch.Tensor, messages: Messages, size: int) -> None:
+def check_out(out: torch.Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+    """Raise TypeError or ValueError unless digests of this shape on this device can be copied to ``out``."""
     import torch
 
     if not is_tensor(out):
         raise TypeError(f"out must be a torch tensor, not {type(out).__name__}")
-    if out.device != messages.device:
-        raise ValueError(f"out must be on the messages' device {messages.device}, not on {out.device}")
-    with named("out"):
-        check_has_bytes(out)
-    if out.dtype is not torch.uint8 or tuple(out.shape) != (messages.count, size):
-        raise ValueError(
-            f"out must be uint8 of shape {(messages.count, size)}, "
-            f"not {out.dtype} of shape {tuple(out.shape)}"
-        )
-    if overlaps(out):
+    if out.device != device:
+        raise ValueError(f"out must be on the messages' device {device}, not on {out.device}")
+    if not is_traced():  # the memory of a traced tensor does not exist yet
+        with named("out"):
+            check_has_bytes(out)
+    if out.dtype is not torch.uint8 or tuple(out.shape) != shape:
+        raise ValueError(f"out must be uint8 of shape {shape}, not {out.dtype} of shape {tuple(out.shape)}")
+    if _overlaps_itself(shape, out.stride()):
         raise ValueError(f"out must have memory of its own for each byte; its strides are {out.stride()}")
 
 
-def overlaps(out: torch.Tensor) -> bool:
-    """Whether two elements of a 2-D tensor may be in the same place."""
-    (rows, columns), (down, across) = out.shape, out.stride()
-    if rows > 1 and columns > 1:
-        height, width = (rows - 1) * down, (columns - 1) * across
-        return not (down and across) or (down <= width and across <= height)
-    return (rows > 1 and not down) or (columns > 1 and not across)
+def _overlaps_itself(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether two elements of a 2-D tensor have the same address."""
+    (rows, columns), (down, across) = shape, strides
+    if across == 1 and down >= columns:
+        return False
+    if rows * columns <= 1:
+        return False
+    # The nearest two are apart by down/g columns and across/g rows.
+    common = math.gcd(down, across)
+    return common == 0 or (across // common < rows and down // common < columns)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from .messages.layout import Ragged, Rows
 from .messages.moving import moved
 from .messages.parameters import octet_string
 from .messages.per_message import PerMessage
-from .messages.tensors import check_has_bytes, flattened, is_tensor, named, tensor_bytes
+from .messages.tensors import check_has_bytes, flattened, is_tensor, is_traced, named, tensor_bytes
 from .strict_json import check_members, check_sizes, parse_hex, parse_object, shown
 
 if TYPE_CHECKING:
@@ -139,6 +138,15 @@ class TensorTags:
         unknown or of another dtype or shape. Otherwise raises as :func:`mac_tensors` does. Waits for the
         devices once.
         """
+        if is_traced():
+            from . import ops
+
+            ops.untraced_verify(self, tensors, key, partial, backend)
+        else:
+            self.verify_now(tensors, key, partial, backend)
+
+    def verify_now(self, tensors: Mapping[str, Any], key: Any, partial: bool, backend: str | None) -> None:
+        """See :meth:`verify`."""
         tensors = flattened(tensors)
         found = [_TensorSpec.of(name, tensor) for name, tensor in tensors.items()]
         unknown = [spec.name for spec in found if spec.name not in self._index]
@@ -151,7 +159,7 @@ class TensorTags:
             tagged = self._specs[self._index[spec.name]]
             if spec != tagged:
                 raise TagMismatch(f"{spec.name!r} is {spec}, and {tagged} was tagged", [(spec.name, None)])
-        now = mac_tensors(tensors, key, nonce=self.nonce, chunk_size=self.chunk_size, backend=backend)
+        now = tags_of(tensors, key, self.nonce, self.chunk_size, backend)
         for spec in now._specs:
             tags, expected = len(self.chunk_tags(spec.name)), len(now.chunk_tags(spec.name))
             if tags != expected:
@@ -294,15 +302,14 @@ def mac_tensors(
     ValueError for a tensor whose memory was freed and for an impossible key, nonce or chunk size. The message
     names the tensor.
     """
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.compiler.is_compiling():
+    if is_traced():
         from . import ops
 
-        return ops.mac_tensors_untraced(tensors, key, nonce, chunk_size, backend)
-    return mac_tensors_eagerly(tensors, key, nonce, chunk_size, backend)
+        return ops.untraced_mac_tensors(tensors, key, nonce, chunk_size, backend)
+    return tags_of(tensors, key, nonce, chunk_size, backend)
 
 
-def mac_tensors_eagerly(
+def tags_of(
     tensors: Mapping[str, Any], key: Any, nonce: Any, chunk_size: int, backend: str | None
 ) -> TensorTags:
     """See :func:`mac_tensors`."""

@@ -3,20 +3,23 @@
 Importing this module registers them. ``torch.compile`` and ``torch.export`` treat them as opaque calls;
 :func:`integrity_triton.hash_batch` and ``hash_chunks`` call them while they are being traced.
 
-``hash_batch(Tensor[] messages, str algorithm, Tensor? key, *, int? length, str? backend)``
-``hash_rows(Tensor rows, str algorithm, Tensor? key, *, int? length, str? backend)``
-``hash_chunks(Tensor data, str algorithm, int chunk_size, Tensor? key, *, int? length, str? backend)``
+``hash_batch(Tensor[] messages, str algorithm, OPTIONS)``
+``hash_rows(Tensor rows, str algorithm, OPTIONS)``
+``hash_chunks(Tensor data, str algorithm, int chunk_size, OPTIONS)``
 
+OPTIONS are ``Tensor? key, Tensor[]? values, *, int? length, str? backend, str[]? names, str[]? settings``.
 ``key`` is a uint8 tensor. The host reads a 1-D one, which is therefore best on the CPU. A 2-D one has a key
-for each message in its rows, and the host does not read it. The results are those of the functions of these
+for each message in its rows, and the host does not read it. Other parameters are encoded: ``names`` has the
+name of the parameter of each tensor in ``values``, and a name that ends with ``*`` is repeated, once for each
+message. ``settings`` are texts such as ``"digest_size=20"``. The results are those of the functions of these
 names.
 
-A call with bytes, or with parameters besides a key that is a tensor, breaks the graph.
+A call with messages that are not tensors, or with a key of bytes, breaks the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,12 +28,75 @@ from torch import Tensor
 from . import algorithms, eager, mac
 from .messages.parameters import octet_string
 
-# torch.compile breaks the graph at these, instead of tracing what they do.
-hash_batch_untraced: Callable[..., Tensor] = torch.compiler.disable(eager.hash_batch)  # type: ignore[no-untyped-call]
-hash_chunks_untraced: Callable[..., Tensor] = torch.compiler.disable(eager.hash_chunks)  # type: ignore[no-untyped-call]
-mac_tensors_untraced: Callable[..., mac.TensorTags] = torch.compiler.disable(mac.mac_tensors_eagerly)  # type: ignore[no-untyped-call]
+_OPTIONS = (
+    "Tensor? key=None, Tensor[]? values=None, *, int? length=None, str? backend=None, "
+    "str[]? names=None, str[]? settings=None"
+)
+_PER_MESSAGE = "*"
 
-_OPTIONS = "Tensor? key=None, *, int? length=None, str? backend=None"
+# Called while torch.compile is tracing, they break the graph.
+_disable: Any = torch.compiler.disable
+untraced_hash_batch: Callable[..., Tensor] = _disable(eager.hash_batch)
+untraced_hash_chunks: Callable[..., Tensor] = _disable(eager.hash_chunks)
+untraced_mac_tensors: Callable[..., mac.TensorTags] = _disable(mac.tags_of)
+untraced_verify: Callable[..., None] = _disable(mac.TensorTags.verify_now)
+
+
+def encoded(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Parameters as keywords of the operators; None if one of them has a type that these do not take.
+
+    The values of bytes become constants of the graph, which torch stores. So a key must be a tensor.
+    """
+    names: list[str] = []
+    values: list[Tensor] = []
+    settings: list[str] = []
+    for name, value in given.items():
+        if value is None or name == "usedforsecurity":
+            continue
+        if isinstance(value, bool | int | str):
+            settings.append(f"{name}={value}")
+            continue
+        is_list = isinstance(value, list | tuple)
+        if is_list and not value:
+            return None
+        for element in value if is_list else (value,):
+            if isinstance(element, bytes) and name != "key":
+                values.append(torch.tensor(list(element), dtype=torch.uint8))
+            elif isinstance(element, Tensor):
+                values.append(element)
+            else:
+                return None
+            names.append(name + _PER_MESSAGE if is_list else name)
+    return {"names": names, "values": values, "settings": settings}
+
+
+def _parameters(
+    algorithm: str,
+    key: Tensor | None,
+    names: Sequence[str] | None,
+    values: Sequence[Tensor] | None,
+    settings: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The parameters that :func:`encoded` has encoded, and the key."""
+    given: dict[str, Any] = {"key": _key(key)}
+    for name, value in zip(names or (), values or (), strict=True):
+        if name.endswith(_PER_MESSAGE):
+            given[name[:-1]] = [*(given.get(name[:-1]) or ()), value]
+        else:
+            given[name] = value
+    return given | _settings(algorithm, settings)
+
+
+def _settings(algorithm: str, settings: Sequence[str] | None) -> dict[str, Any]:
+    types = {parameter.name: parameter.type for parameter in algorithms.get(algorithm).parameters}
+    given: dict[str, Any] = {}
+    for setting in settings or ():
+        name, _, text = setting.partition("=")
+        if types.get(name) is str:
+            given[name] = text
+        else:
+            given[name] = {"True": True, "False": False}[text] if text in ("True", "False") else int(text)
+    return given
 
 
 def _key(key: Tensor | None) -> bytes | Tensor | None:
@@ -40,9 +106,14 @@ def _key(key: Tensor | None) -> bytes | Tensor | None:
 
 
 def _digests(
-    given: Sequence[Tensor], key: Tensor | None, count: Any, algorithm: str, length: int | None
+    given: Sequence[Tensor],
+    key: Tensor | None,
+    count: Any,
+    algorithm: str,
+    length: int | None,
+    settings: Sequence[str] | None,
 ) -> Tensor:
-    size = algorithms.get(algorithm).check_length(length, {})
+    size = algorithms.get(algorithm).check_length(length, _settings(algorithm, settings))
     device = given[0].device if given else torch.device("cpu")
     if device.type != "meta" and any(x.is_meta for x in (*given, key) if x is not None):
         raise ValueError("a meta tensor has no data to hash")  # the result would be unset memory
@@ -58,11 +129,15 @@ def _hash_batch(
     messages: Sequence[Tensor],
     algorithm: str,
     key: Tensor | None = None,
+    values: Sequence[Tensor] | None = None,
     *,
     length: int | None = None,
     backend: str | None = None,
+    names: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
 ) -> Tensor:
-    return eager.hash_batch(list(messages), algorithm, {"key": _key(key)}, length=length, backend=backend)
+    given = _parameters(algorithm, key, names, values, settings)
+    return eager.hash_batch(list(messages), algorithm, given, length=length, backend=backend)
 
 
 @_hash_batch.register_fake
@@ -70,11 +145,14 @@ def _(
     messages: Sequence[Tensor],
     algorithm: str,
     key: Tensor | None = None,
+    values: Sequence[Tensor] | None = None,
     *,
     length: int | None = None,
     backend: str | None = None,
+    names: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
 ) -> Tensor:
-    return _digests(messages, key, len(messages), algorithm, length)
+    return _digests(messages, key, len(messages), algorithm, length, settings)
 
 
 @torch.library.custom_op(
@@ -86,11 +164,15 @@ def _hash_rows(
     rows: Tensor,
     algorithm: str,
     key: Tensor | None = None,
+    values: Sequence[Tensor] | None = None,
     *,
     length: int | None = None,
     backend: str | None = None,
+    names: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
 ) -> Tensor:
-    return eager.hash_batch(rows, algorithm, {"key": _key(key)}, length=length, backend=backend)
+    given = _parameters(algorithm, key, names, values, settings)
+    return eager.hash_batch(rows, algorithm, given, length=length, backend=backend)
 
 
 @_hash_rows.register_fake
@@ -98,12 +180,15 @@ def _(
     rows: Tensor,
     algorithm: str,
     key: Tensor | None = None,
+    values: Sequence[Tensor] | None = None,
     *,
     length: int | None = None,
     backend: str | None = None,
+    names: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
 ) -> Tensor:
     torch._check(rows.dim() == 2, lambda: f"rows must be 2-D, not {rows.dim()}-D")  # type: ignore[no-untyped-call]
-    return _digests([rows], key, rows.shape[0], algorithm, length)
+    return _digests([rows], key, rows.shape[0], algorithm, length, settings)
 
 
 @torch.library.custom_op(
@@ -116,11 +201,15 @@ def _hash_chunks(
     algorithm: str,
     chunk_size: int,
     key: Tensor | None = None,
+    values: Sequence[Tensor] | None = None,
     *,
     length: int | None = None,
     backend: str | None = None,
+    names: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
 ) -> Tensor:
-    return eager.hash_chunks(data, algorithm, chunk_size, {"key": _key(key)}, length=length, backend=backend)
+    given = _parameters(algorithm, key, names, values, settings)
+    return eager.hash_chunks(data, algorithm, chunk_size, given, length=length, backend=backend)
 
 
 @_hash_chunks.register_fake
@@ -129,9 +218,12 @@ def _(
     algorithm: str,
     chunk_size: int,
     key: Tensor | None = None,
+    values: Sequence[Tensor] | None = None,
     *,
     length: int | None = None,
     backend: str | None = None,
+    names: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
 ) -> Tensor:
     size = data.numel() * data.element_size()
-    return _digests([data], key, (size + chunk_size - 1) // chunk_size, algorithm, length)
+    return _digests([data], key, (size + chunk_size - 1) // chunk_size, algorithm, length, settings)

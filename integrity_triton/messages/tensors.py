@@ -18,6 +18,12 @@ def is_tensor(x: Any) -> TypeGuard[torch.Tensor]:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def is_traced() -> bool:
+    """Whether torch.compile or torch.export is tracing the caller."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
+
+
 @contextlib.contextmanager
 def named(label: str) -> Iterator[None]:
     """A context in which an error about a caller's object begins with ``label``, which says what it is."""

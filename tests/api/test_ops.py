@@ -7,6 +7,7 @@ import torch
 
 import integrity_triton as it
 import integrity_triton.ops  # registers them
+from integrity_triton import eager
 
 OPS = torch.ops.integrity_triton
 ROWS = torch.arange(7 * 33, dtype=torch.float32).reshape(7, 33)
@@ -115,3 +116,128 @@ def test_outputs_while_compiling():
             compiled(lambda x, out: it.hash_batch([x], "sha256", out=out), X, wrong)
         with pytest.raises(ValueError, match="out must "):
             compiled(lambda x, out: it.hash_chunks(x, "sha256", chunk_size=99, out=out), X, wrong)
+
+
+DATA = torch.arange(4 * 64, dtype=torch.int32).to(torch.uint8).reshape(4, 64)
+KEY = torch.arange(32, dtype=torch.uint8)
+SECRET = bytes(range(32))
+WITH_PARAMETERS = {
+    "a tensor": lambda x: it.hash_batch(x, "blake3", key=KEY),
+    "a row for each": lambda x: it.hash_batch(x, "hmac_sha256", key=KEY.reshape(4, 8)),
+    "a list": lambda x: it.hash_batch(x, "hmac_sha256", key=[KEY[:1], KEY, KEY[:3], KEY[:5]]),
+    "two lists": lambda x: it.hash_batch(x, "gmac_aes", key=[KEY[:16]] * 4, iv=[b"n" * 12] * 4),
+    "numbers": lambda x: it.hash_batch(x, "blake2b", salt=b"ab", digest_size=20, last_node=True),
+    "text": lambda x: it.hash_batch(x, "blake3", derive_key_context="a = b, c"),
+    "bytes, a length": lambda x: it.hash_batch(list(x), "cshake_128", customization=b"hi", length=70),
+    "a large number": lambda x: it.hash_batch(x, "xxh64", seed=(1 << 64) - 1),
+    "chunks": lambda x: it.hash_chunks(x, "blake3", chunk_size=32, key=KEY),
+    "out": lambda x: it.hash_batch(x, "sha256", out=torch.empty(4, 40, dtype=torch.uint8)[:, 3:35]),
+    "nothing": lambda x: it.hash_batch(x, "sha256", key=None, usedforsecurity=False),
+}
+
+
+@pytest.mark.parametrize("name", WITH_PARAMETERS)
+def test_parameters_are_traced(name):
+    torch._dynamo.reset()
+    function = WITH_PARAMETERS[name]
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(DATA), function(DATA))
+
+
+BROKEN_GRAPHS = {
+    "bytes": lambda x: it.hash_batch([b"a", b"bc"], "sha256").sum() + x.sum(),
+    "a key of bytes": lambda x: it.hash_batch(x, "blake3", key=SECRET),
+    "tuples": lambda x: it.hash_batch([(b"a", x[0])], "tuplehash_128"),
+    "bytearray": lambda x: it.hash_batch(x, "blake3", key=bytearray(32)),
+    "chunks of bytes": lambda x: it.hash_chunks(b"abc" * 9, "sha256", chunk_size=4),
+    "mac_tensors": lambda x: it.mac_tensors({"x": x}, bytes(32), nonce=bytes(16)).chunk_tags("x"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_GRAPHS)
+def test_what_is_not_traced_breaks_the_graph(name):
+    torch._dynamo.reset()
+    function = BROKEN_GRAPHS[name]
+    assert torch.equal(torch.compile(function, backend="aot_eager")(DATA), function(DATA))
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(function, backend="aot_eager", fullgraph=True)(DATA)
+
+
+def test_tags_are_verified_in_compiled_code():
+    torch._dynamo.reset()
+    tags = it.mac_tensors({"x": DATA}, bytes(32))
+
+    def check(x):
+        tags.verify({"x": x + 0}, bytes(32))
+        return x + 1
+
+    compiled = torch.compile(check, backend="aot_eager")
+    assert torch.equal(compiled(DATA), DATA + 1)
+    with pytest.raises(it.IntegrityError):
+        compiled(DATA ^ 1)
+
+
+BAD_OUTPUTS = {
+    "not torch.int32 of shape": lambda: torch.empty(4, 32, dtype=torch.int32),
+    "not torch.uint8 of shape": lambda: torch.empty(5, 4, 32, dtype=torch.uint8),
+    "memory of its own for each byte": lambda: torch.empty(200, dtype=torch.uint8).as_strided(
+        (4, 32), (31, 1)
+    ),
+    "out must be a torch tensor": lambda: bytearray(128),
+}
+
+
+@pytest.mark.parametrize(  # an error in compiled code takes seconds
+    ("says", "compiled"), [("not torch.int32 of shape", True), *((says, False) for says in BAD_OUTPUTS)]
+)
+def test_an_output_that_does_not_fit(says, compiled):
+    torch._dynamo.reset()
+
+    def rows(x, out):
+        return it.hash_batch(x, "sha256", out=out)
+
+    def chunks(x, out):
+        return it.hash_chunks(x, "sha256", chunk_size=64, out=out)
+
+    for call in (chunks,) if compiled else (rows, chunks):
+        function = torch.compile(call, backend="aot_eager") if compiled else call
+        with pytest.raises((ValueError, TypeError), match=says):
+            function(DATA, BAD_OUTPUTS[says]())
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "overlap"),
+    [
+        ((4, 32), (32, 1), False),
+        ((4, 32), (31, 1), True),
+        ((4, 32), (0, 1), True),
+        ((1, 32), (0, 1), False),
+        ((4, 32), (1, 4), False),
+        ((4, 32), (1, 3), True),
+        ((2, 2), (3, 2), False),
+        ((4, 4), (3, 2), True),
+        ((2, 32), (1, 2), False),
+        ((3, 32), (1, 2), True),
+        ((4, 1), (1, 0), False),
+        ((0, 32), (0, 0), False),
+        ((4, 32), (0, 0), True),
+    ],
+)
+def test_outputs_that_overlap(shape, strides, overlap):
+    places = [i * strides[0] + j * strides[1] for i in range(shape[0]) for j in range(shape[1])]
+    assert (len(set(places)) < len(places)) == overlap
+    assert eager._overlaps_itself(shape, strides) == overlap
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_chunk_size_beyond_an_address(compiled):
+    torch._dynamo.reset()
+
+    def call(x):
+        return it.hash_chunks(x, "sha256", chunk_size=1 << 63)
+
+    with pytest.raises(ValueError, match=r"chunk_size must be less than 2\*\*63"):
+        (torch.compile(call, backend="aot_eager") if compiled else call)(DATA)
+    whole = it.hash_chunks(DATA, "sha256", chunk_size=(1 << 63) - 1)
+    assert whole.tolist() == [list(it.sha256(DATA).digest())]
