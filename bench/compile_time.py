@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,8 @@ from triton.backends.compiler import GPUTarget
 
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm, load_reference
-from integrity_triton.aot.compiling import taking
-from integrity_triton.backends.jit import JitBackend
-from integrity_triton.drivers import driver_class
 from integrity_triton.launching.launch import Launch
-from integrity_triton.launching.request import Request
-from integrity_triton.messages.from_caller import batch_messages
-from integrity_triton.messages.layout import Rows
-from integrity_triton.messages.per_message import PerMessage
+from integrity_triton.self_tests import catalogue
 
 TARGETS = {
     "cuda:80": GPUTarget("cuda", 80, 32),
@@ -60,7 +55,6 @@ _LAYOUT = {
     "FOLDED",
     "LANES",
 }
-_SHORT, _HALF = 5120, 1 << 19
 
 
 @dataclass(frozen=True)
@@ -94,31 +88,6 @@ class _Driver:
         return 0
 
 
-class _Recorder(JitBackend):
-    """Prepares launches as the vendor's backend does, but records them instead of running anything."""
-
-    summary = "compiles only"
-    device_types = ("cpu",)
-    torch_device_type = "cpu"
-    device_kind = "nothing"
-
-    def __init__(self, vendor: str, variants: bool) -> None:
-        self.name = vendor  # type: ignore[misc]  # selects the tuning
-        self.variants = variants
-        self.asked: dict[Any, tuple[Launch, Mapping[str, int]]] = {}
-
-    def unfit(self) -> str | None:
-        return None
-
-    def admit(self, request: Request, launch: Launch, options: Mapping[str, int]) -> None:
-        """There is nothing to test."""
-
-    def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
-        left_out = _DATA if self.variants else _DATA | _LAYOUT
-        kept = ((name, value) for name, value in launch.constants.items() if name not in left_out)
-        self.asked.setdefault((launch.kernel, *kept), (launch, options))
-
-
 def launches(
     vendor: str, layouts: Collection[str] = ("rows",), *, records: Iterable[Algorithm] | None = None
 ) -> dict[str, list[tuple[Launch, Mapping[str, int]]]]:
@@ -128,54 +97,34 @@ def launches(
     :data:`LAYOUTS`. If there is only "rows", the result has one variant of each kernel; otherwise it has
     every variant to which the layouts lead.
     """
-    recorder = _Recorder(vendor, variants=len(layouts) > 1)
+    left_out = _DATA if len(layouts) > 1 else _DATA | _LAYOUT
+    known = set()
     found: dict[str, list[tuple[Launch, Mapping[str, int]]]] = {}
-    memory = torch.zeros(2 * _HALF + 32, dtype=torch.uint8)
-    memory = memory[-memory.data_ptr() % 16 :]
     for record in algorithms.all_algorithms() if records is None else records:
-        # Hashes of tuples encode them to messages and run the sponge's kernels. HMAC runs its hash's kernels.
-        if recorder.unsupported(record) or record.takes_tuples:
+        # Hashes of tuples encode them to messages and run the sponge's kernels.
+        if record.takes_tuples:
             continue
-        known = set(recorder.asked)
-        if record.construction.hmac_of is not None:
-            keys = PerMessage(torch.zeros((2, 16), dtype=torch.uint8))
-            first = torch.zeros((2, record.digest_size), dtype=torch.uint8)
-            with contextlib.suppress(TypeError):
-                recorder.mac_chain(record, keys, first, 1)
-        else:
-            for way in driver_class(record).ways or (None,):
-                with taking(record, way):
-                    _launch(recorder, record, memory, layouts)
-        new = [asked for name, asked in recorder.asked.items() if name not in known]
-        if new:
-            found[record.name] = new
+        for launch, options in catalogue.launches(record, vendor, partial(_measured, record, layouts)):
+            kept = ((name, value) for name, value in launch.constants.items() if name not in left_out)
+            kernel = (launch.kernel, *kept)
+            if kernel not in known:
+                known.add(kernel)
+                found.setdefault(record.name, []).append((launch, options))
     return found
 
 
-def _launch(recorder: _Recorder, record: Algorithm, memory: torch.Tensor, layouts: Collection[str]) -> None:
-    short, long = memory[:_SHORT], memory[: 2 * _HALF]
-    size = record.digest_size or 32
-    batches: list[Any] = [Rows(short, short.data_ptr(), 2, _SHORT // 2, _SHORT // 2, _SHORT)]
-    if record.parallel:  # other kernels may serve long messages
-        batches.append(Rows(long, long.data_ptr(), 2, _HALF, _HALF, 2 * _HALF))
-    if "ragged" in layouts:
-        batches.append(batch_messages([short[1:2000], short[3:3]]))
-        if record.parallel:
-            batches.append(batch_messages([long[1 : _HALF + 1], long[:_HALF]]))
-    parameters = record.trial_parameters()
-    for messages in batches:
-        recorder.digest_batch(record, parameters, messages, size)
-    if "ragged" in layouts and record.keyed == "required":
-        per_message = {
-            k: PerMessage([torch.zeros(len(v), dtype=torch.uint8)] * 2) for k, v in parameters.items()
-        }
-        recorder.digest_batch(record, per_message, batches[0], size)
-    if "stream" in layouts:
-        stream = recorder.stream(record, parameters)
-        stream.update(short)
-        stream.update(long[: _HALF if record.parallel else 0])
-    if record.xof:
-        recorder.digest_batch(record, parameters, batches[0], 4 * record.block_size)
+def _measured(record: Algorithm, layouts: Collection[str], trial: catalogue.Trial) -> bool:
+    """Whether the kernels of a trial are compiled for these layouts."""
+    if record.construction.hmac_of is not None:
+        return trial.shape == "chain"  # The other kernels are those of the hash.
+    if trial.per_message:
+        in_rows = (trial.shape, trial.start) == ("rows", 0)
+        return in_rows and "ragged" in layouts and record.keyed == "required"
+    layout, start = {"rows": ("rows", 0), "table": ("ragged", 1), "stream": ("stream", 0)}[trial.shape]
+    if layout not in layouts or trial.start != start or trial.label.endswith(catalogue.ONE_AT_A_TIME):
+        return False
+    # A mode needs other kernels, but not for each layout.
+    return layout == "rows" or trial.label != catalogue.MODES
 
 
 @contextlib.contextmanager

@@ -3,40 +3,26 @@ compile-time arguments, the compilation, and the description of its results."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import algorithms
 from ..algorithms import Algorithm
-from ..backends.base import Probe
 from ..backends.opencl.prebuilt import Specialization
-from ..backends.triton_backend import TritonBackend
-from ..drivers import driver_class
 from ..errors import IntegrityTritonError
-from ..launching.launch import Launch
-from ..launching.request import Request
-from ..messages.from_caller import batch_messages
-from ..messages.layout import Rows
-from ..messages.per_message import PerMessage
-
-if TYPE_CHECKING:
-    import torch
+from ..self_tests.catalogue import launches
 
 INTEL_COMPILER = "triton-xpu 3.3.0b1"
 SIDECAR_FORMAT = 1
-# The size in bytes of a long message. Some algorithms hash long messages with other kernels.
-_HALF = 1 << 19
 
 
 class CompileError(IntegrityTritonError, RuntimeError):
@@ -77,117 +63,18 @@ class Target:
         )
 
 
-class _Recorder(TritonBackend):
-    """Prepares launches as a backend does, but records them instead of running anything."""
-
-    summary = "records launches"
-    device_types = ("cpu",)
-    torch_device_type = "cpu"
-
-    def __init__(self, tuning: str) -> None:
-        self.name = self.tuning = tuning  # type: ignore[misc]
-        self.recorded: dict[str, Specialization] = {}
-
-    def probe(self) -> Probe:
-        return Probe(False, "runs nothing")
-
-    def admit(self, request: Request, launch: Launch, options: Mapping[str, int]) -> None:
-        """There is nothing to test."""
-
-    def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
-        wanted = Specialization.of(launch, options)
-        self.recorded[wanted.name] = wanted
-
-
 def specializations(
     records: Iterable[Algorithm] | None = None, target: Target | None = None
 ) -> dict[str, Specialization]:
-    """The kernels that are launched for ``records`` (by default all built-in algorithms) on a target (by
-    default ``xpu``), by the names of their artifacts."""
-    import torch
-
-    recorder = _Recorder((target or Target.parse("xpu")).tuning)
-    memory = torch.zeros(2 * _HALF + 32, dtype=torch.uint8)
-    memory = memory[-memory.data_ptr() % 16 :]
+    """The kernels that are launched for ``records`` (by default all registered algorithms) on a target (by
+    default ``xpu``), by the names of their artifacts. There are none for an algorithm without a driver."""
+    tuning = (target or Target.parse("xpu")).tuning
+    found = {}
     for record in algorithms.all_algorithms() if records is None else records:
-        if recorder.unsupported(record):
-            continue
-        for way in driver_class(record).ways or (None,):
-            with taking(record, way):
-                _record(recorder, record, memory)
-    return recorder.recorded
-
-
-@contextlib.contextmanager
-def taking(record: Algorithm, way: str | None) -> Iterator[None]:
-    """Inside this context, the driver of ``record`` takes only ``way``; None leaves the choice to the
-    driver."""
-    kind = driver_class(record)
-    before = kind.way
-    kind.way = way
-    try:
-        yield
-    finally:
-        kind.way = before
-
-
-def _record(recorder: _Recorder, record: Algorithm, memory: torch.Tensor) -> None:
-    """Hash messages of all forms that lead to different compilations of the kernels for ``record``."""
-    import torch
-
-    size = record.digest_size or 32
-    modes = _modes(record)
-    for start in (0, 4, 1):
-        data = memory[start : start + 5120]
-        one_row = Rows(data, data.data_ptr(), 1, 5120, 5120, 5120)
-        rows = Rows(data, data.data_ptr(), 2, 2560, 2560, 5120)
-        ragged = batch_messages([data[:2000], data[2000:4000]])
-        long = memory[start : start + 2 * _HALF]
-        long_rows = Rows(long, long.data_ptr(), 2, _HALF, _HALF, 2 * _HALF)
-        long_ragged = batch_messages([long[:_HALF], long[_HALF:]])
-        lengths = (size, 4 * record.block_size) if record.xof else (size,)
-        for messages in (one_row, rows, ragged, long_rows, long_ragged):
-            for mode, length in itertools.product(modes, lengths):
-                per_message = {name: PerMessage([value] * messages.count) for name, value in mode.items()}
-                recorder.digest_batch(record, per_message or record.trial_parameters(), messages, length)
-        for uneven in _keys_of_two_lengths(record):
-            recorder.digest_batch(record, uneven, ragged, size)
-        if record.construction.hmac_of is not None:
-            keys = PerMessage([torch.zeros(16, dtype=torch.uint8)] * 2)
-            recorder.mac_chain(record, keys, torch.zeros((2, size), dtype=torch.uint8), 1)
-        stream = recorder.stream(record, record.trial_parameters())
-        # A stream copies bytes that do not fill a block, and reads whole blocks in place.
-        stream.update(data)
-        stream.digest(size, 0)
-
-
-def _modes(record: Algorithm) -> list[dict[str, torch.Tensor]]:
-    """Sets of parameters with a value for each message, for which the algorithm runs other kernels. The first
-    set is empty."""
-    import torch
-
-    modes: list[dict[str, torch.Tensor]] = [{}]
-    if record.keyed != "no":
-        (key,) = (p for p in record.parameters if p.name == "key")
-        given = {"key": b"", **record.trial_parameters()}
-        if not given["key"]:
-            given["key"] = bytes(key.min_size or key.max_size or 16)
-        modes.append({name: torch.zeros(len(value), dtype=torch.uint8) for name, value in given.items()})
-    return modes
-
-
-def _keys_of_two_lengths(record: Algorithm) -> Iterator[dict[str, Any]]:
-    """Parameters of two messages whose keys differ in length. There are none if all keys have the same
-    length."""
-    import torch
-
-    for parameter in record.parameters:
-        if parameter.name == "key" and parameter.per_message:
-            fewest = parameter.min_size or 1
-            sizes = parameter.sizes or (fewest, fewest + 1)
-            if len(sizes) > 1 and (parameter.max_size is None or sizes[-1] <= parameter.max_size):
-                keys = [torch.zeros(size, dtype=torch.uint8) for size in (sizes[0], sizes[-1])]
-                yield {**record.trial_parameters(), "key": PerMessage(keys)}
+        for launch, options in launches(record, tuning):
+            wanted = Specialization.of(launch, options)
+            found[wanted.name] = wanted
+    return found
 
 
 def compile_all(

@@ -12,6 +12,7 @@ from ..algorithms import Algorithm
 from ..drivers import Driver, driver_class
 from ..drivers.run import Run
 from ..launching.launch import Launch, tuned
+from ..launching.launcher import TrialSize
 from ..launching.request import Request
 from ..messages.layout import Messages
 from ..messages.per_message import PerMessage
@@ -29,8 +30,9 @@ class TritonBackend(Backend):
     torch_device_type: ClassVar[str]
     tuning: ClassVar[str] = ""
     """The name under which ``tuning.json`` has this backend's configurations, if it is not its own."""
-    trial_messages: ClassVar[int] = 5
-    """How many messages a self-test hashes one after the other."""
+
+    trial_size: ClassVar[TrialSize] = TrialSize(messages=5, lanes=257, volume=2 << 20)
+    """How much a self-test hashes."""
 
     @abc.abstractmethod
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .launch import Launch
@@ -15,6 +16,21 @@ LaunchFunction = Callable[[Launch, Mapping[str, int]], None]
 """Takes a launch and the configuration of its kernel."""
 
 
+@dataclass(frozen=True)
+class TrialSize:
+    """How much a self-test hashes."""
+
+    messages: int
+    """The number of messages that are hashed one after the other."""
+    lanes: int
+    """The most messages in a batch. A batch fills more than one program of each kernel if this suffices."""
+    volume: int
+    """The bytes in a batch of copies of a long message, for algorithms that divide messages among lanes."""
+    blocks: int | None = None
+    """The number of blocks that one lane may have to hash one after the other, beyond the short messages that
+    are always hashed; or None if there is no limit."""
+
+
 class Launcher(Protocol):
     """The part of a backend that drivers and self-tests use."""
 
@@ -22,8 +38,8 @@ class Launcher(Protocol):
     def name(self) -> str: ...
 
     @property
-    def trial_messages(self) -> int:
-        """How many messages a self-test hashes one after the other."""
+    def trial_size(self) -> TrialSize:
+        """How much a self-test hashes."""
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         """Queue one kernel. ``options`` are BLOCK_MSGS, VECTOR and the compiler's own."""

@@ -2,8 +2,9 @@
 on the device on which it runs.
 
 The tests are of configurations. A configuration is a kernel with its compile-time arguments and its tuning,
-on one device, for one algorithm, because each algorithm has its own constants. A configuration that fails its
-test is not used again in the process.
+on one device, for one algorithm, because each algorithm has its own constants. A test counts for as many
+lanes of a program as it used: a launch with more lanes needs a test with more lanes. A configuration that
+fails its test is not used again in the process.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ..drivers.run import Run
 from ..errors import BackendUnavailable, SelfTestError
 from ..launching.launch import Launch
 from ..launching.request import Request
-from .trials import Trial, is_long, trials
+from .catalogue import Trial, is_long
+from .trials import trials
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "INTEGRITY_TRITON_SELF_TEST"
 Configuration = tuple[Any, ...]
+# A program of the interpreter is as large as the batch.
+_MOST_LANES = 256
 
 _logger = logging.getLogger("integrity_triton")
 
@@ -58,7 +62,8 @@ class SelfTests:
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
-        self._passed: set[Configuration] = set()
+        # The number of lanes of a program with which each configuration has given known answers.
+        self._passed: dict[Configuration, int] = {}
         self._refused: dict[Configuration, str] = {}
         self._reach: dict[tuple[int, torch.device], _Reach] = {}
         self._renew_lock()
@@ -79,16 +84,17 @@ class SelfTests:
         """
         # Records are not hashable. A record that was tested stays referenced, so no other gets its id.
         configuration = (id(request.algorithm), *self._launcher.configuration(launch, options))
-        if configuration in self._passed:
+        lanes = _lanes(launch, options)
+        if self._passed.get(configuration, 0) >= lanes:
             return
         if enabled():
             with self._lock:
-                self._prove(request, launch, configuration)
+                self._prove(request, launch, configuration, lanes)
         else:
             _warn()
 
-    def _prove(self, request: Request, launch: Launch, configuration: Configuration) -> None:
-        if configuration in self._passed:  # another thread has tested it
+    def _prove(self, request: Request, launch: Launch, configuration: Configuration, lanes: int) -> None:
+        if self._passed.get(configuration, 0) >= lanes:  # another thread has tested it
             return
         if configuration in self._refused:
             raise SelfTestError(self._refused[configuration])
@@ -98,7 +104,7 @@ class SelfTests:
         try:
             if key not in self._reach:
                 self._reach[key] = _Reach(self._launcher, algorithm, launch.device)
-            trial = self._reach[key].find(configuration, launch, request)
+            reached, trial = self._reach[key].find(configuration, lanes, launch, request)
         except (ValueError, OSError, ImportError) as error:
             raise SelfTestError(f"{algorithm.name}: {error}") from error
         if trial is None:
@@ -112,18 +118,23 @@ class SelfTests:
                 f"no known answer of {algorithm.name} tests {launch.kernel} with these "
                 f"constants on {self._launcher.name}: {dict(launch.constants)}"
             )
-        self._run(trial, algorithm, launch.device)
+        if configuration not in self._passed or self._passed[configuration] < reached:
+            self._run(trial, algorithm, launch.device)
         if configuration not in self._passed:
             raise SelfTestError(
                 f"{algorithm.name} on {self._launcher.name}: a self-test compared no digest of this kernel "
                 "with a known answer"
             )
+        if reached < lanes:
+            # No test of this form reaches more lanes. docs/guide/self_tests.md says where that is so.
+            self._passed[configuration] = _MOST_LANES
 
     def _run(self, trial: Trial, algorithm: Algorithm, device: torch.device) -> None:
-        tested: set[Configuration] = set()
+        tested: dict[Configuration, int] = {}
 
         def start(launch: Launch, options: Mapping[str, int]) -> None:
-            tested.add((id(algorithm), *self._launcher.configuration(launch, options)))
+            configuration = (id(algorithm), *self._launcher.configuration(launch, options))
+            tested[configuration] = max(_lanes(launch, options), tested.get(configuration, 0))
             self._launcher.launch(launch, options)
 
         outcomes = list(trial.run(Run(self._launcher, algorithm, start, trial.way), device))
@@ -134,10 +145,19 @@ class SelfTests:
                     f"{self._launcher.name} on {device} fails its self-test, and the tested kernels are not "
                     f"used in this process: {label}: the digest is {digest.hex()} instead of {expected.hex()}"
                 )
-                self._refused.update(dict.fromkeys(tested - self._passed, message))
+                for configuration, lanes in tested.items():
+                    if self._passed.get(configuration, 0) < lanes:
+                        self._passed.pop(configuration, None)
+                        self._refused[configuration] = message
                 raise SelfTestError(message)
         if outcomes:
-            self._passed |= tested
+            for configuration, lanes in tested.items():
+                self._passed[configuration] = max(lanes, self._passed.get(configuration, 0))
+
+
+def _lanes(launch: Launch, options: Mapping[str, int]) -> int:
+    """The number of different lanes of a program that give results in a launch."""
+    return min(launch.lanes, options.get("BLOCK_MSGS", _MOST_LANES), _MOST_LANES)
 
 
 class _Reach:
@@ -146,26 +166,40 @@ class _Reach:
 
     def __init__(self, launcher: Launcher, algorithm: Algorithm, device: torch.device) -> None:
         self._launcher, self._algorithm, self._device = launcher, algorithm, device
-        self.found: dict[Configuration, Trial] = {}
+        self.found: dict[Configuration, tuple[int, Trial]] = {}
         self._left = list(trials(algorithm, launcher, device))
 
-    def find(self, configuration: Configuration, launch: Launch, request: Request) -> Trial | None:
-        if configuration not in self.found:
+    def find(
+        self, configuration: Configuration, lanes: int, launch: Launch, request: Request
+    ) -> tuple[int, Trial | None]:
+        """A trial that launches the configuration with at least ``lanes`` lanes, and the number of lanes. If
+        no trial of the same form does, the trial that launches it with the most lanes, as far as the search
+        went; 0 and None if no trial launches it."""
+
+        def reached() -> int:
+            return self.found.get(configuration, (0, None))[0]
+
+        if reached() < lanes:
             longest = request.longest()
             long = None if longest is None else is_long(self._algorithm, longest)
-            self._left.sort(key=lambda trial: trial.unlike(launch.constants, request, long))
-        while configuration not in self.found and self._left:
+            unlike = {id(trial): trial.unlike(launch.constants, request, long) for trial in self._left}
+            self._left.sort(key=lambda trial: unlike[id(trial)])
+        while reached() < lanes and self._left:
             trial = self._left[0]
-            for launched in self._launched(trial):
-                self.found.setdefault(launched, trial)
+            if reached() and unlike[id(trial)][0]:
+                break
+            for launched, count in self._launched(trial).items():
+                if launched not in self.found or self.found[launched][0] < count:
+                    self.found[launched] = count, trial
             del self._left[0]  # not before, since an interrupt must not lose the trial
-        return self.found.get(configuration)
+        return self.found.get(configuration, (0, None))
 
-    def _launched(self, trial: Trial) -> set[Configuration]:
-        launched: set[Configuration] = set()
+    def _launched(self, trial: Trial) -> dict[Configuration, int]:
+        launched: dict[Configuration, int] = {}
 
         def start(launch: Launch, options: Mapping[str, int]) -> None:
-            launched.add((id(self._algorithm), *self._launcher.configuration(launch, options)))
+            configuration = (id(self._algorithm), *self._launcher.configuration(launch, options))
+            launched[configuration] = max(_lanes(launch, options), launched.get(configuration, 0))
 
         for _ in trial.run(Run(self._launcher, self._algorithm, start, trial.way), self._device):
             pass

@@ -23,8 +23,10 @@ import integrity_triton as it
 from integrity_triton import algorithms, cli
 from integrity_triton.aot import compiling, export, worker
 from integrity_triton.backends.opencl import prebuilt
+from integrity_triton.drivers.run import Run
 from integrity_triton.messages.from_caller import batch_messages
 from integrity_triton.messages.per_message import PerMessage
+from integrity_triton.self_tests.catalogue import Recorder
 from support import pattern
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "aot_opencl"
@@ -223,8 +225,10 @@ def test_the_c_program_refuses_another_kernel(program, exported, tmp_path):
 @pytest.mark.parametrize("name", ["kmac_128", "hmac_sha256", "hmac_blake3", "blake2b"])
 def test_keys_of_several_lengths_need_no_other_kernels(name):
     record = algorithms.get(name)
-    recorder = compiling._Recorder("opencl")
+    recorder = Recorder("opencl")
     messages = batch_messages([torch.zeros(n, dtype=torch.uint8) for n in (300, 0, 1)])
     keys = PerMessage([torch.zeros(n, dtype=torch.uint8) for n in (1, 20, 33)])
-    recorder.digest_batch(record, {"key": keys}, messages, record.digest_size)
-    assert recorder.recorded.keys() <= compiling.specializations([record]).keys()
+    Run(recorder, record).execute({"key": keys}, messages, record.digest_size)
+    needed = {prebuilt.Specialization.of(*launched).name for launched in recorder.recorded.values()}
+    assert needed
+    assert needed <= compiling.specializations([record]).keys()

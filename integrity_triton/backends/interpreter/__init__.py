@@ -17,6 +17,7 @@ from typing import Any
 
 from ...algorithms import Algorithm, load_reference
 from ...launching.launch import Launch
+from ...launching.launcher import TrialSize
 from ...messages.layout import Messages
 from ..base import Probe
 from ..triton_backend import TritonBackend
@@ -141,7 +142,8 @@ class InterpreterBackend(TritonBackend):
     summary = "the kernels in Triton's interpreter on the CPU: for tests, thousands of times slower"
     device_types = ("cpu",)
     torch_device_type = "cpu"
-    trial_messages = 2
+    # A block takes up to a tenth of a second. All lanes are in one program, and hardly cost anything.
+    trial_size = TrialSize(messages=2, lanes=257, volume=300_000, blocks=16)
 
     def __init__(self) -> None:
         self._twins = _Twins()
