@@ -237,12 +237,13 @@ DAMAGE = {
     "no lock": (lambda folder: (folder / prebuilt.LOCK).unlink(), "cannot be read"),
     "lock no JSON": (_lock_text("{"), "cannot be read"),
     "lock of another format": (_lock_text('{"format": 99, "archives": {}}'), "format 99"),
-    "lock without digests": (_lock_with({"a": {}}), "cannot be read"),
+    "lock without digests": (_lock_with({"a": {}}), "an object has no member 'references'"),
     "lock without an artifact's digests": (
         _lock_with({"a": {**ENTRY, "artifacts": {f"a-{0:016x}": {}}}}),
-        "cannot be read",
+        "an object has no member 'binary'",
     ),
     "lock with a digest that is a number": (_lock_with({"a": {**ENTRY, "archive": 1}}), "is not a string"),
+    "lock with archives in a list": (_lock_with([]), "a member has the wrong type"),
     "lock with another package's source": (
         _lock_with({"a": {**ENTRY, "references": ["os:a"]}}),
         "a reference",

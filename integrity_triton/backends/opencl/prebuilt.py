@@ -159,7 +159,12 @@ def lock() -> dict[str, Any]:
             if not all(isinstance(digest, str) for digest in digests):
                 raise ValueError(f"{archive}: a digest is not a string")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BackendUnavailable(f"the prebuilt kernels cannot be read: {path}: {error}") from error
+        reason: object = error
+        if isinstance(error, KeyError):
+            reason = f"an object has no member {error}"
+        elif isinstance(error, TypeError | AttributeError):
+            reason = f"a member has the wrong type: {error}"
+        raise BackendUnavailable(f"the prebuilt kernels cannot be read: {path}: {reason}") from error
     return found
 
 
