@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
+from ..output_files import moved_descriptors
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -64,6 +66,9 @@ def stdout_for_report() -> Iterator[None]:
             undo.callback(os.dup2, _report.fileno(), number)
             errors = undo.enter_context(open(os.devnull, "wb")) if sys.stderr is None else None
             os.dup2(2 if errors is None else errors.fileno(), number)
+            # "-o /dev/stdout" still means the output that the caller gave to the command.
+            moved_descriptors[number] = _report.fileno()
+            undo.callback(moved_descriptors.pop, number)
         sys.stdout = sys.stderr
         try:
             yield

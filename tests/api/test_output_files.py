@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import stat
 import threading
 from pathlib import Path
 
 import pytest
 
+from integrity_triton import output_files
 from integrity_triton.output_files import check_output_file, write_file
 
 
@@ -110,6 +113,88 @@ def test_a_descriptor_is_written_to_where_it_stands(tmp_path, form):
         file.write(b" last")
         assert path.samefile(f"/proc/self/fd/{file.fileno()}")
     assert path.read_bytes() == b"first new last"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/thread-self/fd"), reason="not applicable: no /proc")
+def test_a_descriptor_of_a_thread_is_one_of_the_process(tmp_path):
+    with open(tmp_path / "redirected", "w+b", buffering=0) as file:
+        file.write(b"first ")
+        written(f"/proc/thread-self/fd/{file.fileno()}")
+    assert (tmp_path / "redirected").read_bytes() == b"first new"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="not applicable: no /proc")
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_a_descriptor_that_only_reads_is_refused_before(tmp_path, kind):
+    (tmp_path / "file").write_bytes(b"old")
+    other = None
+    if kind == "file":
+        descriptor = os.open(tmp_path / "file", os.O_RDONLY)
+    else:
+        descriptor, other = os.pipe()
+    try:
+        with pytest.raises(OSError, match="open only for reading") as caught:
+            check_output_file(f"/dev/fd/{descriptor}")
+        assert caught.value.filename == f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+        if other is not None:
+            os.close(other)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="not applicable: no sockets in the file system")
+def test_a_socket_is_refused_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the name of a socket has to be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        with pytest.raises(OSError, match="a socket cannot be written to"):
+            check_output_file("socket")
+
+
+def refuse(number):
+    def call(*_arguments, **_options):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EPERM, errno.EACCES])
+def test_a_file_that_cannot_be_replaced_is_overwritten(tmp_path, monkeypatch, number):
+    path = tmp_path / "file"
+    path.write_bytes(b"old and longer")
+    inode = path.stat().st_ino
+    monkeypatch.setattr(os, "replace", refuse(number))
+    written(path)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_ino == inode
+    assert left(tmp_path) == {"file"}
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_file(tmp_path / "absent", b"new")
+    assert left(tmp_path) == {"file"}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_writable_file_in_a_folder_that_is_not(tmp_path, monkeypatch, number):
+    path = tmp_path / "file"
+    path.write_bytes(b"old and longer")
+    system_open, python_open, refused = os.open, open, refuse(number)
+
+    def creating(path, flags, *mode):
+        return refused() if flags & os.O_CREAT else system_open(path, flags, *mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", creating)
+        patched.setattr(
+            output_files,
+            "open",
+            lambda p, m, **o: refused() if m == "xb" else python_open(p, m, **o),
+            raising=False,
+        )
+        written(path)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            check_output_file(tmp_path / "absent")
+    assert path.read_bytes() == b"new"
+    assert left(tmp_path) == {"file"}
 
 
 def circle(folder: Path) -> Path:

@@ -1010,3 +1010,25 @@ def test_input_that_does_not_wait_is_not_taken_for_its_end(
     assert got.status == 2
     assert got.out == b""
     assert b"Resource temporarily unavailable" in got.err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="not applicable: no /dev/stdout")
+def test_an_output_on_stdout_is_where_the_caller_reads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    script = """
+import sys
+from integrity_triton.cli.terminal import stdout_for_report
+from integrity_triton.output_files import check_output_file, write_file
+with stdout_for_report():
+    print("noise")
+    for path in sys.argv[1:]:
+        check_output_file(path)
+        write_file(path, path.encode())
+write_file(sys.argv[1], b" after")
+"""
+    paths = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *paths], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert done.stdout.decode() == "".join(paths) + " after"
+    assert done.stderr == b"noise\n"
