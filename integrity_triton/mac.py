@@ -132,7 +132,7 @@ class TensorTags:
         self, tensors: Mapping[str, Any], key: Any, *, partial: bool = False, backend: str | None = None
     ) -> None:
         """Check that ``tensors`` are those that were tagged under ``key``: names, dtypes, shapes and bytes.
-        With ``partial``, some of the tagged tensors may be missing.
+        With ``partial``, some of the tagged tensors may be missing, but not all of them.
 
         Raises TagMismatch, which names the tensors and chunks that differ, or the tensors that are missing,
         unknown or of another dtype or shape. Otherwise raises as :func:`mac_tensors` does. Waits for the
@@ -143,9 +143,9 @@ class TensorTags:
 
             ops.untraced_verify(self, tensors, key, partial, backend)
         else:
-            self.verify_now(tensors, key, partial, backend)
+            self._verify(tensors, key, partial, backend)
 
-    def verify_now(self, tensors: Mapping[str, Any], key: Any, partial: bool, backend: str | None) -> None:
+    def _verify(self, tensors: Mapping[str, Any], key: Any, partial: bool, backend: str | None) -> None:
         """See :meth:`verify`."""
         tensors = flattened(tensors)
         found = [_TensorSpec.of(name, tensor) for name, tensor in tensors.items()]
@@ -153,7 +153,7 @@ class TensorTags:
         if unknown:
             raise TagMismatch(f"no tag for {_listed(unknown)}", [(name, None) for name in unknown])
         missing = [name for name in self._index if name not in tensors]
-        if missing and not partial:
+        if missing and not (partial and found):
             raise TagMismatch(f"missing: {_listed(missing)}", [(name, None) for name in missing])
         for spec in found:
             tagged = self._specs[self._index[spec.name]]

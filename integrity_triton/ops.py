@@ -39,7 +39,7 @@ _disable: Any = torch.compiler.disable
 untraced_hash_batch: Callable[..., Tensor] = _disable(eager.hash_batch)
 untraced_hash_chunks: Callable[..., Tensor] = _disable(eager.hash_chunks)
 untraced_mac_tensors: Callable[..., mac.TensorTags] = _disable(mac.tags_of)
-untraced_verify: Callable[..., None] = _disable(mac.TensorTags.verify_now)
+untraced_verify: Callable[..., None] = _disable(mac.TensorTags._verify)
 
 
 def encoded(given: Mapping[str, Any]) -> dict[str, Any] | None:

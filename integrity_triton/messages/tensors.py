@@ -95,7 +95,7 @@ def _check_subclass(x: torch.Tensor) -> None:
     parts = None if instead else _part_names(x)
     if parts is not None:
         instead = f"hash the tensors inside it: {', '.join(f'x.{name}' for name in parts)}"
-    elif instead is None and x.numel() and _storage_size(x) is None:
+    elif instead is None and _storage_size(x) is None:
         instead = "hash the tensors inside it"
     if instead:
         raise TypeError(f"{kind} is a wrapper without bytes of its own; {instead}")

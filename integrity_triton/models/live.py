@@ -90,7 +90,9 @@ def _key(name: str, x: torch.Tensor) -> Any:
     order."""
     if x.numel() == 0 or x._is_zerotensor():  # there is no memory to share
         return name
-    return x.device, x.data_ptr(), x.dtype, x.shape, x.stride(), x.is_conj(), x.is_neg()
+    # The stride of a dimension of one element says nothing.
+    strides = tuple(stride for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1)
+    return x.device, x.data_ptr(), x.dtype, x.shape, strides, x.is_conj(), x.is_neg()
 
 
 def _hash_on_device(

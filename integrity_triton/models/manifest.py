@@ -272,6 +272,8 @@ class Manifest:
         if self._entries and not expected:
             raise ManifestError("ignore leaves no tensor of the manifest to compare")
         found = _measure(source, self._hash, names, backend, progress)
+        if not expected and not found.entries and found.ignored:
+            raise ManifestError("ignore leaves no tensor of the model to compare")
         return compare(
             expected,
             found.entries,

@@ -70,9 +70,9 @@ class ModelTree:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def changed(self) -> float:
-        """When a file changed last, in seconds as in ``st_mtime``; 0 if there is no file."""
-        return max((max(file.identity[3:]) for file in self.files.values()), default=0) / 1e9
+    def changed(self) -> list[float]:
+        """When files and their inodes changed, in seconds as in ``st_mtime``."""
+        return [time / 1e9 for file in self.files.values() for time in file.identity[3:]]
 
     def differing(self, other: ModelTree) -> list[str]:
         """The names of what is not the same in another tree."""

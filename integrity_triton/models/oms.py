@@ -207,7 +207,7 @@ class HashingConfig(model_signing.hashing.Config):
         ignored = frozenset(self._ignored(model))
         for _ in range(MOST_TICKS):
             tree = listed()
-            if not (rest := rest_of_tick(tree.changed)):
+            if not (rest := rest_of_tick(*tree.changed)):
                 break
             time.sleep(rest)
         for file in tree.files.values():

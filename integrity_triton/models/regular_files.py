@@ -38,14 +38,16 @@ def identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def rest_of_tick(changed: float) -> float:
-    """How many seconds are left of the tick of the clock in which a file changed, at most 0.01; 0 if it has
-    passed. ``changed`` is in seconds, as in ``st_mtime``.
+def rest_of_tick(*changed: float) -> float:
+    """How many seconds are left of the ticks of the clock in which a file changed, at most 0.01; 0 if they
+    have passed. Each of ``changed`` is in seconds, as in ``st_mtime``. Pass the times separately: a program
+    can set one of them to the future, and that must not hide another.
 
     A change in the same tick has the same time stamp, and would not be noticed by :func:`identity`.
     """
-    age = time.time() - changed
-    return _TICK - age if 0 <= age < _TICK else 0.0
+    now = time.time()
+    ages = [now - time_of_change for time_of_change in changed]
+    return max((_TICK - age for age in ages if 0 <= age < _TICK), default=0.0)
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = 0) -> int:

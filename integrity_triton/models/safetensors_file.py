@@ -133,7 +133,7 @@ def _settled(descriptor: int) -> os.stat_result:
     the last change. A later change then has another time stamp, and is noticed."""
     for _ in range(MOST_TICKS):
         status = os.fstat(descriptor)
-        rest = rest_of_tick(max(status.st_mtime, status.st_ctime))
+        rest = rest_of_tick(status.st_mtime, status.st_ctime)
         if not rest:
             break
         time.sleep(rest)

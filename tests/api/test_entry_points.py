@@ -121,6 +121,15 @@ TENSORS: dict[str, Callable[[Make], Any]] = {
     "ops.hash_batch.key a message": lambda make: OPS.hash_batch([ZEROS], "blake3", make(1, 32)),
     "ops.hash_rows.key": lambda make: OPS.hash_rows(ZEROS.view(1, 8), "blake3", make(32)),
     "ops.hash_chunks.key": lambda make: OPS.hash_chunks(ZEROS, "blake3", 8, make(32)),
+    "ops.hash_batch.values": lambda make: OPS.hash_batch(
+        [ZEROS], "blake2b", values=[make(16)], names=["salt"]
+    ),
+    "ops.hash_rows.values": lambda make: OPS.hash_rows(
+        ZEROS.view(1, 8), "blake2b", values=[make(16)], names=["salt"]
+    ),
+    "ops.hash_chunks.values": lambda make: OPS.hash_chunks(
+        ZEROS, "blake2b", 8, values=[make(16)], names=["salt"]
+    ),
     "ops.hash_batch.messages": lambda make: OPS.hash_batch([ZEROS, make(8)], "sha256"),
     "ops.hash_rows.rows": lambda make: OPS.hash_rows(make(3, 8), "sha256"),
     "ops.hash_chunks.data": lambda make: OPS.hash_chunks(make(8), "sha256", 3),

@@ -88,7 +88,9 @@ def test_what_was_tagged_verifies(tensors, backend):
     tags.verify(tensors, KEY, backend=backend)
     tags.verify(dict(reversed(tensors.items())), KEY, backend=backend)
     tags.verify({"whole": tensors["whole"].clone()}, KEY, partial=True, backend=backend)
-    tags.verify({}, KEY, partial=True, backend=backend)
+    with pytest.raises(it.TagMismatch, match="missing: ") as nothing:
+        tags.verify({}, KEY, partial=True, backend=backend)
+    assert {name for name, _ in nothing.value.mismatches} == set(tensors)
     again = it.mac_tensors(tensors, KEY, chunk_size=64, backend=backend)
     assert again.nonce != tags.nonce
     assert again["whole"] != tags["whole"]

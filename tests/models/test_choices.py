@@ -383,3 +383,14 @@ def test_a_compiled_module() -> None:
     assert not built.verify(compiled).ok
     assert built.verify(compiled, rename={"_orig_mod.": ""}).ok
     assert not built.verify(torch.compile(module.retied()), rename={"_orig_mod.": ""}).ok
+
+
+def test_ignoring_a_whole_model_leaves_nothing_to_compare():
+    with pytest.raises(ManifestError, match="ignore leaves no tensor of the model to compare"):
+        Manifest.build({}).verify({"x": torch.ones(1)}, ignore="*")
+
+
+def test_the_stride_of_a_dimension_of_one_element_makes_no_other_memory():
+    row = torch.arange(10.0).view(1, 10)
+    tied = Manifest.build({"embed": row, "head": row})
+    assert tied.verify({"embed": row, "head": row.as_strided((1, 10), (1, 1))}).ok

@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from integrity_triton.models import (
     safetensors_file,
     stored,
 )
+from integrity_triton.models.regular_files import rest_of_tick
 
 blake3 = pytest.importorskip("blake3")
 safetensors = pytest.importorskip("safetensors")
@@ -995,3 +997,9 @@ def test_entries_are_checked() -> None:
         good.name = "b"
     with pytest.raises(AttributeError):
         Manifest("sha256", [good]).root = digest
+
+
+def test_a_time_in_the_future_hides_no_other_time() -> None:
+    now = time.time()
+    assert 0 < rest_of_tick(now + 1e6, now) <= 0.01
+    assert rest_of_tick(now + 1e6, now - 1) == rest_of_tick() == 0
