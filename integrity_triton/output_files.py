@@ -36,7 +36,7 @@ def write_file(path: PathLike, data: bytes) -> None:
 
     Raises OSError, which names ``path``.
     """
-    with _naming(path):
+    with naming(path):
         target = _file_to_replace(path)
         if target is None:
             _write_into(path, data)
@@ -50,7 +50,7 @@ def check_output_file(path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
 
     Raises OSError, which names ``path``, and ValueError if ``path`` is one of ``inputs``.
     """
-    with _naming(path):
+    with naming(path):
         target = _file_to_replace(path)
         if target is None:
             _check_existing(os.fspath(path))
@@ -70,7 +70,7 @@ def check_output_file(path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
 
 
 @contextmanager
-def _naming(path: PathLike) -> Iterator[None]:
+def naming(path: PathLike) -> Iterator[None]:
     """Let an OSError of the block name ``path``, and not another file that the work involves."""
     try:
         yield

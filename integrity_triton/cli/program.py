@@ -12,14 +12,13 @@ from contextlib import suppress
 import click
 
 from .._version import __version__
-from ..errors import IntegrityError
 from .algorithms import algorithms
 from .aot import aot
 from .conformance import conformance
 from .devices import devices
 from .hash import hash_files
 from .manifest import manifest
-from .outcome import BROKEN_PIPE, EXPECTED_ERRORS, INTERRUPTED, MISMATCH, TROUBLE, describe
+from .outcome import BROKEN_PIPE, EXPECTED_ERRORS, INTERRUPTED, TROUBLE, describe
 from .signing import keygen, sign, verify
 from .terminal import PROGRAM, complain, write_document
 
@@ -65,9 +64,7 @@ def _run(given: list[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return BROKEN_PIPE
-    except IntegrityError as error:
-        return _fail(describe(error), as_json, MISMATCH)
-    except EXPECTED_ERRORS as error:
+    except EXPECTED_ERRORS as error:  # a command that verifies reports a mismatch itself
         return _fail(describe(error), as_json)
     except (Exception, SystemExit) as error:  # a plug-in may even try to end the program
         with suppress(OSError):
@@ -75,12 +72,12 @@ def _run(given: list[str]) -> int:
         return _fail(f"internal error: {type(error).__name__}: {error}", as_json)
 
 
-def _fail(message: str, as_json: bool, status: int = TROUBLE) -> int:
+def _fail(message: str, as_json: bool) -> int:
     complain(message)
     if as_json:
         with suppress(OSError):  # the error may be that stdout cannot be written
             write_document(ok=False, error=message)
-    return status
+    return TROUBLE
 
 
 def _settle_streams() -> None:

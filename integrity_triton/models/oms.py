@@ -12,11 +12,13 @@ Needs the ``signing`` extra.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import pathlib
 import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -57,7 +59,7 @@ from ..backends.registry import requested
 from ..errors import IntegrityError
 from ..files import Progress, read_pieces
 from ..hashing import new
-from ..output_files import check_output_file, write_file
+from ..output_files import check_output_file, naming, write_file
 from ..strict_json import shown
 from .file_kinds import HEAD_SIZE, WEIGHTS_ENDINGS, recognise
 from .model_tree import LINK, SINGLE_FILE, ModelFile, ModelTree, read_tree
@@ -306,7 +308,8 @@ def _within(model: str, path: str) -> str:
 
 def generate_key(private_path: PathLike, public_path: PathLike) -> None:
     """Write a new P-256 key pair as PEM. The private key is in PKCS #8, unencrypted, and only its owner can
-    read it; the public key is a SubjectPublicKeyInfo. Raises FileExistsError rather than overwrite a file."""
+    read it; the public key is a SubjectPublicKeyInfo. Raises FileExistsError rather than overwrite a file,
+    and OSError if one of them cannot be written; then neither is left behind."""
     key = ec.generate_private_key(ec.SECP256R1())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -314,15 +317,17 @@ def generate_key(private_path: PathLike, public_path: PathLike) -> None:
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    with open(public_path, "xb") as public_file:
-        try:
-            descriptor = os.open(private_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError:
-            os.unlink(public_path)
-            raise
-        with os.fdopen(descriptor, "wb") as private_file:
-            private_file.write(private)
-        public_file.write(public)
+    made: list[PathLike] = []
+    try:
+        for path, mode, content in ((public_path, 0o666, public), (private_path, 0o600, private)):
+            with naming(path), open(path, "xb", opener=functools.partial(os.open, mode=mode)) as file:
+                made.append(path)
+                file.write(content)
+    except BaseException:
+        for path in made:
+            with suppress(OSError):
+                os.unlink(path)
+        raise
 
 
 def sign(
@@ -344,10 +349,11 @@ def sign(
     ``private_key`` is a PEM file. ``ignore_paths`` are relative to ``folder``; git's own files and the
     signature itself are always ignored. ``allow_symlinks`` is as for :class:`HashingConfig`.
 
-    Raises ValueError for a key, method, algorithm, shard size or ignored path that cannot be used, and if the
-    signature would replace a file that is not a signature; OSError for a file that cannot be read or written.
-    Both come before anything is hashed. Raises as :meth:`HashingConfig.hash` does for the model, and
-    ValueError for a file of weights that only holds their place, such as a Git LFS pointer.
+    Raises ValueError for a key, method, algorithm, shard size or ignored path that cannot be used, for a file
+    name with a colon if the method is "shards", because the stock package could not verify it, and if the
+    signature would replace a file of the model or one that is not a signature; OSError for a file that cannot
+    be read or written. Both come before anything is hashed. Raises as :meth:`HashingConfig.hash` does for the
+    model, and ValueError for a file of weights that only holds their place, such as a Git LFS pointer.
     """
     model = os.fspath(folder)
     config = HashingConfig(
@@ -358,13 +364,17 @@ def sign(
         allow_symlinks=allow_symlinks,
         progress=progress,
     )
-    ignored = [*_given_ignored(ignore_paths), *_signature_within(model, signature_path)]
+    within = _signature_within(model, signature_path)
+    ignored = [*_given_ignored(ignore_paths), *within]
     for path in ignored:
         _check_utf8(model, path)
     config.set_ignored_paths(paths=ignored)
     key = load_private_key(private_key, password)
-    check_output_file(signature_path)
-    _check_replaced(pathlib.Path(signature_path))
+    listed = read_tree(model, ignored=frozenset(config._ignored(model)), allow_symlinks=allow_symlinks)
+    if method == "shards":
+        _check_shard_names(model, listed)
+    check_output_file(signature_path, inputs=[file.path for file in listed.files.values()])
+    _check_replaced(pathlib.Path(signature_path), in_model=bool(within))
     tree, digests = config._measure(model)
     config._check_signable(model, tree, digests)
     for name, file in sorted(tree.files.items()):
@@ -392,12 +402,25 @@ def _standing_in(file: ModelFile) -> str | None:
     return str(kind) if kind is not None and kind.stands_in else None
 
 
-def _check_replaced(path: pathlib.Path) -> None:
-    """Raise ValueError if ``path`` is a regular file that is neither empty nor a signature."""
+def _check_shard_names(model: str, tree: ModelTree) -> None:
+    """Raise ValueError for a name that the stock package cannot tell from the rest of a shard's name."""
+    for name in sorted(name for name, file in tree.files.items() if ":" in name and file.size):
+        raise ValueError(
+            f"{model}: {shown(name)} has a colon in its name, so that model_signing cannot verify a "
+            "signature of its shards; use the method 'files', rename the file, or leave it out with "
+            "ignore_paths (--ignore-path)"
+        )
+
+
+def _check_replaced(path: pathlib.Path, *, in_model: bool) -> None:
+    """Raise ValueError if ``path`` is a regular file that is not a signature. It may be empty if it is not in
+    the model, where an empty file is a part of what is signed."""
     if not path.is_file():
         return
     with open(path, "rb") as file:
         head = file.read(_HEAD_SIZE)
+    if not head and in_model:
+        raise ValueError(f"{path}: this is an input, and the output would replace it; name another file")
     if head and _BUNDLE_TYPE not in head:
         raise ValueError(
             f"{path}: this file is not a signature, and the signature would replace it; name another file"
@@ -428,11 +451,15 @@ def _shortest(given: PathLike) -> str:
 
 
 def _signature_within(model: str, signature_path: PathLike) -> list[str]:
-    """The name of the signature in the model, if it is there, whichever links the two paths go through."""
+    """The names of the signature in the model, if it is there, whichever links the two paths go through.
+
+    They are two names if the signature's path is a link, which is written through: that of the link, and that
+    of the file that it leads to.
+    """
     folder, name = os.path.split(os.path.abspath(signature_path))
-    path = os.path.join(os.path.realpath(folder), name)
+    paths = {os.path.join(os.path.realpath(folder), name), os.path.realpath(signature_path)}
     root = os.path.join(os.path.realpath(model), "")
-    return [path[len(root) :].replace(os.sep, "/")] if path.startswith(root) else []
+    return sorted(path[len(root) :].replace(os.sep, "/") for path in paths if path.startswith(root))
 
 
 def _resources(method: str, digests: _Digests) -> dict[str, dict[str, str]]:

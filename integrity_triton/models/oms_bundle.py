@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -36,7 +37,9 @@ _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-_BUNDLE_TYPES = "application/vnd.dev.sigstore.bundle"  # how the types of all versions begin
+# The types of versions 0.1 to 0.3; version 0.3 has two spellings.
+_BUNDLE_TYPES = re.compile(r"application/vnd\.dev\.sigstore\.bundle(\+json;version=0\.[123]|\.v0\.3\+json)")
+_KEY_MATERIAL = ("publicKey", "certificate", "x509CertificateChain")
 # OMS's name of a hash, which is also its name here, and the size of its digests in bytes.
 _DIGEST_SIZES = {"sha256": 32, "blake2b": 64, "blake3": 32}
 _SHARD_NAME = re.compile(r"(?P<path>.+):(?P<start>0|[1-9][0-9]*):(?P<end>[1-9][0-9]*)\Z", re.DOTALL)
@@ -151,9 +154,13 @@ def signed_payload(data: bytes, key: ec.EllipticCurvePublicKey) -> bytes:
     """
     bundle = _parse(data)
     media_type = _member(bundle, "mediaType", str)
-    if not media_type.startswith(_BUNDLE_TYPES):
-        raise SignatureFormatError(f"mediaType is {shown(media_type)}, not that of a Sigstore bundle")
+    if not _BUNDLE_TYPES.fullmatch(media_type):
+        raise SignatureFormatError(
+            f"mediaType is {shown(media_type)}, not that of a Sigstore bundle of a version up to 0.3"
+        )
     material = _member(bundle, "verificationMaterial", dict)
+    if len(given := [name for name in _KEY_MATERIAL if name in material]) > 1:
+        raise SignatureFormatError(f"verificationMaterial may have only one of {', '.join(given)}")
     if "publicKey" not in material:
         raise SignatureFormatError(
             "signed with a certificate or Sigstore, not with a key; verify it with model_signing"
@@ -291,6 +298,8 @@ def _parse_empty_files(resource: Mapping[str, Any]) -> tuple[str, ...] | None:
     names = annotations[_EMPTY_FILES]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SignatureFormatError(f"{_EMPTY_FILES} must be a list of strings")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise SignatureFormatError(f"{_EMPTY_FILES} names {shown(repeated[0])} twice")
     return tuple(file_of("files", name) for name in names)
 
 

@@ -169,6 +169,8 @@ CHANGES = [
 @pytest.mark.parametrize(("change", "message"), [c[1:] for c in CHANGES], ids=[c[0] for c in CHANGES])
 def test_changes_are_named(model, keys, tmp_path, method, oms_hash, shard_size, change, message):
     signature = tmp_path / "model.sig"
+    if method == "shards":
+        without_colons(model)
     oms.sign(model, signature, private_key=keys[0], method=method, algorithm=oms_hash, shard_size=shard_size)
     oms.verify(model, signature, public_key=keys[1])
     change(model)
@@ -267,6 +269,27 @@ def test_generate_key_protects_what_is_there(keys, tmp_path):
     assert not (tmp_path / "new.pem").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="not applicable: no /dev/full")
+def test_generate_key_leaves_nothing_if_it_cannot_write(tmp_path, monkeypatch):
+    private, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    python_open = open
+    for failing in (public, private):
+
+        def full(path, mode, *, failing=failing, **options):
+            file = python_open(path, mode, **options)
+            if path != failing:
+                return file
+            file.close()
+            return python_open("/dev/full", "wb")
+
+        monkeypatch.setattr(oms, "open", full, raising=False)
+        with pytest.raises(OSError, match="No space left") as caught:
+            oms.generate_key(private, public)
+        assert caught.value.filename == str(failing)
+        assert not private.exists()
+        assert not public.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -320,6 +343,7 @@ def signed(keys, payload: bytes | dict, payload_type: str = "application/vnd.in-
 
 @pytest.fixture
 def statement(model, keys, tmp_path) -> dict:
+    without_colons(model)
     signature = tmp_path / "honest.sig"
     oms.sign(model, signature, private_key=keys[0], method="shards", algorithm="sha256", shard_size=SHARD)
     payload = json.loads(signature.read_text())["dsseEnvelope"]["payload"]
@@ -406,6 +430,26 @@ def test_a_signed_statement_that_is_malformed(model, keys, statement, tmp_path, 
         (_set("dsseEnvelope", "signatures", 0, "sig", "AAAA"), it.IntegrityError, "not valid"),
         (_set("dsseEnvelope", "payloadType", "text/plain"), oms.SignatureFormatError, "payload type"),
         (_set("verificationMaterial", {}), oms.SignatureFormatError, "certificate or Sigstore"),
+        (
+            _set("verificationMaterial", "certificate", {"rawBytes": "AAAA"}),
+            oms.SignatureFormatError,
+            "only one of publicKey, certificate",
+        ),
+        (
+            _set("verificationMaterial", "x509CertificateChain", {}),
+            oms.SignatureFormatError,
+            "only one of publicKey, x509CertificateChain",
+        ),
+        (
+            _set("mediaType", "application/vnd.dev.sigstore.bundleXX"),
+            oms.SignatureFormatError,
+            "mediaType is .*bundleXX",
+        ),
+        (
+            _set("mediaType", "application/vnd.dev.sigstore.bundle.v0.4+json"),
+            oms.SignatureFormatError,
+            "a version up to 0.3",
+        ),
         (_set("verificationMaterial", None), oms.SignatureFormatError, "'verificationMaterial'"),
     ],
 )
