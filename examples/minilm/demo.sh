@@ -42,7 +42,7 @@ say "Flip one bit"
 run python examples/minilm/flip_bit.py "$work/model/model.safetensors" \
     encoder.layer.3.attention.self.query.weight
 
-say "Verify again: both must refuse, and the manifest names the tensor"
+say "Verify again: the signature and the manifest must refuse, and the manifest names the tensor"
 status=0
 run integrity-triton verify "$work/model" --key "$work/key.pub" --signature "$work/model.sig" || status=$?
 [ "$status" = 1 ] || { echo "the changed folder was not refused (exit status $status)"; exit 1; }

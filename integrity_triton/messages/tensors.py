@@ -161,10 +161,15 @@ def flattened(state_dict: Mapping[Any, Any]) -> dict[Any, Any]:
     ``layer._weight_scale``. Parts may be wrappers, too. A distributed tensor stays as it is, since its parts
     are different in each process, and so does everything that is not a wrapper.
 
-    Raises ValueError if a part has the name of another tensor.
+    Raises TypeError for anything but a mapping, and ValueError if a part has the name of another tensor.
     """
     import torch
 
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            "tensors must be a mapping from names to tensors, such as model.state_dict(), "
+            f"not {type(state_dict).__name__}"
+        )
     flat: dict[Any, Any] = {}
     pending = list(state_dict.items())[::-1]
     while pending:

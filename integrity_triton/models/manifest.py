@@ -251,7 +251,7 @@ class Manifest:
 
         ``partial`` permits tensors of the manifest to be missing from the model, except all of them.
 
-        ``ignore`` holds names, and patterns as those of :mod:`fnmatch`, for example ``"*_extra_state"``. What
+        ``ignore`` holds names, and patterns as those of ``fnmatch``, for example ``"*_extra_state"``. What
         matches is not compared, in the manifest and in the model. A manifest that is not empty must keep
         something to compare.
 

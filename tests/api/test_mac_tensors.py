@@ -189,6 +189,7 @@ def test_no_key_is_told():
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
+        (lambda: it.mac_tensors(torch.nn.ReLU(), KEY), TypeError, r"such as model\.state_dict\(\), not ReLU"),
         (lambda: it.mac_tensors({}, b"short"), ValueError, "key must be 32 bytes long, not 5"),
         (lambda: it.mac_tensors({}, "x" * 32), TypeError, "key must be bytes-like, not str"),
         (lambda: it.mac_tensors({}, None), TypeError, "key must be bytes-like, not NoneType"),
