@@ -16,10 +16,14 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit status: see :func:`integrity_triton.cli.program.main`."""
     try:
-        program = import_module(".program", __name__)
-    except Exception as error:  # an incomplete installation must not look like a mismatch, which is status 1
-        if sys.stderr is not None:
-            sys.stderr.write(f"integrity-triton: the program cannot be loaded: {error}\n")
-        return 2
-    status: int = program.main(arguments)
-    return status
+        try:
+            program = import_module(".program", __name__)
+        except Exception as error:
+            # An incomplete installation must not look like a mismatch, which is status 1.
+            if sys.stderr is not None:
+                sys.stderr.write(f"integrity-triton: the program cannot be loaded: {error}\n")
+            return 2
+        status: int = program.main(arguments)
+        return status
+    except KeyboardInterrupt:
+        return 130  # outcome.INTERRUPTED, which may not be loaded yet

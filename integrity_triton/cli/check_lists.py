@@ -76,7 +76,15 @@ class ListChecker:
     def _check_list(self, list_name: str, entries: Iterator[Entry], meter: Meter | None) -> _ListResult:
         report = _ListResult(list_name)
         shown = "standard input" if list_name == "-" else list_name
-        for entry in entries:
+        while True:
+            try:
+                entry = next(entries, None)
+            except OSError as error:  # of the list itself; the results up to here count
+                report.error = describe_at(shown, error)
+                self.output.complain(report.error)
+                break
+            if entry is None:
+                break
             if entry.name is None or (list_name == "-" and entry.name == "-"):
                 report.improperly_formatted += 1
                 if self.warn:
@@ -87,7 +95,7 @@ class ListChecker:
                 report.counts[result["result"]] += 1
                 if self.output.as_json:
                     report.files.append(result)
-        if not report.counts:
+        if not report.counts and report.error is None:
             report.error = f"{shown}: no properly formatted checksum lines found"
             self.output.complain(report.error)
         elif not self.silent:

@@ -18,7 +18,7 @@ from .conformance import conformance
 from .devices import devices
 from .hash import hash_files
 from .manifest import manifest
-from .outcome import BROKEN_PIPE, EXPECTED_ERRORS, INTERRUPTED, TROUBLE, describe
+from .outcome import BROKEN_PIPE, EXPECTED_ERRORS, INTERRUPTED, OK, TROUBLE, describe
 from .signing import keygen, sign, verify
 from .terminal import PROGRAM, complain, write_document
 
@@ -57,6 +57,8 @@ def _run(given: list[str]) -> int:
             status: int = _commands.invoke(context)
         return status
     except click.exceptions.Exit as exit_:
+        if exit_.exit_code == OK and sys.stdout is None:  # click drops the text of --help and --version
+            return _fail("standard output is closed", as_json)
         return exit_.exit_code
     except click.ClickException as error:
         return _fail(_usage(error), as_json)

@@ -394,6 +394,70 @@ def test_check_exit_status_tells_mismatch_from_trouble(run: Run) -> None:
     assert run("hash", "sha256", "--check", "nowhere", "wrong", "good").status == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="not applicable: no /proc")
+def test_a_list_that_cannot_be_read_to_its_end_hides_no_result(run: Run) -> None:
+    Path("data").write_bytes(b"abc")
+    good = run("hash", "sha256", "data").out
+    Path("good").write_bytes(good)
+    Path("wrong").write_bytes(b"0" * 64 + b"  data\n")
+    broken = "/proc/self/mem"  # it can be opened, and its first page cannot be read
+    got = run("hash", "sha256", "--check", "wrong", broken, "good")
+    assert got.status == 1
+    assert got.out == b"data: FAILED\ndata: OK\n"
+    assert f"integrity-triton: {broken}: Input/output error\n".encode() in got.err
+    assert b"no properly formatted" not in got.err
+    got = run("hash", "sha256", "--check", "--json", "wrong", broken, "good")
+    assert got.status == 1
+    assert [[file["result"] for file in report["files"]] for report in got.document["lists"]] == [
+        ["mismatch"],
+        [],
+        ["ok"],
+    ]
+    assert [report.get("error") for report in got.document["lists"]] == [
+        None,
+        f"{broken}: Input/output error",
+        None,
+    ]
+    assert run("hash", "sha256", "--check", "good", broken).status == 2
+
+
+def test_results_before_an_error_of_their_list_count(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from integrity_triton.cli.checksum_lists import Entry, ListReader
+
+    def read(self, stream):
+        yield Entry(1, "data", bytes(32))
+        raise OSError(5, "Input/output error")
+
+    Path("data").write_bytes(b"abc")
+    Path("list").write_bytes(b"")
+    monkeypatch.setattr(ListReader, "read", read)
+    got = run("hash", "sha256", "--check", "list", "--json")
+    assert got.status == 1
+    (report,) = got.document["lists"]
+    assert report["files"][0]["result"] == "mismatch"
+    assert report["error"] == "list: Input/output error"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["hash", "--help"]])
+def test_a_text_that_cannot_be_printed(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it if it is started with a closed stdout
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == "integrity-triton: standard output is closed\n"
+
+
+def test_an_interrupt_while_the_program_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", interrupt)
+    assert cli.main(["devices"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
 def test_an_endless_line_is_not_held_in_memory(run: Run) -> None:
     Path("data").write_bytes(b"abc")
     good = run("hash", "sha256", "data").out
