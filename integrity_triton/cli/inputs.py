@@ -117,12 +117,13 @@ def model_size(source: str) -> int:
 
 def model_files(source: str) -> Iterator[Path]:
     """A safetensors file, or the weights and indexes in a folder and its subfolders."""
+    from ..models.folder import is_model_file
+
     path = Path(source)
     if not path.is_dir():
         yield path
         return
-    yield from path.rglob("*.safetensors")
-    yield from path.rglob("*.safetensors.index*.json")
+    yield from (file for file in path.rglob("*") if is_model_file(file.name))
 
 
 def folder_size(folder: str) -> int:

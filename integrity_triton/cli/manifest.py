@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from ..models import ModelReport
 
 
+_overlays = click.option(
+    "--overlays",
+    is_flag=True,
+    help="Permit copies of tensors that differ from those which the index chooses. They are not covered.",
+)
+
+
 @click.group(no_args_is_help=False)
 def manifest() -> None:
     """Make manifests of models' tensors, and check models against them.
@@ -44,6 +51,7 @@ def manifest() -> None:
     metavar="NAME=STORED",
     help="State that NAME, which the files leave out, is the tensor STORED. Repeatable.",
 )
+@_overlays
 @report_options
 def create(
     source: str,
@@ -51,6 +59,7 @@ def create(
     algorithm: str,
     length: int | None,
     ties: tuple[str, ...],
+    overlays: bool,
     as_json: bool,
     backend: str | None,
 ) -> int:
@@ -63,7 +72,9 @@ def create(
     if path is not None:
         check_output_file(path, inputs=model_files(source))
     with output.progress(source, model_size(source)) as progress:
-        made = Manifest.build(Path(source), algorithm, length=length, backend=backend, progress=progress)
+        made = Manifest.build(
+            Path(source), algorithm, length=length, overlays=overlays, backend=backend, progress=progress
+        )
     made = made.with_ties(tied)
     if path is None:
         write_stdout(made.to_json().encode("ascii"))
@@ -96,6 +107,7 @@ def create(
     metavar="OLD=NEW",
     help="Replace whole parts of the names in SOURCE, for example '_orig_mod.='. Repeatable.",
 )
+@_overlays
 @report_options
 def verify(
     manifest_path: str,
@@ -103,6 +115,7 @@ def verify(
     partial: bool,
     ignore: tuple[str, ...],
     rename: tuple[str, ...],
+    overlays: bool,
     as_json: bool,
     backend: str | None,
 ) -> int:
@@ -114,7 +127,13 @@ def verify(
     expected = Manifest.load(manifest_path)
     with output.progress(source, model_size(source)) as progress:
         report = expected.verify(
-            Path(source), partial=partial, ignore=ignore, rename=parts, backend=backend, progress=progress
+            Path(source),
+            partial=partial,
+            ignore=ignore,
+            rename=parts,
+            overlays=overlays,
+            backend=backend,
+            progress=progress,
         )
     print_report(output, source, report)
     output.document(source=source, manifest=manifest_path, root=expected.root.hex(), **report.to_dict())

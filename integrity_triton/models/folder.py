@@ -13,63 +13,85 @@ from ..strict_json import parse_object
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, JSON, WEIGHTS_ENDINGS, mistaken_for, recognise
 from .model_tree import snapshot_blobs
-from .regular_files import read_regular
-from .safetensors_file import SafetensorsFile
+from .regular_files import Identity, read_regular
+from .safetensors_file import SafetensorsFile, StoredTensor
 
 MAX_INDEX_SIZE = 64 << 20
 """Bytes."""
 
+_ENDING = ".safetensors"
+_COMPARED_SIZE = 1 << 20
 _logger = logging.getLogger("integrity_triton")
 _SHARD_NUMBER = re.compile(r"(?<!\d)(\d{1,9})[-_]of[-_](\d{1,9})(?!\d)")
 
 
-def read_folder(folder: str | os.PathLike[str]) -> tuple[SafetensorsFile, ...]:
+def is_index(name: str) -> bool:
+    """Whether the file of this name or path is an index, also one with a variant in its name."""
+    parts = name.rpartition("/")[2].split(".")
+    return parts[-1] == "json" and "safetensors" in parts and "index" in parts[parts.index("safetensors") :]
+
+
+def is_model_file(name: str) -> bool:
+    """Whether the file of this name or path is read for the manifest of its folder."""
+    return name.endswith(_ENDING) or is_index(name)
+
+
+def read_folder(folder: str | os.PathLike[str], *, overlays: bool = False) -> tuple[SafetensorsFile, ...]:
     """The layouts of all safetensors files of a folder and its subfolders, with the names of the manifest.
 
+    A tensor's name is the path of its file's folder, a slash if that is a subfolder, and the stored name. The
+    stored name has no slash, so that tensors of different folders have different names.
+
     An index (``*.safetensors.index.json``, also with a variant as in ``*.safetensors.index.fp16.json``) names
-    files that belong together: their tensors are named relative to the folder of the index. A file that no
-    index names counts too, because a loader may prefer it, and its tensors are named relative to its own
-    folder. A name that belongs to a subfolder begins with the path of that subfolder and a slash.
+    files of its own folder that belong together. A file that no index names counts too, because a loader may
+    prefer it.
 
     If one index names several files that hold the same tensor, the file to which it assigns the tensor is
-    the one that counts, and a warning names the others.
+    the one that counts. Copies that differ from it are refused, unless ``overlays`` permits them. Then they
+    are in ``overlaid`` of their file, and a warning names them.
 
     Raises ManifestError if there is no file; if an index names a file, or a numbered set of files such as
-    ``-00001-of-00002`` has a number, that is missing; if a file lies outside the folder; if a tensor is in
-    two files and no index says which of them counts; or if an index contradicts the files. Raises OSError for
-    a file or subfolder that cannot be read.
+    ``-00001-of-00002`` has a number, that is missing; if a file lies outside the folder, or a link leads to
+    a folder; if a stored name has a slash; if a tensor is in two files and no index says which of them
+    counts, or the copies differ; or if an index contradicts the files. Raises OSError for a file or subfolder
+    that cannot be read.
     """
     folder = Path(folder)
     place = _Place(folder)
     found = sorted(place.walk())
-    # An index in an outer folder comes first, so that it may name files in subfolders.
     indexes = {
         path: {tensor: _folder_of(path) + file for tensor, file in place.read_index(path).items()}
-        for path in sorted(filter(_is_index, found), key=lambda path: (path.count("/"), path))
+        for path in filter(is_index, found)
     }
-    prefixes: dict[str, str] = {}
-    for path, index in indexes.items():
-        for name in index.values():
-            prefixes.setdefault(name, _folder_of(path))
-    indexed = frozenset(prefixes)
-    targets = {place.inside(name).resolve() for name in indexed}
-    for name in found:
-        # An index may name a link to a file in the folder. That file is then the same one, not another.
-        if not _is_index(name) and (
-            (folder / name).is_symlink() or place.inside(name).resolve() not in targets
-        ):
-            prefixes.setdefault(name, _folder_of(name))
-    if not prefixes:
+    indexed = frozenset(name for index in indexes.values() for name in index.values())
+    names = [name for name in found if not is_index(name)]
+    for name in sorted(indexed):
+        place.inside(name)
+        if name not in names:
+            raise ManifestError(f"{folder}: no file has exactly the name {shown(name)}")
+    if not names:
         raise ManifestError(f"{folder}: the folder has no .safetensors file{_other_weights(folder)}")
-    _check_numbers(folder, prefixes, indexed)
-    files = {name: SafetensorsFile.read(place.inside(name)) for name in sorted(prefixes)}
+    _check_numbers(folder, names, indexed)
+    files = {name: _read_member(place.inside(name)) for name in names}
     for path, index in indexes.items():
         stored = {name: {tensor.name for tensor in files[name].tensors} for name in set(index.values())}
         for tensor_name, name in index.items():
             if tensor_name not in stored[name]:
                 raise ManifestError(f"{folder / path}: tensor {shown(tensor_name)} is not in {shown(name)}")
-    named = {name: file.under(prefixes[name]) for name, file in files.items()}
-    return _without_copies(folder, named, indexes)
+    named = {name: file.under(_folder_of(name)) for name, file in files.items()}
+    return _without_copies(folder, named, indexes, overlays)
+
+
+def _read_member(path: Path) -> SafetensorsFile:
+    """The layout of a file in a folder, where a slash in a name would pretend to be a subfolder."""
+    file = SafetensorsFile.read(path)
+    for name in (*(tensor.name for tensor in file.tensors), *file.ties):
+        if "/" in name:
+            raise ManifestError(
+                f"{path}: the tensor name {shown(name)} has a slash, so that it could be confused with "
+                "a tensor of a subfolder; pass the file itself"
+            )
+    return file
 
 
 def _other_weights(folder: Path) -> str:
@@ -84,40 +106,88 @@ def _other_weights(folder: Path) -> str:
 
 
 def _without_copies(
-    folder: Path, files: Mapping[str, SafetensorsFile], indexes: Mapping[str, Mapping[str, str]]
+    folder: Path,
+    files: Mapping[str, SafetensorsFile],
+    indexes: Mapping[str, Mapping[str, str]],
+    overlays: bool,
 ) -> tuple[SafetensorsFile, ...]:
-    """The files without the tensors that an index assigns to another of its files."""
-    owners: dict[str, list[str]] = {}
+    """The files without the tensors that an index assigns to another of its files, and without what is in
+    one file that has several names."""
+    holders: dict[str, dict[str, StoredTensor]] = {}
     for name, file in files.items():
         for tensor in file.tensors:
-            owners.setdefault(tensor.name, []).append(name)
-    assigned: dict[str, list[tuple[str, frozenset[str]]]] = {}
+            holders.setdefault(tensor.name, {})[name] = tensor
+    assigned: dict[str, list[tuple[str, frozenset[Identity]]]] = {}
     for path, index in indexes.items():
-        members = frozenset(index.values())
+        members = frozenset(files[name].identity for name in index.values())
         for tensor_name, name in index.items():
             assigned.setdefault(_folder_of(path) + tensor_name, []).append((name, members))
     dropped: dict[str, set[str]] = {name: set() for name in files}
-    for tensor_name, holders in owners.items():
-        if len(holders) == 1:
+    overlaid: dict[str, list[str]] = {name: [] for name in files}
+    for tensor_name, copies in holders.items():
+        if len(copies) == 1:
             continue
-        chosen = {name for name, members in assigned.get(tensor_name, ()) if members.issuperset(holders)}
+        held = {files[name].identity: name for name in reversed(copies)}
+        chosen = {
+            files[name].identity for name, members in assigned.get(tensor_name, ()) if members >= held.keys()
+        }
+        if len(held) == 1:
+            chosen = set(held)
         if len(chosen) != 1:
+            first, second = sorted(held.values())[:2]
             raise ManifestError(
-                f"{folder}: tensor {shown(tensor_name)} is in both {shown(holders[0])} and "
-                f"{shown(holders[1])}; where they are variants of one model, pass one file, or a folder with "
-                "one variant"
+                f"{folder}: tensor {shown(tensor_name)} is in both {shown(first)} and {shown(second)}; where "
+                "they are variants of one model, pass one file, or a folder with one variant"
             )
-        for name in holders:
-            if name not in chosen:
-                dropped[name].add(tensor_name)
-                _logger.warning(
-                    "%s: the index assigns tensor %s to %s, so that the copy in %s is not covered",
-                    *(folder, shown(tensor_name), shown(*chosen), shown(name)),
+        counted = held[chosen.pop()]
+        for name, tensor in copies.items():
+            if name == counted:
+                continue
+            dropped[name].add(tensor_name)
+            if files[name].identity == files[counted].identity:
+                continue
+            if not _equal(files[name], tensor, files[counted], copies[counted]):
+                message = (
+                    f"{folder}: the index assigns tensor {shown(tensor_name)} to {shown(counted)}, and the "
+                    f"copy in {shown(name)} differs"
                 )
+                if not overlays:
+                    raise ManifestError(
+                        f"{message}; a loader that ignores the index may read the copy. Remove it, or pass "
+                        "overlays=True (--overlays) if the one file is meant to overlay the other"
+                    )
+                overlaid[name].append(tensor_name)
+                _logger.warning("%s and is not covered", message)
     return tuple(
-        replace(file, tensors=tuple(t for t in file.tensors if t.name not in dropped[name]))
+        replace(
+            file,
+            tensors=tuple(t for t in file.tensors if t.name not in dropped[name]),
+            overlaid=tuple(overlaid[name]),
+        )
         for name, file in files.items()
     )
+
+
+def _equal(
+    file: SafetensorsFile, tensor: StoredTensor, other_file: SafetensorsFile, other: StoredTensor
+) -> bool:
+    """Whether two stored tensors have the same dtype, shape and bytes."""
+    if (tensor.dtype, tensor.shape) != (other.dtype, other.shape):
+        return False
+    with (
+        open(file.path, "rb", opener=file.open) as left,
+        open(other_file.path, "rb", opener=other_file.open) as right,
+    ):
+        left.seek(tensor.start)
+        right.seek(other.start)
+        for start in range(0, tensor.nbytes, _COMPARED_SIZE):
+            size = min(_COMPARED_SIZE, tensor.nbytes - start)
+            data = left.read(size)
+            if len(data) < size:
+                raise ManifestError(f"{file.path}: the file was cut while it was being read")
+            if data != right.read(size):
+                return False
+    return True
 
 
 def _check_numbers(folder: Path, names: Iterable[str], indexed: frozenset[str]) -> None:
@@ -152,7 +222,7 @@ class _Place:
     def walk(self) -> Iterator[str]:
         """The names of all files with weights and of all indexes.
 
-        A link to a folder is not followed, because its files are found where they are.
+        A link to a folder is refused: a loader would read the files in it under names that are not listed.
         """
         pending = [""]
         while pending:
@@ -162,10 +232,13 @@ class _Place:
                     name = here + entry.name
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(f"{name}/")
-                    elif name.endswith(".safetensors") or _is_index(name):
+                    elif is_model_file(name):
                         yield name
                     elif entry.is_symlink() and os.path.isdir(entry.path):
                         self.inside(name)
+                        raise ManifestError(
+                            f"{entry.path}: a symbolic link to a folder; put a real folder there or remove it"
+                        )
 
     def inside(self, name: str) -> Path:
         """The path of a name. Raises ManifestError if nothing is there, or if it lies outside the folder."""
@@ -195,11 +268,6 @@ class _Place:
             raise ManifestError(f"{path}: {mistaken_for('an index', data, JSON) or error}") from None
 
 
-def _is_index(name: str) -> bool:
-    parts = name.rpartition("/")[2].split(".")
-    return parts[-1] == "json" and "safetensors" in parts and "index" in parts[parts.index("safetensors") :]
-
-
 def _folder_of(name: str) -> str:
     """The path of a name's folder with a slash at the end; empty for the model folder itself."""
     folder, slash, _ = name.rpartition("/")
@@ -219,4 +287,11 @@ def parse_index(data: bytes) -> dict[str, str]:
             raise ValueError(f"weight_map: {shown(file_name)} is not a path inside the folder")
         if "\\" in file_name or ":" in file_name:  # these are separators and drives on some systems
             raise ValueError(f"weight_map: {shown(file_name)} is not a portable path")
+        if len(parts) > 1:
+            raise ValueError(
+                f"weight_map: {shown(file_name)} is in a subfolder; an index may only name files of its own "
+                "folder"
+            )
+        if not file_name.endswith(_ENDING):
+            raise ValueError(f"weight_map: the name {shown(file_name)} does not end in {_ENDING}")
     return weight_map

@@ -124,6 +124,7 @@ class Manifest:
         algorithm: str = "blake3",
         *,
         length: int | None = None,
+        overlays: bool = False,
         backend: str | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
@@ -138,13 +139,16 @@ class Manifest:
         safetensors file states to be one tensor, as ``safetensors.torch.save_model`` writes it. If files do
         not state which names they leave out, state them with :meth:`with_ties`.
 
+        If several files of an index hold one tensor, the index says which of them counts. ``overlays``
+        permits that the copies in the other files differ. The manifest does not cover these copies.
+
         Raises ManifestError (a ValueError) for malformed files and for algorithms that are not secure;
         TypeError or ValueError, which names the tensor, for a tensor without dense data; TypeError for a
         source of another type; OSError for a file that cannot be read; and for the backend, as
         :func:`integrity_triton.hash_batch` does.
         """
         hash_ = TensorHash.of(algorithm, length)
-        found = _measure(source, hash_, Names(), backend, progress)
+        found = _measure(source, hash_, Names(), overlays, backend, progress)
         return cls(hash_.name, found.entries, length=hash_.length).with_ties(found.ties)
 
     @classmethod
@@ -194,17 +198,20 @@ class Manifest:
         algorithm: str = "blake3",
         *,
         length: int | None = None,
+        overlays: bool = False,
         backend: str | None = None,
         progress: Progress | None = None,
     ) -> Manifest:
         """The manifest of all safetensors files of a folder and its subfolders; see :meth:`build`.
 
         The tensors of a subfolder are named after it, for example ``2_Dense/linear.weight``. Indexes, as in
-        ``model.safetensors.index.json``, say which files belong together. Raises ManifestError also if
-        a file or a numbered shard is missing, a file lies outside the folder, a tensor is in two files and no
-        index says which one counts, or an index disagrees with the files.
+        ``model.safetensors.index.json``, say which files of their own folder belong together. Raises
+        ManifestError also if a file or a numbered shard is missing, a file lies outside the folder, a link
+        leads to a folder, the stored name of a tensor has a slash, a tensor is in two files and no index says
+        which one counts, copies of a tensor differ without ``overlays``, or an index disagrees with the
+        files.
         """
-        return cls._from_files(read_folder(path), algorithm, length, backend, progress)
+        return cls._from_files(read_folder(path, overlays=overlays), algorithm, length, backend, progress)
 
     def with_ties(self, ties: Mapping[str, str]) -> Manifest:
         """This manifest with further names for its tensors: each key of ``ties`` is a name of the tensor that
@@ -244,6 +251,7 @@ class Manifest:
         partial: bool = False,
         ignore: str | Iterable[str] = (),
         rename: Rename | None = None,
+        overlays: bool = False,
         backend: str | None = None,
         progress: Progress | None = None,
     ) -> ModelReport:
@@ -260,8 +268,12 @@ class Manifest:
         slashes: ``{"_orig_mod.": ""}`` undoes what ``torch.compile`` does to names. The empty key stands for
         the beginning of every name, where its value is put. ``ignore`` is applied to the new names.
 
-        The report says what does not match, and what was ignored or absent. Only a source that :meth:`build`
-        refuses, or arguments that leave nothing to compare or give two tensors one name, raise an error.
+        ``overlays`` permits, in a folder, copies of tensors that differ from those which the index chooses.
+        The copies are not compared. Without it such a folder is refused with a ManifestError.
+
+        The report says what does not match, and what was ignored, absent or overlaid. Only a source
+        that :meth:`build` refuses, or arguments that leave nothing to compare or give two tensors one name,
+        raise an error.
         """
         names = Names.of(ignore, rename)
         ignored = {name for entry in self._entries for name in entry.names if names.ignores(name)}
@@ -271,7 +283,7 @@ class Manifest:
             expected = sorted(entry.called(remaining) for entry, remaining in kept if remaining)
         if self._entries and not expected:
             raise ManifestError("ignore leaves no tensor of the manifest to compare")
-        found = _measure(source, self._hash, names, backend, progress)
+        found = _measure(source, self._hash, names, overlays, backend, progress)
         if not expected and not found.entries and found.ignored:
             raise ManifestError("ignore leaves no tensor of the model to compare")
         return compare(
@@ -281,6 +293,7 @@ class Manifest:
             alternatives=self._entries,
             partial=partial,
             ignored=ignored | found.ignored,
+            overlaid=found.overlaid,
         )
 
     @classmethod
@@ -400,13 +413,21 @@ class _Found:
     ties: Mapping[str, str]
     """Names that are not stored, each with the stored name of the same tensor, as files state it."""
     ignored: set[str]
+    overlaid: Sequence[tuple[str, str]] = ()
+    """Names of tensors, each with the file of a copy that differs and does not count."""
 
 
 def _measure(
-    source: Any, hash_: TensorHash, names: Names, backend: str | None, progress: Progress | None
+    source: Any,
+    hash_: TensorHash,
+    names: Names,
+    overlays: bool,
+    backend: str | None,
+    progress: Progress | None,
 ) -> _Found:
     if isinstance(source, str | os.PathLike):
-        files = read_folder(source) if Path(source).is_dir() else [SafetensorsFile.read(source)]
+        folder = Path(source).is_dir()
+        files = read_folder(source, overlays=overlays) if folder else [SafetensorsFile.read(source)]
         return _measure_files(files, hash_, names, backend, progress)
     state_dict = source.state_dict() if _is_module(source) else source
     if not isinstance(state_dict, Mapping):
@@ -437,7 +458,8 @@ def _measure_files(
                     f"the metadata of two files contradict each other: {shown(name)} is "
                     f"{shown(ties[name])} and {shown(to)}"
                 )
-    return _Found(entries, False, ties, ignored)
+    overlaid = [(name, str(file.path)) for file in files for name in file.overlaid]
+    return _Found(entries, False, ties, ignored, overlaid)
 
 
 def _root(hash_: TensorHash, entries: Sequence[TensorEntry], version: int) -> bytes:

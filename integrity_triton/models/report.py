@@ -63,6 +63,9 @@ class ModelReport:
     """Names that are listed but not in the model, if ``partial`` permits that."""
     ignored: tuple[str, ...] = ()
     """Names in the manifest or in the model that were not compared because of ``ignore``."""
+    overlaid: tuple[tuple[str, str], ...] = ()
+    """Names of tensors, each with the path of a file with a copy that differs from the tensor that was
+    compared. The index chooses the other file, and ``overlays`` permits the copy, which is not covered."""
 
     @property
     def ok(self) -> bool:
@@ -96,15 +99,21 @@ class ModelReport:
             "unstated": _pairs(self.unstated),
             "absent": list(self.absent),
             "ignored": list(self.ignored),
+            "overlaid": [{"name": name, "file": file} for name, file in self.overlaid],
         }
 
     def __str__(self) -> str:
         aside = [f"{len(self.absent)} absent"] if self.absent else []
         aside += [f"{len(self.ignored)} ignored"] if self.ignored else []
+        aside += [f"{len(self.overlaid)} overlaid"] if self.overlaid else []
+        copies = [
+            f"  overlaid    {name!r}: the copy in {file!r} is not covered" for name, file in self.overlaid
+        ]
         if self.ok:
             also = [f"{len(self.tied)} more tied to them"] if self.tied else []
             compared = _count(self.tensors - len(self.absent))
-            return ", ".join([f"{compared} as listed in the manifest", *also, *aside])
+            head = ", ".join([f"{compared} as listed in the manifest", *also, *aside])
+            return "\n".join([head, *copies])
         counts = [
             f"{len(self.changed)} changed",
             f"{len(self.missing)} missing",
@@ -115,7 +124,7 @@ class ModelReport:
         lines += [f"  changed     {change}" for change in self.changed]
         lines += [f"  missing     {name!r}" for name in self.missing]
         lines += [f"  unexpected  {name!r}{self._reason(name)}" for name in self.unexpected]
-        return "\n".join(lines)
+        return "\n".join([*lines, *copies])
 
     def _reason(self, name: str) -> str:
         for tied, to in self.untied:
@@ -147,6 +156,7 @@ def compare(
     alternatives: Sequence[TensorEntry],
     partial: bool = False,
     ignored: Iterable[str] = (),
+    overlaid: Iterable[tuple[str, str]] = (),
 ) -> ModelReport:
     """Compare the entries of a manifest with those of a model.
 
@@ -197,6 +207,7 @@ def compare(
         tuple(sorted(unstated)),
         tuple(absent),
         tuple(sorted(ignored)),
+        tuple(sorted(overlaid)),
     )
 
 

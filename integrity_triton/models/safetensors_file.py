@@ -57,6 +57,8 @@ class SafetensorsFile:
     ties: Mapping[str, str]
     """Names that are not stored, each with the stored name of the same tensor. safetensors writes them into
     the metadata when it leaves out names of shared memory."""
+    overlaid: tuple[str, ...] = ()
+    """Names of tensors in this file that differ from the copies in another file, which count instead."""
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> SafetensorsFile:

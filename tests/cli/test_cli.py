@@ -945,6 +945,33 @@ def test_a_manifest_does_not_replace_its_weights(run: Run) -> None:
         got = run("manifest", "create", source, "-o", output)
         assert (got.status, b"this is an input" in got.err) == (2, True)
     assert weights.read_bytes() == before
+    for name in ("model.safetensors.index.json", "model.safetensors.fp16.index.json"):
+        index = Path("model") / name
+        index.write_text(json.dumps({"weight_map": {}}))
+        got = run("manifest", "create", "model", "-o", index)
+        assert (got.status, b"this is an input" in got.err) == (2, True)
+        assert index.read_text() == json.dumps({"weight_map": {}})
+
+
+def test_overlays_are_permitted_by_an_option(run: Run) -> None:
+    weights = write_model(Path("model"))
+    assert run("manifest", "create", "model", "-o", "m.json").status == 0
+    name = json.loads(Path("m.json").read_bytes())["tensors"][0]["name"]
+    copy = weights.with_name("other.safetensors")
+    header = {
+        "more": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        name: {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]},
+    }
+    text = json.dumps(header).encode()
+    copy.write_bytes(struct.pack("<Q", len(text)) + text + b"ab")
+    weight_map = {name: weights.name, "more": copy.name}
+    Path("model/model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    for command in (["create", "model"], ["verify", "m.json", "model"]):
+        got = run("manifest", *command)
+        assert (got.status, b"(--overlays)" in got.err) == (2, True)
+    assert run("manifest", "create", "model", "-o", "m.json", "--overlays").status == 0
+    got = run("manifest", "verify", "m.json", "model", "--overlays", "--json")
+    assert (got.status, got.document["overlaid"]) == (0, [{"name": name, "file": str(copy)}])
 
 
 @needs_signing

@@ -608,7 +608,7 @@ def test_report_of_a_good_model() -> None:
     assert "2 tensors as listed" in str(report)
     assert report.to_dict() == {
         "ok": True, "tensors": 2, "changed": [], "missing": [], "unexpected": [], "tied": [],
-        "untied": [], "unstated": [], "absent": [], "ignored": [],
+        "untied": [], "unstated": [], "absent": [], "ignored": [], "overlaid": [],
     }  # fmt: skip
 
 

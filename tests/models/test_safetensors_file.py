@@ -187,13 +187,15 @@ def test_mutated_files_parse_or_are_refused(tmp_path_factory, changes, data) -> 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model of two shards with an index, and a file in the same folder that does not belong to it."""
+    """A model of two shards with an index and of a subfolder, and a file outside that does not belong to
+    it."""
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)
     safetensors.torch.save_file({"a": torch.zeros(2)}, folder / "1.safetensors")
+    safetensors.torch.save_file({"b": torch.ones(2)}, folder / "2.safetensors")
     safetensors.torch.save_file({"b": torch.ones(2)}, folder / "sub" / "2.safetensors")
     safetensors.torch.save_file({"secret": torch.ones(2)}, tmp_path / "outside.safetensors")
-    write_index(folder, {"a": "1.safetensors", "b": "sub/2.safetensors"})
+    write_index(folder, {"a": "1.safetensors", "b": "2.safetensors"})
     return folder
 
 
@@ -207,12 +209,12 @@ def names(folder: Path) -> set[str]:
 
 
 def test_folder_with_index(folder: Path) -> None:
-    assert names(folder) == {"a", "b"}
+    assert names(folder) == {"a", "b", "sub/b"}
 
 
 def test_folder_without_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").unlink()
-    assert names(folder) == {"a", "sub/b"}
+    assert names(folder) == {"a", "b", "sub/b"}
 
 
 def test_files_in_subfolders_count(folder: Path) -> None:
@@ -224,13 +226,51 @@ def test_files_in_subfolders_count(folder: Path) -> None:
         )
     write_index(folder, {"a": "1.safetensors", "w": "1.safetensors"}, "unet/x.safetensors.index.json")
     found = {"unet/a", "unet/w", "text_encoder/a", "text_encoder/w", "deep/er/a", "deep/er/w"}
-    assert names(folder) == found | {"a", "b", "unet/.hidden/a", "unet/.hidden/w"}
+    assert names(folder) == found | {"a", "b", "sub/b", "unet/.hidden/a", "unet/.hidden/w"}
     assert names(folder / "unet") == {"a", "w", ".hidden/a", ".hidden/w"}
-    safetensors.torch.save_file({"unet/w": torch.ones(1)}, folder / "more.safetensors")
-    with pytest.raises(
-        ManifestError, match=r"'unet/w' is in both 'more.safetensors' and 'unet/1.safetensors'"
-    ):
+
+
+@pytest.mark.parametrize("name", ["sub/b", "absent/b", "/b", "b/"])
+@pytest.mark.parametrize("place", ["", "sub/"])
+def test_a_stored_name_cannot_pretend_to_be_in_a_subfolder(folder: Path, place: str, name: str) -> None:
+    path = folder / f"{place}more.safetensors"
+    safetensors.torch.save_file({name: torch.ones(2)}, path)
+    with pytest.raises(ManifestError, match=f"more.safetensors: the tensor name '{name}' has a slash"):
         read_folder(folder)
+    assert Manifest.build(path).entries[0].name == name  # one file has no subfolders
+    safetensors.torch.save_file({"w": torch.ones(2)}, path, metadata={name: "w"})
+    with pytest.raises(ManifestError, match=f"the tensor name '{name}' has a slash"):
+        read_folder(folder)
+
+
+def test_layouts_that_a_loader_reads_differently_do_not_share_a_manifest(tmp_path: Path) -> None:
+    good, other = torch.ones(4), torch.full((4,), 2.0)
+    layouts: dict[str, dict[str, torch.Tensor]] = {
+        "original": {"model": good, "2_Dense/model": other, "3_Dense/model": other},
+        "index": {"2_Dense/model": good, "2_Dense/other": other, "3_Dense/model": other},
+        "file link": {"2_Dense/model": good, "2_Dense/other": other, "3_Dense/model": other},
+        "folder link": {"model": good, "3_Dense/model": other},
+        "more links": {"model": good, "2_Dense/model": other, "3_Dense/model": other},
+    }
+    for layout, files in layouts.items():
+        for name, tensor in files.items():
+            path = tmp_path / layout / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            safetensors.torch.save_file({"w": tensor}, path)
+    manifest = Manifest.build(tmp_path / "original")
+    write_index(tmp_path / "index", {"w": "2_Dense/model.safetensors"})
+    (tmp_path / "file link" / "x.safetensors").symlink_to("2_Dense/model.safetensors")
+    write_index(tmp_path / "file link", {"w": "x.safetensors"})
+    (tmp_path / "folder link" / "2_Dense").symlink_to("3_Dense")
+    (tmp_path / "more links" / "adapter").symlink_to("3_Dense")
+    for layout, message in (
+        ("index", "'2_Dense/model.safetensors' is in a subfolder"),
+        ("file link", "'2_Dense/w' is in both '2_Dense/model.safetensors' and '2_Dense/other.safetensors'"),
+        ("folder link", "2_Dense: a symbolic link to a folder"),
+        ("more links", "adapter: a symbolic link to a folder"),
+    ):
+        with pytest.raises(ManifestError, match=message):
+            manifest.verify(tmp_path / layout)
 
 
 def test_unreadable_subfolders_are_not_left_out(folder: Path, monkeypatch) -> None:
@@ -305,17 +345,22 @@ def test_numbered_shards(tmp_path: Path, files: list[str], missing: int | None) 
 
 def test_an_index_resolves_overlay_shards(folder: Path, caplog) -> None:
     safetensors.torch.save_file({"a": torch.full((2,), 7.0)}, folder / "overlay.safetensors")
-    write_index(folder, {"a": "overlay.safetensors", "b": "sub/2.safetensors"})
+    write_index(folder, {"a": "overlay.safetensors", "b": "2.safetensors"})
     with pytest.raises(ManifestError, match=r"'a' is in both"):  # no index names the other file
         read_folder(folder)
     safetensors.torch.save_file({"a": torch.zeros(2), "c": torch.zeros(1)}, folder / "1.safetensors")
-    write_index(folder, {"a": "overlay.safetensors", "b": "sub/2.safetensors", "c": "1.safetensors"})
-    found = {(file.path.name, t.name) for file in read_folder(folder) for t in file.tensors}
-    assert found == {("overlay.safetensors", "a"), ("1.safetensors", "c"), ("2.safetensors", "b")}
+    write_index(folder, {"a": "overlay.safetensors", "b": "2.safetensors", "c": "1.safetensors"})
+    found = {(file.path.name, t.name) for file in read_folder(folder, overlays=True) for t in file.tensors}
+    assert found == {
+        ("overlay.safetensors", "a"),
+        ("1.safetensors", "c"),
+        ("2.safetensors", "b"),
+        ("2.safetensors", "sub/b"),
+    }
     assert "the index assigns tensor 'a' to 'overlay.safetensors'" in caplog.text
-    assert "'1.safetensors' is not covered" in caplog.text
-    merged = {"a": torch.full((2,), 7.0), "b": torch.ones(2), "c": torch.zeros(1)}
-    assert Manifest.build(folder) == Manifest.build(merged)
+    assert "'1.safetensors' differs and is not covered" in caplog.text
+    merged = {"a": torch.full((2,), 7.0), "b": torch.ones(2), "c": torch.zeros(1), "sub/b": torch.ones(2)}
+    assert Manifest.build(folder, overlays=True) == Manifest.build(merged)
     write_index(folder, {"a": "1.safetensors", "b": "overlay.safetensors"}, INDEXES[1])
     with pytest.raises(ManifestError, match=r"'b' is not in 'overlay.safetensors'"):
         read_folder(folder)
@@ -323,6 +368,52 @@ def test_an_index_resolves_overlay_shards(folder: Path, caplog) -> None:
     safetensors.torch.save_file({"a": torch.ones(2), "d": torch.ones(1)}, folder / "overlay.safetensors")
     with pytest.raises(ManifestError, match=r"'a' is in both"):  # two indexes disagree
         read_folder(folder)
+
+
+OVERLAY = torch.arange(600_000, dtype=torch.float32)  # is compared in several reads
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [OVERLAY.reshape(2, -1), OVERLAY.view(torch.int32), OVERLAY.index_fill(0, torch.tensor([599_999]), 7.0)],
+    ids=["shape", "dtype", "bytes"],
+)
+def test_copies_that_differ_are_refused_unless_they_are_permitted(tmp_path: Path, copy: torch.Tensor) -> None:
+    good, shard = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    safetensors.torch.save_file({"w": OVERLAY}, good)
+    safetensors.torch.save_file({"v": torch.ones(3), "w": OVERLAY}, shard)
+    write_index(tmp_path, {"w": good.name, "v": shard.name})
+    manifest = Manifest.build(tmp_path)  # equal copies are harmless
+    report = manifest.verify(tmp_path)
+    assert report.ok
+    assert report.to_dict()["overlaid"] == []
+
+    safetensors.torch.save_file({"v": torch.ones(3), "w": copy}, shard)
+    for refuse in (Manifest.build, Manifest.from_folder, manifest.verify):
+        with pytest.raises(
+            ManifestError, match=r"'w' to '1.safetensors', and the copy in '2.safetensors' differs.*overlays"
+        ):
+            refuse(tmp_path)
+    assert Manifest.build(tmp_path, overlays=True) == manifest
+    assert Manifest.from_folder(tmp_path, overlays=True) == manifest
+    report = manifest.verify(tmp_path, overlays=True)
+    assert report.ok
+    assert report.to_dict()["overlaid"] == [{"name": "w", "file": str(shard)}]
+    assert "2 tensors as listed in the manifest, 1 overlaid\n  overlaid    'w': the copy in" in str(report)
+    safetensors.torch.save_file({"w": copy}, good)
+    safetensors.torch.save_file({"v": torch.ones(3), "w": OVERLAY}, shard)
+    report = manifest.verify(tmp_path, overlays=True)
+    assert [change.name for change in report.changed] == ["w"]  # the chosen tensor is always compared
+    assert "overlaid    'w'" in str(report)
+
+
+def test_several_names_of_one_file_are_one_file(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"w": OVERLAY}, tmp_path / "1.safetensors")
+    (tmp_path / "2.safetensors").symlink_to("1.safetensors")
+    os.link(tmp_path / "1.safetensors", tmp_path / "3.safetensors")
+    assert [t.name for file in read_folder(tmp_path) for t in file.tensors] == ["w"]
+    write_index(tmp_path, {"w": "2.safetensors"})
+    assert [t.name for file in read_folder(tmp_path) for t in file.tensors] == ["w"]
 
 
 def test_snapshots_of_the_hugging_face_cache(tmp_path: Path) -> None:
@@ -369,11 +460,14 @@ def test_blobs_are_for_snapshots_only(folder: Path) -> None:
 
 
 def test_linked_subfolders(folder: Path) -> None:
-    (folder / "latest").symlink_to("sub")
-    (folder / "loop").symlink_to(".")
     (folder / "nowhere").symlink_to("absent")
     (folder / "itself").symlink_to("itself")
-    assert names(folder) == {"a", "b"}
+    assert names(folder) == {"a", "b", "sub/b"}
+    for name, target in (("latest", "sub"), ("loop", ".")):
+        (folder / name).symlink_to(target)
+        with pytest.raises(ManifestError, match=f"{name}: a symbolic link to a folder"):
+            read_folder(folder)
+        (folder / name).unlink()
     (folder / "out").symlink_to("..")
     with pytest.raises(ManifestError, match="out: the path leaves the model folder"):
         read_folder(folder)
@@ -381,7 +475,7 @@ def test_linked_subfolders(folder: Path) -> None:
 
 def test_files_beside_the_index_count(folder: Path) -> None:
     safetensors.torch.save_file({"c": torch.zeros(1)}, folder / "model.safetensors")
-    assert names(folder) == {"a", "b", "c"}
+    assert names(folder) == {"a", "b", "sub/b", "c"}
     safetensors.torch.save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(ManifestError, match=r"'a' is in both '1.safetensors' and 'model.safetensors'"):
         read_folder(folder)
@@ -420,11 +514,12 @@ def test_index_itself_may_not_be_a_link_out(folder: Path) -> None:
 
 
 def test_links_inside_the_folder_and_to_it_are_followed(folder: Path) -> None:
+    (folder / "2.safetensors").unlink()
     (folder / "3.safetensors").symlink_to("sub/2.safetensors")
     write_index(folder, {"a": "1.safetensors", "b": "3.safetensors"})
     alias = folder.parent / "alias"
     alias.symlink_to(folder)
-    assert names(alias) == {"a", "b"}
+    assert names(alias) == {"a", "b", "sub/b"}  # a link has the name of its own place, and so has its file
 
 
 def test_loop_of_links(folder: Path) -> None:
@@ -437,7 +532,9 @@ def test_loop_of_links(folder: Path) -> None:
     ("weight_map", "message"),
     [
         ({"a": "1.safetensors", "b": "3.safetensors"}, "'3.safetensors' is missing"),
-        ({"a": "sub/2.safetensors"}, "'a' is not in 'sub/2.safetensors'"),
+        ({"a": "2.safetensors"}, "'a' is not in '2.safetensors'"),
+        ({"b": "sub/2.safetensors"}, "'sub/2.safetensors' is in a subfolder; .* files of its own folder"),
+        ({"b": "2.bin"}, "the name '2.bin' does not end in .safetensors"),
         ({"c": "1.safetensors"}, "'c' is not in '1.safetensors'"),
         ({"a": 1}, "must be a string"),
         (["1.safetensors"], "weight_map must be an object"),
@@ -453,6 +550,13 @@ def test_index_that_disagrees_with_the_files(folder: Path, weight_map: object, m
 def test_index_that_is_no_index(folder: Path, text: str) -> None:
     (folder / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ManifestError, match=r"index\.json: "):
+        read_folder(folder)
+
+
+def test_index_that_names_a_folder(folder: Path) -> None:
+    (folder / "3.safetensors").mkdir()
+    write_index(folder, {"a": "3.safetensors"})
+    with pytest.raises(ManifestError, match="no file has exactly the name '3.safetensors'"):
         read_folder(folder)
 
 
