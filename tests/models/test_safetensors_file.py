@@ -556,7 +556,7 @@ def test_index_that_is_no_index(folder: Path, text: str) -> None:
 def test_index_that_names_a_folder(folder: Path) -> None:
     (folder / "3.safetensors").mkdir()
     write_index(folder, {"a": "3.safetensors"})
-    with pytest.raises(ManifestError, match="no file has exactly the name '3.safetensors'"):
+    with pytest.raises(ManifestError, match=r"no file has exactly the name '3\.safetensors'"):
         read_folder(folder)
 
 
