@@ -11,8 +11,8 @@ OPTIONS are ``Tensor? key, Tensor[]? values, *, int? length, str? backend, str[]
 ``key`` is a uint8 tensor. The host reads a 1-D one, which is therefore best on the CPU. A 2-D one has a key
 for each message in its rows, and the host does not read it. Other parameters are encoded: ``names`` has the
 name of the parameter of each tensor in ``values``, and a name that ends with ``*`` is repeated, once for each
-message. ``settings`` are texts such as ``"digest_size=20"``. The results are those of the functions of these
-names.
+message. ``settings`` are texts such as ``"digest_size:int=20"``; the types are int, bool and str. The results
+are those of the functions of these names.
 
 A call with messages that are not tensors, or with a key of bytes, breaks the graph.
 """
@@ -54,7 +54,9 @@ def encoded(given: Mapping[str, Any]) -> dict[str, Any] | None:
         if value is None or name == "usedforsecurity":
             continue
         if isinstance(value, bool | int | str):
-            settings.append(f"{name}={value}")
+            # The type is told, so that a value of another type than the parameter's is refused.
+            kind = "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "str"
+            settings.append(f"{name}:{kind}={value}")
             continue
         is_list = isinstance(value, list | tuple)
         if is_list and not value:
@@ -71,7 +73,6 @@ def encoded(given: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _parameters(
-    algorithm: str,
     key: Tensor | None,
     names: Sequence[str] | None,
     values: Sequence[Tensor] | None,
@@ -84,18 +85,22 @@ def _parameters(
             given[name[:-1]] = [*(given.get(name[:-1]) or ()), value]
         else:
             given[name] = value
-    return given | _settings(algorithm, settings)
+    return given | _settings(settings)
 
 
-def _settings(algorithm: str, settings: Sequence[str] | None) -> dict[str, Any]:
-    types = {parameter.name: parameter.type for parameter in algorithms.get(algorithm).parameters}
+def _settings(settings: Sequence[str] | None) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for setting in settings or ():
         name, _, text = setting.partition("=")
-        if types.get(name) is str:
+        name, _, kind = name.partition(":")
+        if kind == "bool" and text in ("True", "False"):
+            given[name] = text == "True"
+        elif kind == "int":
+            given[name] = int(text)
+        elif kind == "str":
             given[name] = text
         else:
-            given[name] = {"True": True, "False": False}[text] if text in ("True", "False") else int(text)
+            raise ValueError(f"{setting!r} is not a setting such as 'digest_size:int=20'")
     return given
 
 
@@ -113,7 +118,7 @@ def _digests(
     length: int | None,
     settings: Sequence[str] | None,
 ) -> Tensor:
-    size = algorithms.get(algorithm).check_length(length, _settings(algorithm, settings))
+    size = algorithms.get(algorithm).check_length(length, _settings(settings))
     device = given[0].device if given else torch.device("cpu")
     if device.type != "meta" and any(x.is_meta for x in (*given, key) if x is not None):
         raise ValueError("a meta tensor has no data to hash")  # the result would be unset memory
@@ -136,7 +141,7 @@ def _hash_batch(
     names: Sequence[str] | None = None,
     settings: Sequence[str] | None = None,
 ) -> Tensor:
-    given = _parameters(algorithm, key, names, values, settings)
+    given = _parameters(key, names, values, settings)
     return eager.hash_batch(list(messages), algorithm, given, length=length, backend=backend)
 
 
@@ -171,7 +176,7 @@ def _hash_rows(
     names: Sequence[str] | None = None,
     settings: Sequence[str] | None = None,
 ) -> Tensor:
-    given = _parameters(algorithm, key, names, values, settings)
+    given = _parameters(key, names, values, settings)
     return eager.hash_batch(rows, algorithm, given, length=length, backend=backend)
 
 
@@ -208,7 +213,7 @@ def _hash_chunks(
     names: Sequence[str] | None = None,
     settings: Sequence[str] | None = None,
 ) -> Tensor:
-    given = _parameters(algorithm, key, names, values, settings)
+    given = _parameters(key, names, values, settings)
     return eager.hash_chunks(data, algorithm, chunk_size, given, length=length, backend=backend)
 
 

@@ -144,6 +144,34 @@ def test_parameters_are_traced(name):
     assert torch.equal(compiled(DATA), function(DATA))
 
 
+WRONG_TYPES = {
+    "text for a number": (lambda x: it.hash_batch(x, "xxh3_64", seed="5"), "seed must be int, not str"),
+    "text for a truth value": (
+        lambda x: it.hash_batch(x, "blake2b", last_node="True"),
+        "last_node must be bool",
+    ),
+    "a number for text": (lambda x: it.hash_batch(x, "blake3", derive_key_context=5), "must be str, not int"),
+    "a truth value for a length": (
+        lambda x: it.hash_batch(x, "blake3", length=True),
+        "length must be int, not bool",
+    ),
+    "a truth value for a size": (
+        lambda x: it.hash_chunks(x, "sha256", chunk_size=True),
+        "chunk_size must be int, not bool",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_wrong_types_are_refused_while_compiling_too(name):
+    function, says = WRONG_TYPES[name]
+    with pytest.raises(TypeError, match=says):
+        function(DATA)
+    torch._dynamo.reset()
+    with pytest.raises(TypeError, match=says):
+        torch.compile(function, backend="aot_eager")(DATA)
+
+
 BROKEN_GRAPHS = {
     "bytes": lambda x: it.hash_batch([b"a", b"bc"], "sha256").sum() + x.sum(),
     "a key of bytes": lambda x: it.hash_batch(x, "blake3", key=SECRET),
