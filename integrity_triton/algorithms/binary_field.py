@@ -31,8 +31,11 @@ class BinaryField:
 
     def x_to(self, exponent: int) -> int:
         """Return x**exponent. The exponent may be negative, since the inverse of x is (modulus + 1) / x."""
-        base, result = (2, 1) if exponent >= 0 else (self.modulus >> 1, 1)
-        exponent = abs(exponent)
+        return self.power(2 if exponent >= 0 else self.modulus >> 1, abs(exponent))
+
+    def power(self, base: int, exponent: int) -> int:
+        """Return base**exponent for an exponent that is not negative."""
+        result = 1
         while exponent:
             if exponent & 1:
                 result = self.multiply(result, base)

@@ -78,13 +78,7 @@ class _Gmac:
         return Cipher(AES(self._key), modes.ECB()).encryptor().update(block)
 
     def _subkey_to(self, exponent: int) -> int:
-        base, result = _element(self._encrypted(bytes(_BLOCK))), 1
-        while exponent:
-            if exponent & 1:
-                result = _FIELD.multiply(result, base)
-            base = _FIELD.multiply(base, base)
-            exponent >>= 1
-        return result
+        return _FIELD.power(_element(self._encrypted(bytes(_BLOCK))), exponent)
 
     def _length_part(self, first: int, second: int) -> int:
         """The last block of GHASH, two lengths in bytes, times H."""
