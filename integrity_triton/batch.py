@@ -60,7 +60,7 @@ def hash_batch(
     from . import ops
 
     rows = is_tensor(messages)
-    options = None if isinstance(length, bool) else ops.encoded(given)
+    options = ops.encoded(given, length)
     if options is None or not (rows or all(is_tensor(message) for message in messages)):
         return ops.untraced_hash_batch(messages, algorithm, given, length=length, out=out, backend=backend)
     operator = ops._hash_rows if rows else ops._hash_batch
@@ -91,7 +91,7 @@ def hash_chunks(
         )
     from . import ops
 
-    options = None if isinstance(length, bool) or isinstance(chunk_size, bool) else ops.encoded(given)
+    options = ops.encoded(given, length, chunk_size)
     if options is None or not (is_tensor(tensor) and 0 < chunk_size < 1 << 63):
         return ops.untraced_hash_chunks(
             tensor, algorithm, chunk_size, given, length=length, out=out, backend=backend

@@ -42,11 +42,14 @@ untraced_mac_tensors: Callable[..., mac.TensorTags] = _disable(mac.tags_of)
 untraced_verify: Callable[..., None] = _disable(mac.TensorTags._verify)
 
 
-def encoded(given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Parameters as keywords of the operators; None if one of them has a type that these do not take.
+def encoded(given: Mapping[str, Any], *sizes: Any) -> dict[str, Any] | None:
+    """Parameters as keywords of the operators; None if one of them has a type that these do not take, or one
+    of ``sizes``, which an operator would take for an int, is a bool.
 
     The values of bytes become constants of the graph, which torch stores. So a key must be a tensor.
     """
+    if any(isinstance(size, bool) for size in sizes):
+        return None
     names: list[str] = []
     values: list[Tensor] = []
     settings: list[str] = []
