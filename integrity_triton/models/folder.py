@@ -12,7 +12,7 @@ from pathlib import Path
 from ..strict_json import parse_object
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, JSON, WEIGHTS_ENDINGS, mistaken_for, recognise
-from .model_tree import snapshot_blobs
+from .model_tree import Bounds
 from .regular_files import Identity, read_regular
 from .safetensors_file import SafetensorsFile, StoredTensor
 
@@ -216,8 +216,7 @@ class _Place:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._root = Path(os.path.realpath(folder, strict=True))
-        self._blobs = snapshot_blobs(self._root)
+        self._bounds = Bounds(os.path.realpath(folder, strict=True))
 
     def walk(self) -> Iterator[str]:
         """The names of all files with weights and of all indexes.
@@ -245,10 +244,10 @@ class _Place:
         path = self._folder / name
         try:
             # Path.resolve raises RuntimeError for a loop of links.
-            target = Path(os.path.realpath(path, strict=True))
+            target = os.path.realpath(path, strict=True)
         except FileNotFoundError:
             raise ManifestError(f"{self._folder}: {shown(name)} is missing") from None
-        if not target.is_relative_to(self._root) and os.fspath(target.parent) != self._blobs:
+        if not self._bounds.contain(target):
             raise ManifestError(
                 f"{path}: the path leaves the model folder (a symbolic link); use a folder with real files, "
                 "or pass the file itself"

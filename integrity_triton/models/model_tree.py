@@ -132,13 +132,27 @@ def read_tree(
     return ModelTree(files, refused)
 
 
-def snapshot_blobs(root: str | os.PathLike[str]) -> str | None:
+class Bounds:
+    """Where the links in a model folder may lead: into the folder, and from a snapshot in a Hugging Face
+    cache into the folder ``blobs`` of the same repository."""
+
+    def __init__(self, root: str) -> None:
+        """``root`` is the real path of the folder."""
+        self._inside = os.path.join(root, "")
+        self._blobs = _snapshot_blobs(root)
+
+    def contain(self, target: str) -> bool:
+        """Whether a real path is within the bounds."""
+        return (target + os.sep).startswith(self._inside) or os.path.dirname(target) == self._blobs
+
+
+def _snapshot_blobs(root: str) -> str | None:
     """The folder that the links of a snapshot in a Hugging Face cache lead to, ``REPOSITORY/blobs``.
 
     ``root`` is ``REPOSITORY/snapshots/REVISION`` or a folder below it, as a real path. None for any other
     folder.
     """
-    folder = os.fspath(root)
+    folder = root
     while (parent := os.path.dirname(folder)) != folder:
         repository, name = os.path.split(parent)
         blobs = os.path.join(repository, "blobs")
@@ -149,11 +163,10 @@ def snapshot_blobs(root: str | os.PathLike[str]) -> str | None:
 
 
 class _Links:
-    """Where links in a folder may lead."""
+    """The links in a folder, whose real path is ``root``."""
 
     def __init__(self, root: str) -> None:
-        self._inside = os.path.join(root, "")
-        self._blobs = snapshot_blobs(root)
+        self._bounds = Bounds(root)
 
     def follow(self, path: str) -> ModelFile | str:
         """The file that a link leads to, or why the link is refused."""
@@ -166,7 +179,7 @@ class _Links:
             if error.errno != errno.ELOOP:
                 raise
             return f"{LINK} that leads back to itself"
-        if not (target + os.sep).startswith(self._inside) and os.path.dirname(target) != self._blobs:
+        if not self._bounds.contain(target):
             return f"{LINK} that leads out of the folder"
         if not stat.S_ISREG(status.st_mode):
             return f"{LINK} to {kind_of_node(status.st_mode)}"
