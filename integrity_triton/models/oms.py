@@ -15,7 +15,6 @@ import errno
 import functools
 import os
 import pathlib
-import time
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -63,7 +62,7 @@ from ..output_files import check_output_file, naming, write_file
 from ..strict_json import shown
 from .file_kinds import HEAD_SIZE, WEIGHTS_ENDINGS, recognise
 from .model_tree import LINK, SINGLE_FILE, ModelFile, ModelTree, read_tree
-from .regular_files import MOST_TICKS, read_regular, rest_of_tick
+from .regular_files import read_regular, settled
 from .stored import SharedProgress
 
 __all__ = ["HashingConfig", "SignatureFormatError", "generate_key", "sign", "verify"]
@@ -207,11 +206,7 @@ class HashingConfig(model_signing.hashing.Config):
             return read_tree(model, ignored=ignored, only=only, allow_symlinks=self._allow_symlinks)
 
         ignored = frozenset(self._ignored(model))
-        for _ in range(MOST_TICKS):
-            tree = listed()
-            if not (rest := rest_of_tick(*tree.changed)):
-                break
-            time.sleep(rest)
+        tree = settled(listed, lambda tree: tree.changed)
         for file in tree.files.values():
             if file.size == 0:  # it may have no shard that would be read, and not be empty
                 os.close(file.open(file.path, os.O_RDONLY))

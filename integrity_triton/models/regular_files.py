@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
+_Seen = TypeVar("_Seen")
 Identity = tuple[int, ...]
 
-MOST_TICKS = 10
-"""How often to wait for :func:`rest_of_tick`. What changes all the time is found changed afterwards."""
-
+_MOST_TICKS = 10  # how often to wait; what changes all the time is found changed afterwards
 _TICK = 0.01  # in seconds; the clock of Linux with the slowest setting
 
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
@@ -48,6 +49,19 @@ def rest_of_tick(*changed: float) -> float:
     now = time.time()
     ages = [now - time_of_change for time_of_change in changed]
     return max((_TICK - age for age in ages if 0 <= age < _TICK), default=0.0)
+
+
+def settled(look: Callable[[], _Seen], changed: Callable[[_Seen], Iterable[float]]) -> _Seen:
+    """What ``look`` sees, once a tick of the clock with which file systems stamp changes has passed since the
+    last of the times that ``changed`` tells of it. A later change then has another time stamp, and is
+    noticed."""
+    for _ in range(_MOST_TICKS):
+        seen = look()
+        rest = rest_of_tick(*changed(seen))
+        if not rest:
+            break
+        time.sleep(rest)
+    return seen
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = 0) -> int:

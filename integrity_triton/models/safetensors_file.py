@@ -8,7 +8,6 @@ spelling and its free-form ``__metadata__``.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from .dtypes import DTYPE_BITS, LARGEST_SIZE, byte_length
 from .entry import check_name
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, SAFETENSORS, mistaken_for
-from .regular_files import MOST_TICKS, Identity, identity, open_regular, rest_of_tick
+from .regular_files import Identity, identity, open_regular, settled
 
 MAX_HEADER_SIZE = 100_000_000
 """Bytes. The safetensors library has the same limit."""
@@ -73,7 +72,7 @@ class SafetensorsFile:
         except ValueError as error:
             raise ManifestError(str(error)) from None
         with open(descriptor, "rb") as file:
-            status = _settled(descriptor)
+            status = settled(lambda: os.fstat(descriptor), lambda status: (status.st_mtime, status.st_ctime))
             try:
                 header, data_start = _read_header(file, status.st_size)
             except ManifestError as error:
@@ -128,18 +127,6 @@ class SafetensorsFile:
 
     def _raise_changed(self, how: str) -> NoReturn:
         raise ManifestError(f"{self.path}: the file {how} while it was being read")
-
-
-def _settled(descriptor: int) -> os.stat_result:
-    """The status of a file, after a tick of the clock with which file systems stamp changes has passed since
-    the last change. A later change then has another time stamp, and is noticed."""
-    for _ in range(MOST_TICKS):
-        status = os.fstat(descriptor)
-        rest = rest_of_tick(status.st_mtime, status.st_ctime)
-        if not rest:
-            break
-        time.sleep(rest)
-    return status
 
 
 def _read_header(file: BinaryIO, file_size: int) -> tuple[bytes, int]:

@@ -701,7 +701,7 @@ def test_a_bit_set_back_in_time_is_noticed(model, signed, monkeypatch):
 def test_a_tick_of_the_clock_is_waited_for(model, signed, monkeypatch):
     changed, slept = max(path.stat().st_ctime for path in model.rglob("*")), []
     monkeypatch.setattr(regular_files.time, "time", lambda: changed + (0.02 if len(slept) == 2 else 0.004))
-    monkeypatch.setattr(oms.time, "sleep", slept.append)
+    monkeypatch.setattr(regular_files.time, "sleep", slept.append)
     signed.sign(model)
     assert slept == [pytest.approx(0.006, abs=0.001)] * 2
 
