@@ -82,8 +82,7 @@ class SelfTests:
         has no known answers. Raises BackendUnavailable if no known answer of the algorithm leads to a launch
         of the configuration.
         """
-        # Records are not hashable. A record that was tested stays referenced, so no other gets its id.
-        configuration = (id(request.algorithm), *self._launcher.configuration(launch, options))
+        configuration = _configuration(self._launcher, request.algorithm, launch, options)
         lanes = _lanes(launch, options)
         if self._passed.get(configuration, 0) >= lanes:
             return
@@ -133,8 +132,7 @@ class SelfTests:
         tested: dict[Configuration, int] = {}
 
         def start(launch: Launch, options: Mapping[str, int]) -> None:
-            configuration = (id(algorithm), *self._launcher.configuration(launch, options))
-            tested[configuration] = max(_lanes(launch, options), tested.get(configuration, 0))
+            _count_lanes(tested, _configuration(self._launcher, algorithm, launch, options), launch, options)
             self._launcher.launch(launch, options)
 
         outcomes = list(trial.run(Run(self._launcher, algorithm, start, trial.way), device))
@@ -158,6 +156,20 @@ class SelfTests:
 def _lanes(launch: Launch, options: Mapping[str, int]) -> int:
     """The number of different lanes of a program that give results in a launch."""
     return min(launch.lanes, options.get("BLOCK_MSGS", _MOST_LANES), _MOST_LANES)
+
+
+def _count_lanes(
+    most: dict[Configuration, int], configuration: Configuration, launch: Launch, options: Mapping[str, int]
+) -> None:
+    """Note a launch in ``most``, which has the most lanes with which each configuration was launched."""
+    most[configuration] = max(_lanes(launch, options), most.get(configuration, 0))
+
+
+def _configuration(
+    launcher: Launcher, algorithm: Algorithm, launch: Launch, options: Mapping[str, int]
+) -> Configuration:
+    # Records are not hashable. A record that was tested stays referenced, so no other gets its id.
+    return (id(algorithm), *launcher.configuration(launch, options))
 
 
 class _Reach:
@@ -198,8 +210,8 @@ class _Reach:
         launched: dict[Configuration, int] = {}
 
         def start(launch: Launch, options: Mapping[str, int]) -> None:
-            configuration = (id(self._algorithm), *self._launcher.configuration(launch, options))
-            launched[configuration] = max(_lanes(launch, options), launched.get(configuration, 0))
+            configuration = _configuration(self._launcher, self._algorithm, launch, options)
+            _count_lanes(launched, configuration, launch, options)
 
         for _ in trial.run(Run(self._launcher, self._algorithm, start, trial.way), self._device):
             pass
