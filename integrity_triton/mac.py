@@ -192,22 +192,25 @@ class TensorTags:
             by_device.setdefault(now.chunk_tags(name).device, []).append(name)
         queued = []
         for device, names in by_device.items():
-            computed = torch.cat([now._rows(name) for name in names])
-            given = torch.cat([self._rows(name).to(device) for name in names])
-            queued.append((computed ^ given).sum(dim=1) != 0)
+            queued.append((now._joined(names, device) ^ self._joined(names, device)).sum(dim=1) != 0)
         found = {}
         for names, differing in zip(by_device.values(), queued, strict=True):
-            counts = [len(now.chunk_tags(name)) + 1 for name in names]
-            for name, flags in zip(names, torch.split_with_sizes(differing.cpu(), counts), strict=True):
-                found[name] = flags.tolist()
+            counts = [len(now.chunk_tags(name)) for name in names]
+            *chunks, whole = torch.split_with_sizes(differing.cpu(), [*counts, len(names)])
+            for name, flags, tag in zip(names, chunks, whole.tolist(), strict=True):
+                found[name] = [*flags.tolist(), tag]
         return {name: found[name] for name in now.names}
 
-    def _rows(self, name: str) -> torch.Tensor:
-        """The tags of a tensor's chunks and its whole tag, uint8 ``[chunks + 1, 16]``."""
+    def _joined(self, names: Sequence[str], device: torch.device) -> torch.Tensor:
+        """The tags of all chunks of some tensors, then the tensors' tags: uint8 ``[n, 16]`` on ``device``."""
         import torch
 
-        whole = self._tags[self._index[name]]
-        return torch.cat([self.chunk_tags(name), whole.view(1, TAG_SIZE).to(self.chunk_tags(name).device)])
+        tags = [self.chunk_tags(name) for name in names]
+        tags += [self._tags[self._index[name]].view(1, TAG_SIZE) for name in names]
+        # Tags that were stored are on the CPU: one copy to the device, and not one for each tensor.
+        if len({tag.device for tag in tags}) == 1:
+            return torch.cat(tags).to(device)
+        return torch.cat([tag.to(device) for tag in tags])
 
     def to_json(self) -> str:
         """The tags as JSON text, which holds no key."""
