@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -31,6 +32,17 @@ def names(backend):
 
 def keyed(name: str) -> dict[str, bytes]:
     return {} if algorithms.get(name).keyed != "required" else {"key": pattern(33)[1:]}
+
+
+def run_interleaved(work: Callable[[int], object], threads: int) -> None:
+    """Call ``work`` with the number of each thread, in threads that take turns very often."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(threads)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_threads_interleaved(backend, names):
@@ -299,13 +311,7 @@ def test_one_object_updated_by_many_threads(backend, name):
             hasher.update(data)
             hasher.copy().digest()
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, range(threads)))
-    finally:
-        sys.setswitchinterval(interval)
+    run_interleaved(work, threads)
     whole = pattern(piece) * (threads * updates)
     assert hasher.digest() == oracle(algorithms.get(name), whole, **keyed(name))
 
@@ -317,13 +323,7 @@ def test_sums_that_many_threads_add_to():
         for k in range(5):
             sums.add(bytes([i, k]))
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(work, range(THREADS)))
-    finally:
-        sys.setswitchinterval(interval)
+    run_interleaved(work, THREADS)
     assert sums == it.LtHash(backend="native").add_batch(
         [bytes([i, k]) for i in range(THREADS) for k in range(5)]
     )
