@@ -36,14 +36,18 @@ class Secrets:
         return memory
 
     def wipe(self) -> None:
-        held, self._held = self._held, []
-        for memory, stream in held:
+        while self._held:
+            memory, stream = self._held[-1]
             with _on_stream(memory.device, stream):
                 memory.zero_()
+            self._held.pop()  # only now, so that an interrupt before it leaves the memory to the next call
 
     def __del__(self) -> None:
         if not sys.is_finalizing() and hasattr(self, "_held"):  # an interrupt can prevent __init__
-            self.wipe()
+            try:
+                self.wipe()
+            finally:
+                self.wipe()  # Python swallows an interrupt here, after which nobody would call again
 
 
 def _current_stream(device: torch.device) -> Any:

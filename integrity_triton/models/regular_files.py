@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -86,8 +87,9 @@ def read_regular(path: str | os.PathLike[str], limit: int, what: str) -> bytes:
     """
     with open(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        # Some files of the system have nothing to read yet, for which read() returns None.
-        data = (file.read(limit + 1) or b"") if size <= limit else b""
+        data = file.read(limit + 1) if size <= limit else b""
+        if data is None:  # some files of the system have nothing to read yet
+            raise BlockingIOError(errno.EAGAIN, "reading would have to wait", os.fspath(path))
     if size > limit or len(data) > limit:
         raise ValueError(f"{os.fspath(path)}: {max(size, len(data))} bytes; {what} has at most {limit}")
     return data

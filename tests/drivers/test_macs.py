@@ -168,6 +168,29 @@ def test_device_memory_with_keys_is_overwritten(mac, backend, monkeypatch):
     assert not any(memory.any() for memory in held)
 
 
+def test_an_interrupt_leaves_no_key_in_device_memory():
+    class Interrupting:
+        """Memory during whose overwriting the first interrupt comes."""
+
+        device = torch.device("cpu")
+
+        def zero_(self):
+            if not interrupted:
+                interrupted.append(True)
+                raise KeyboardInterrupt
+
+    interrupted = []
+    keys = torch.ones(2, 4)
+    secrets = Secrets()
+    secrets.hold(keys[0])
+    secrets.hold(Interrupting())
+    secrets.hold(keys[1])
+    with pytest.raises(KeyboardInterrupt):
+        secrets.__del__()
+    assert interrupted
+    assert not keys.any()
+
+
 def test_no_key_is_told(mac, backend, caplog):
     """Objects, errors, logged messages and formatted tracebacks do not show the key."""
     given = parameters(mac)

@@ -611,6 +611,21 @@ def test_a_file_that_claims_to_be_empty_is_not_read_without_end():
         regular_files.read_regular("/proc/self/status", 10, "x")
 
 
+def test_a_file_that_has_nothing_to_read_yet_is_not_empty(tmp_path, monkeypatch):
+    """Such as /proc/kmsg, which counts as a regular file."""
+    path = tmp_path / "file"
+    path.touch()
+
+    def open_one_that_waits(descriptor, mode):
+        file = os.fdopen(descriptor, mode)
+        file.read = lambda size: None
+        return file
+
+    monkeypatch.setattr(regular_files, "open", open_one_that_waits, raising=False)
+    with pytest.raises(BlockingIOError, match=re.escape(str(path))):
+        regular_files.read_regular(path, 10, "x")
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="not applicable: there is no /proc")
 @METHODS
 def test_a_file_with_more_bytes_than_its_size(signed, form):
