@@ -33,6 +33,8 @@ class Backend(abc.ABC):
     summary: ClassVar[str]
     device_types: ClassVar[tuple[str, ...]] = ()
     """torch device types whose data this backend reads in place. Data on other devices is copied."""
+    for_tests: ClassVar[bool] = False
+    """Whether this backend is too slow for anything but tests. It then runs only if it is asked for."""
 
     @abc.abstractmethod
     def probe(self) -> Probe:
@@ -55,6 +57,10 @@ class Backend(abc.ABC):
     def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
         """Whether automatic selection should take this backend, if it can run. ``messages`` is the batch, or
         None for one message that comes in pieces."""
+
+    def comparison(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> str | None:
+        """The figures that :meth:`is_default` compares, in words, or None if it compares no figures."""
+        return None
 
     @abc.abstractmethod
     def digest_batch(

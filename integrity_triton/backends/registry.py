@@ -248,13 +248,30 @@ def select(
     An explicit request (see :func:`requested`) is honoured or fails with the reason; it never falls back to
     another backend. An automatic choice is logged once, with its reason, under ``integrity_triton``.
     """
+    return _choose(algorithm, device_type, messages, backend)[0]
+
+
+def explain(algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> tuple[Backend, str]:
+    """The backend that :func:`select` gives to a call that names none, and the reason in words."""
+    chosen, reason = _choose(algorithm, device_type, messages, None)
+    if not reason:
+        found = [b.comparison(algorithm, device_type, messages=messages) for b in _backends.values()]
+        figures = "; ".join(text for text in found if text is not None)
+        reason = figures or ("no other takes it" if chosen.name == "native" else "the data is on its device")
+    return chosen, reason
+
+
+def _choose(
+    algorithm: Algorithm, device_type: str, messages: Messages | None, backend: str | None
+) -> tuple[Backend, str]:
+    """See :func:`select`. The reason is empty if the backends' own ``is_default`` decided."""
     name = requested(backend)
     if name is not None:
         chosen = get(name)
         reason = chosen.unsupported(algorithm)
         if reason is not None:
             raise BackendUnavailable(f"backend {name!r} cannot run {algorithm.name}: {reason}")
-        return chosen
+        return chosen, f"{'use_backend' if _requested else ENVIRONMENT_VARIABLE} asks for it"
     _load()
     fallback_reasons = []
     for candidate in _backends.values():
@@ -274,7 +291,7 @@ def select(
             probe = _probe(candidate)
             if probe.available:
                 _log_once(logging.INFO, f"{algorithm.name} on {device_type} data runs on {candidate.name}")
-                return candidate
+                return candidate, ""
             reason = probe.reason
         fallback_reasons.append(f"{candidate.name}: {reason}")
     native = get("native")
@@ -282,33 +299,33 @@ def select(
     if reason is not None:
         return _without_library(algorithm, device_type, f"native: {reason}")
     if fallback_reasons:
+        why = "; ".join(fallback_reasons)
         _log_once(
             logging.WARNING,
             f"{algorithm.name} on {device_type} data falls back to native, which copies it to the host",
-            f"({'; '.join(fallback_reasons)})",
+            f"({why})",
         )
-    elif device_type != "cpu":
-        why = (
-            "one sequential message has no parallelism for a device"
-            if messages is None
-            else "no other takes it"
-        )
-        _log_once(logging.INFO, f"{algorithm.name} on {device_type} data runs on native: {why}")
-    return native
+        return native, why
+    if device_type == "cpu":
+        return native, ""
+    why = (
+        "one sequential message has no parallelism for a device" if messages is None else "no other takes it"
+    )
+    _log_once(logging.INFO, f"{algorithm.name} on {device_type} data runs on native: {why}")
+    return native, why
 
 
-def _without_library(algorithm: Algorithm, device_type: str, reason: str) -> Backend:
-    """A backend that runs the kernels, preferably one that reads the data in place. The interpreter is too
-    slow to be chosen automatically."""
-    _load()
+def _without_library(algorithm: Algorithm, device_type: str, reason: str) -> tuple[Backend, str]:
+    """A backend that runs the kernels, preferably one that reads the data in place, and why native does
+    not."""
     reasons = [reason]
-    candidates = [b for b in _backends.values() if b.name not in ("native", "interpreter")]
+    candidates = [b for b in _backends.values() if b.name != "native" and not b.for_tests]
     for candidate in sorted(candidates, key=lambda b: device_type not in b.device_types):
         found = candidate.unsupported(algorithm)
         probe = _probe(candidate)
         if found is None and probe.available:
             _log_once(logging.INFO, f"{algorithm.name} runs on {candidate.name} ({reason})")
-            return candidate
+            return candidate, reason
         reasons.append(f"{candidate.name}: {probe.reason if not probe.available else found}")
     raise BackendUnavailable(
         f'nothing here can run {algorithm.name}; pip install "integrity-triton[cpu]" brings kernels for the '

@@ -14,6 +14,7 @@ import click
 from .._version import __version__
 from .algorithms import algorithms
 from .aot import aot
+from .bench import bench
 from .conformance import conformance
 from .devices import devices
 from .hash import hash_files
@@ -33,7 +34,7 @@ def _commands() -> None:
     """Hash files, and make, sign and verify models, on the fastest device there is."""
 
 
-for _command in (algorithms, aot, conformance, devices, hash_files, keygen, manifest, sign, verify):
+for _command in (algorithms, aot, bench, conformance, devices, hash_files, keygen, manifest, sign, verify):
     _commands.add_command(_command)
 
 

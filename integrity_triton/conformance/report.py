@@ -130,6 +130,12 @@ class Report:
 
     def summary(self) -> str:
         """The result in one line."""
+        if not self.places:
+            why: dict[str, list[str]] = {}
+            for backend, reason in self.absent.items():
+                why.setdefault(reason, []).append(backend)
+            reasons = "; ".join(f"{reason} ({', '.join(backends)})" for reason, backends in why.items())
+            return f"nothing ran, so nothing was checked: {reasons or 'nothing was asked for'}"
         found = self.counts()
         cases = sum(cell.cases for cell in self.cells)
         words = ", ".join(f"{n} {status}" for status, n in found.items() if n)

@@ -328,3 +328,35 @@ def test_data_of_a_gpu_goes_to_its_backend(monkeypatch):
     monkeypatch.setattr(registry, "_probes", {})
     fake_gpu(monkeypatch, "cuda", cuda=None, hip="7.0")
     assert registry.select(sha256, "cuda", messages=batch_messages([b"a", b"b"])).name == "hip"
+
+
+@pytest.mark.parametrize(
+    ("name", "available", "default", "reason"),
+    [
+        ("sha256", True, True, "opencl ~ "),
+        ("sha256", False, True, "fake: batteries are flat"),
+        ("sha256", True, False, "opencl ~ "),
+        ("cshake_128", True, False, "native: no CPU library has it"),
+    ],
+)
+def test_the_choice_is_explained_by_what_decided(fake, name, available, default, reason):
+    import torch
+
+    fake.available, fake.default = available, default
+    record = algorithms.get(name)
+    messages = batch_messages(torch.zeros((2, 8), dtype=torch.uint8))
+    try:
+        chosen, words = registry.explain(record, "cpu", messages=messages)
+    except it.BackendUnavailable:
+        assert name == "cshake_128"  # a machine without opencl
+        return
+    assert chosen is registry.select(record, "cpu", messages=messages)
+    assert reason in words
+
+
+def test_a_request_explains_the_choice(fake, monkeypatch):
+    record = algorithms.get("sha256")
+    monkeypatch.setenv(registry.ENVIRONMENT_VARIABLE, "native")
+    assert registry.explain(record, "cpu", messages=None)[1] == "INTEGRITY_TRITON_BACKEND asks for it"
+    with registry.use_backend("fake"):
+        assert registry.explain(record, "cpu", messages=None)[1] == "use_backend asks for it"

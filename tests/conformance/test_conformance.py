@@ -394,6 +394,19 @@ def test_what_was_asked_for_and_is_absent(plant, run):
     assert "device meta:3 was asked for, and nothing ran on it" in err
 
 
+def test_a_run_of_nothing_says_so(plant, run):
+    plant(Elsewhere)
+    status, out, _ = run("--backend", "elsewhere", "--quick", "--report", "r.md")
+    says = "nothing ran, so nothing was checked: no such device on this bench (elsewhere)"
+    assert (status, out.splitlines()[-1]) == (1, says)
+    assert says in Path("r.md").read_text("utf-8")
+    status, out, _ = run("--device", "meta:3", "--algorithm", "md5", "--quick")
+    assert status == 1
+    last = out.splitlines()[-1]
+    assert last.startswith("nothing ran, so nothing was checked: ")
+    assert "it has no device meta:3 (" in last
+
+
 def test_what_was_not_asked_for_may_be_absent(plant, run):
     plant(Elsewhere)
     status, out, _ = run("--algorithm", "md5", "--quick")

@@ -139,6 +139,7 @@ def _indexable_scalars() -> Iterator[None]:
 
 class InterpreterBackend(TritonBackend):
     name = "interpreter"
+    for_tests = True
     summary = "the kernels in Triton's interpreter on the CPU: for tests, thousands of times slower"
     device_types = ("cpu",)
     torch_device_type = "cpu"

@@ -30,7 +30,7 @@ from ...messages.tensors import host_memory
 from ..base import Probe
 from ..triton_backend import TritonBackend
 from . import binary_cache, prebuilt
-from .cpu_choice import kernels_are_faster
+from .cpu_choice import compared, kernels_are_faster
 from .in_flight import InFlight
 
 if TYPE_CHECKING:
@@ -298,6 +298,11 @@ class OpenClBackend(TritonBackend):
             and messages is not None
             and kernels_are_faster(self, algorithm, messages)
         )
+
+    def comparison(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> str | None:
+        if device_type not in self.device_types or messages is None:
+            return None
+        return compared(self, algorithm, messages)
 
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         runtime = self._runtime

@@ -90,3 +90,17 @@ def _work(messages: Messages, lanes: int) -> tuple[int, int, int, int]:
 def kernels_are_faster(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> bool:
     found = estimates(backend, algorithm, messages)
     return found is not None and found[0] < found[1]
+
+
+def compared(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> str:
+    """What :func:`kernels_are_faster` compares, in words."""
+    found = estimates(backend, algorithm, messages)
+    if found is None:
+        return "no figures for opencl"
+    kernels, native = (_in_words(seconds) for seconds in found)
+    return f"opencl ~ {kernels}, native ~ {native}"
+
+
+def _in_words(seconds: float) -> str:
+    scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
+    return f"{seconds * scale:.3g} {unit}"
