@@ -59,6 +59,9 @@ class BackendStatus:
     summary: str
     self_test: str | None = None
     """A description of when its kernels are tested with known answers; None if it runs no kernels."""
+    emulated: bool = False
+    """Whether it executes the code of devices that are not here. Such a backend runs only if it is asked
+    for by name."""
 
 
 def _renew_lock() -> None:

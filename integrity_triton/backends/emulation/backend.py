@@ -1,0 +1,125 @@
+"""What the backends have in common that execute the kernels' compiled code in an emulator, on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...algorithms import Algorithm, load_reference
+from ...launching.launch import Launch
+from ...launching.launcher import TrialSize
+from ...messages.layout import Addressed, Messages, Ragged, Rows
+from ..base import Probe
+from ..triton_backend import TritonBackend
+from ..triton_cache import launch_with_cache
+from .coverage import Coverage
+from .driver import EmulatedDriver, missing
+from .memory import GlobalMemory
+from .program import Target
+
+if TYPE_CHECKING:
+    import torch
+
+_POISON = 0xA5
+
+
+class EmulatedBackend(TritonBackend):
+    """A subclass names its targets, and the one that is taken if the environment does not name another."""
+
+    for_tests = True
+    device_types = ("cpu",)
+    torch_device_type = "cpu"
+    trial_size = TrialSize(messages=2, lanes=257, volume=300_000, blocks=16)
+
+    target_variable: ClassVar[str]
+    """The environment variable that names the target."""
+    default_target: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.coverage = Coverage()
+
+    @classmethod
+    def targets(cls) -> Mapping[str, Target]:
+        """The targets that this backend emulates, by name."""
+        raise NotImplementedError
+
+    @cached_property
+    def target(self) -> Target:
+        """Raises ValueError if the environment names no target that is emulated."""
+        name = os.environ.get(self.target_variable) or self.default_target
+        try:
+            return self.targets()[name]
+        except KeyError:
+            raise ValueError(
+                f"{self.target_variable} must be one of {', '.join(self.targets())}, not {name!r}"
+            ) from None
+
+    @cached_property
+    def _driver(self) -> EmulatedDriver:
+        return EmulatedDriver(self.target, self.coverage)
+
+    def probe(self) -> Probe:
+        try:
+            import torch  # noqa: F401
+            import triton
+        except ImportError as error:
+            return Probe(False, f"{error.name} cannot be imported; pip install {error.name}")
+        reason = missing()
+        if reason is not None:
+            return Probe(False, reason)
+        from triton.runtime.jit import JITFunction
+
+        if not isinstance(load_reference("integrity_triton.kernels.bits:bswap32"), JITFunction):
+            return Probe(False, "TRITON_INTERPRET is set; unset it, since nothing is compiled with it")
+        try:
+            name = self.target.name
+        except ValueError as error:
+            return Probe(False, str(error))
+        return Probe(True, f"emulated on the CPU, Triton {triton.__version__}", (f"emulated {name}",))
+
+    def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
+        return False
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Memory that is full of one byte, so that a digest made of what was never written is wrong."""
+        made = super().empty(shape, dtype, device)
+        if made.numel():
+            import torch
+
+            made.view(-1).view(torch.uint8).fill_(_POISON)
+        return made
+
+    def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
+        kernel = load_reference(launch.kernel)
+        constants = {
+            name: load_reference(value) if isinstance(value, str) else value
+            for name, value in launch.constants.items()
+        }
+        programs = -(-launch.lanes // options["BLOCK_MSGS"])
+        with self._driver.active(_memory(launch)):
+            launch_with_cache(lambda: kernel[(programs,)](**launch.arguments, **constants, **options))
+
+
+def _memory(launch: Launch) -> GlobalMemory:
+    """Exactly the memory that the launch was given."""
+    memory = GlobalMemory()
+    for name, value in launch.arguments.items():
+        if hasattr(value, "data_ptr"):
+            memory.register(value.data_ptr(), value.numel() * value.element_size(), f"argument {name}")
+    for owner in launch.memory:
+        _register(memory, owner)
+    return memory
+
+
+def _register(memory: GlobalMemory, owner: Any) -> None:
+    """Register what owns the memory at an address in the arguments of a launch."""
+    if isinstance(owner, Rows | Ragged):
+        owner = owner.addressed()
+    if isinstance(owner, Addressed):
+        memory.register_many(owner.addresses, owner.lengths, "the messages", vectors=True)
+    elif hasattr(owner, "data_ptr"):
+        memory.register(owner.data_ptr(), owner.numel() * owner.element_size(), "memory at an address")
+    else:
+        raise TypeError(f"the memory of a launch is owned by a {type(owner).__name__}")

@@ -1,0 +1,66 @@
+"""Which basic blocks of kernels have been executed, and which rows and columns of their matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .program import Block
+
+Array = np.ndarray[Any, Any]
+
+
+class KernelCoverage:
+    """The coverage of one compiled kernel, over all of its launches."""
+
+    def __init__(self, name: str, blocks: Sequence[Block], matrices: Mapping[str, tuple[int, int]]) -> None:
+        self.name = name
+        self._blocks = blocks
+        self._executed = np.zeros(len(blocks), np.bool_)
+        self._rows = {key: np.zeros(rows, np.bool_) for key, (rows, _) in matrices.items()}
+        self._columns = {key: np.zeros(columns, np.bool_) for key, (_, columns) in matrices.items()}
+
+    def block(self, number: int) -> None:
+        """Note that a basic block was executed by at least one thread."""
+        self._executed[number] = True
+
+    def matrix(self, name: str, rows: Array, columns: Array) -> None:
+        """Note which rows and columns of a matrix product, without its addend, were not all zero."""
+        self._rows[name] |= rows
+        self._columns[name] |= columns
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """How many basic blocks were executed, and how many there are."""
+        return int(self._executed.sum()), len(self._blocks)
+
+    def missed(self) -> tuple[str, ...]:
+        """The basic blocks, rows and columns that were never executed, in words."""
+        found = [f"block {n}: {self._blocks[n]}" for n in np.flatnonzero(~self._executed).tolist()]
+        for name in self._rows:
+            for kind, seen in (("row", self._rows[name]), ("column", self._columns[name])):
+                if not seen.all():
+                    numbers = ", ".join(map(str, np.flatnonzero(~seen)))
+                    found.append(f"{kind}s {numbers} of {name}")
+        return tuple(found)
+
+
+class Coverage:
+    """The coverage of all kernels that a backend has launched in this process."""
+
+    def __init__(self) -> None:
+        self._kernels: dict[str, KernelCoverage] = {}
+
+    def kernel(
+        self, name: str, blocks: Sequence[Block], matrices: Mapping[str, tuple[int, int]]
+    ) -> KernelCoverage:
+        """The coverage of the compiled kernel called ``name``."""
+        if name not in self._kernels:
+            self._kernels[name] = KernelCoverage(name, blocks, matrices)
+        return self._kernels[name]
+
+    def kernels(self) -> tuple[KernelCoverage, ...]:
+        return tuple(self._kernels.values())

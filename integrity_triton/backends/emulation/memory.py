@@ -1,0 +1,436 @@
+"""The memory of an emulated device: the global memory of a launch, exact to the byte, and shared memory.
+
+Global memory is the memory of this process, of which a launch may access what it was given. Every access is
+checked for bounds, alignment and races.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .faults import MemoryFault, Race, Uninitialised
+from .shadow import Shadow
+from .stamps import NOBODY, Array
+
+UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+"""NumPy's unsigned type of each size in bytes."""
+WIDEST_VECTOR = 16
+"""Bytes that the widest vector access of a thread has."""
+_BASE = 4096
+_POISON = 0xA5
+
+
+class _Everything:
+    """The address space of the process, as NumPy takes it."""
+
+    __array_interface__: ClassVar[dict[str, Any]] = {
+        "data": (_BASE, False),
+        "shape": ((1 << 47) - 2 * _BASE,),
+        "typestr": "|u1",
+        "version": 3,
+    }
+
+
+@dataclass
+class _Ranges:
+    """Ranges of addresses, sorted, with a name each. Ranges may overlap unless they are merged."""
+
+    starts: Array
+    ends: Array
+    names: list[str]
+
+    @classmethod
+    def of(cls, pieces: list[tuple[Array, Array, str]]) -> _Ranges:
+        """Merge pieces ``(starts, ends, name)`` that overlap. Pieces that only touch stay apart, because an
+        access across two allocations is a fault even if they are neighbours."""
+        if not pieces:
+            return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), [])
+        starts = np.concatenate([piece[0] for piece in pieces])
+        ends = np.concatenate([piece[1] for piece in pieces])
+        owner = np.repeat(np.arange(len(pieces)), [len(piece[0]) for piece in pieces])
+        order = np.lexsort((-ends, starts))
+        starts, ends, owner = starts[order], ends[order], owner[order]
+        reach = np.maximum.accumulate(ends)
+        first = np.ones(len(starts), np.bool_)
+        first[1:] = starts[1:] >= reach[:-1]
+        at = np.flatnonzero(first)
+        last = np.append(at[1:], len(starts)) - 1
+        return cls(starts[at], reach[last], [pieces[n][2] for n in owner[at]])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def find(self, addresses: Array, width: int) -> tuple[Array, Array]:
+        """The range in which each access starts, and whether the access is within it."""
+        at = np.searchsorted(self.starts, addresses, "right") - 1
+        return at, (at >= 0) & (addresses + width <= self.ends[at])
+
+    def touched(self, addresses: Array, width: int) -> Array:
+        """Whether each access has a byte in common with a range."""
+        at = np.searchsorted(self.starts, addresses + width, "left") - 1
+        return np.asarray((at >= 0) & (addresses < self.ends[at]))
+
+
+class GlobalMemory:
+    """The global memory that one launch may access."""
+
+    def __init__(self) -> None:
+        whole = np.asarray(_Everything())
+        self._views = {size: whole.view(kind) for size, kind in UNSIGNED.items()}
+        self._pieces: dict[bool, list[tuple[Array, Array, str]]] = {False: [], True: []}
+        self._ranges: dict[bool, _Ranges] = {}
+        self._shadows: dict[int, Shadow] = {}
+        self._reads: dict[int, list[tuple[Array, int, Array, Any]]] = {}
+
+    # What is accessible
+
+    def register(self, address: int, size: int, name: str, *, vectors: bool = False) -> None:
+        """Give the launch ``size`` bytes at an address. With ``vectors`` they are a message: it may only be
+        read, but in aligned vectors of up to 16 bytes that hold at least one byte of it."""
+        self.register_many(np.array([address], np.int64), np.array([size], np.int64), name, vectors=vectors)
+
+    def register_many(self, addresses: Array, sizes: Array, name: str, *, vectors: bool = False) -> None:
+        """Give the launch memory at many addresses, int64 ``[n]``."""
+        some = sizes > 0
+        if some.any():
+            starts = addresses[some].astype(np.int64)
+            self._pieces[vectors].append((starts, starts + sizes[some], name))
+            self._ranges.clear()
+
+    @contextlib.contextmanager
+    def temporary(self, array: Array, name: str) -> Iterator[int]:
+        """Give the launch the memory of an array, whose address it yields, for the body of a ``with``."""
+        self.register(array.ctypes.data, array.nbytes, name)
+        piece = self._pieces[False][-1] if array.nbytes else None
+        try:
+            yield array.ctypes.data
+        finally:
+            if piece is not None:
+                self._pieces[False] = [p for p in self._pieces[False] if p is not piece]
+                self._ranges.clear()
+
+    def _found(self, vectors: bool) -> _Ranges:
+        if vectors not in self._ranges:
+            self._ranges[vectors] = _Ranges.of(self._pieces[vectors])
+            self._shadows.clear()
+        return self._ranges[vectors]
+
+    # Accesses
+
+    def load(
+        self,
+        addresses: Array,
+        size: int,
+        stamp: Array,
+        what: Any,
+        count: int = 1,
+        *,
+        align: int | None = None,
+    ) -> Array:
+        """Load ``count`` consecutive elements of ``size`` bytes at each of ``n`` addresses, uint64.
+
+        Returns unsigned integers ``[count, n]``. The whole access has to be aligned to ``align`` bytes, or
+        else to its own size. Raises MemoryFault or Race."""
+        at = self._checked(addresses, size * count, stamp, what, align)
+        if align is not None and align < size:
+            data = self._views[1][at[:, None] - _BASE + np.arange(size * count)]
+            return np.ascontiguousarray(np.ascontiguousarray(data).view(UNSIGNED[size]).T)
+        index = (at - _BASE) >> (size.bit_length() - 1)
+        view = self._views[size]
+        return np.stack([view[index + i] for i in range(count)])
+
+    def load_bytes(self, addresses: Array, size: int, stamp: Array, what: Any) -> Array:
+        """Load ``size`` bytes at each of ``n`` addresses of any alignment: uint8 ``[n, size]``."""
+        at = self._checked(addresses, size, stamp, what, 1)
+        return np.asarray(self._views[1][at[:, None] - _BASE + np.arange(size)])
+
+    def store(
+        self,
+        addresses: Array,
+        values: Sequence[Array],
+        stamp: Array,
+        what: Any,
+        *,
+        align: int | None = None,
+    ) -> None:
+        """Store consecutive elements, ``[n]`` each and of one unsigned type, at each of ``n`` addresses.
+
+        Raises MemoryFault or Race."""
+        if not addresses.size:
+            return
+        kind = values[0].dtype
+        size = kind.itemsize
+        width = size * len(values)
+        at = self._writable(addresses, width, what, align)
+        data = np.stack([np.broadcast_to(v, at.shape) for v in values], axis=1)
+        data = np.ascontiguousarray(data).view(np.uint8)
+        index = at[:, None] - _BASE + np.arange(width)
+        changed = self._views[1][index] != data
+        for shadow, start, chosen in self._shadowed(at):
+            shadow.stored(index[chosen] + (_BASE - start), stamp[chosen], changed[chosen], what)
+        self._views[1][index] = data
+        _check_same(self._views[1][index], data, what)
+
+    def atomic(self, operation: str, addresses: Array, values: Array, what: Any) -> Array:
+        """Apply an atomic operation (``add sub and or xor min max umin umax exch``) at each address, one
+        after the other. Returns the values before, of the type of ``values``, which is unsigned."""
+        size = values.dtype.itemsize
+        at = self._writable(addresses, size, what, None)
+        return self._in_turn(at, size, what, lambda old, i: combined(operation, old, values[i]))
+
+    def compare_swap(self, addresses: Array, expected: Array, new: Array, what: Any) -> Array:
+        """Replace ``expected`` by ``new`` at each address, one after the other. Returns the values before."""
+        size = new.dtype.itemsize
+        at = self._writable(addresses, size, what, None)
+        return self._in_turn(at, size, what, lambda old, i: new[i] if old == expected[i] else old)
+
+    def _in_turn(self, at: Array, size: int, what: Any, change: Any) -> Array:
+        view, old = self._views[size], np.zeros(len(at), UNSIGNED[size])
+        for i, place in enumerate(((at - _BASE) >> (size.bit_length() - 1)).tolist()):
+            old[i] = view[place]
+            view[place] = change(old[i], i)
+        bytes_ = at[:, None] + np.arange(size)
+        for shadow, start, chosen in self._shadowed(at):
+            shadow.atomic(bytes_[chosen] - start, what)
+        return old
+
+    def finish(self) -> None:
+        """Raise Race if a load of this launch has read what an unordered access wrote later. It is called
+        when a launch has ended."""
+        for number, reads in self._reads.items():
+            shadow = self._shadows.get(number)
+            if shadow is None:
+                continue
+            start = int(self._found(False).starts[number])
+            for at, width, stamp, what in reads:
+                places = at[:, None] - start + np.arange(width)
+                shadow.check_load(places, np.broadcast_to(stamp[:, None], places.shape), what)
+        self._reads.clear()
+        self._shadows.clear()
+
+    # Checks
+
+    def _aligned(self, addresses: Array, align: int, what: Any) -> Array:
+        at = addresses.view(np.int64) if addresses.dtype == np.uint64 else addresses.astype(np.int64)
+        if align > 1:
+            bad = (at & (align - 1)) != 0
+            if bad.any():
+                raise MemoryFault(
+                    f"{what}: {int(bad.sum())} accesses are not aligned to {align} bytes, "
+                    f"the first at {int(addresses[bad][0]):#x}"
+                )
+        return at
+
+    def _checked(self, addresses: Array, width: int, stamp: Array, what: Any, align: int | None) -> Array:
+        """The addresses as int64, if a load of ``width`` bytes may read them."""
+        at = self._aligned(addresses, width if align is None else align, what)
+        exact = self._found(False)
+        inside = np.zeros(len(at), np.bool_)
+        number = np.zeros(len(at), np.int64)
+        if len(exact):
+            number, inside = exact.find(at, width)
+        if not inside.all():
+            messages = self._found(True)
+            rest = at[~inside]
+            if width <= WIDEST_VECTOR and not (rest & (width - 1)).any() and len(messages):
+                good = messages.touched(rest, width)
+            else:
+                good = messages.find(rest, width)[1] if len(messages) else np.zeros(len(rest), np.bool_)
+            if not good.all():
+                raise self._outside("reads", rest[~good], width, what)
+        if inside.any():
+            self._note_reads(at, width, stamp, number, inside, what)
+        return at
+
+    def _note_reads(
+        self, at: Array, width: int, stamp: Array, number: Array, inside: Array, what: Any
+    ) -> None:
+        for n in np.unique(number[inside]).tolist():
+            chosen = inside & (number == n)
+            where, by = at[chosen], stamp[chosen]
+            shadow = self._shadows.get(n)
+            if shadow is not None:
+                places = where[:, None] - int(self._found(False).starts[n]) + np.arange(width)
+                shadow.check_load(places, np.broadcast_to(by[:, None], places.shape), what)
+            self._reads.setdefault(n, []).append((where, width, by, what))
+
+    def _writable(self, addresses: Array, width: int, what: Any, align: int | None) -> Array:
+        """The addresses as int64, if a store of ``width`` bytes may write to them."""
+        at = self._aligned(addresses, width if align is None else align, what)
+        exact = self._found(False)
+        inside = exact.find(at, width)[1] if len(exact) else np.zeros(len(at), np.bool_)
+        if not inside.all():
+            raise self._outside("writes to", at[~inside], width, what)
+        return at
+
+    def _shadowed(self, at: Array) -> Iterator[tuple[Shadow, int, Array]]:
+        """The shadow and the start of each range that accesses hit, and which accesses these are."""
+        exact = self._found(False)
+        number = np.searchsorted(exact.starts, at, "right") - 1
+        for n in np.unique(number).tolist():
+            start = int(exact.starts[n])
+            if n not in self._shadows:
+                self._shadows[n] = Shadow(int(exact.ends[n]) - start)
+            yield self._shadows[n], start, number == n
+
+    def _outside(self, verb: str, bad: Array, width: int, what: Any) -> MemoryFault:
+        first = int(bad[0])
+        near = ""
+        distances = []
+        for vectors in (False, True):
+            ranges = self._found(vectors)
+            for start, end, name in zip(ranges.starts, ranges.ends, ranges.names, strict=True):
+                if start <= first < end:
+                    if verb == "reads" or not vectors:
+                        distances.append((0, f"which crosses the end of {name} ({end - start} bytes)"))
+                    else:
+                        distances.append((0, f"which is in {name}, a message, which is only read"))
+                elif first >= end:
+                    distances.append((first - end, f"{first - end} bytes after the end of {name}"))
+                else:
+                    distances.append((start - first, f"{start - first} bytes before {name}"))
+        if distances:
+            near = f", {min(distances)[1]}"
+        return MemoryFault(
+            f"{what} {verb} {width} bytes outside the memory of the launch, in {len(bad)} threads, "
+            f"the first at {first & (1 << 64) - 1:#x}{near}"
+        )
+
+
+def combined(operation: str, old: Any, value: Any) -> Any:
+    """The result of an atomic operation on two unsigned NumPy integers of one type."""
+    with np.errstate(over="ignore"):
+        match operation:
+            case "add":
+                return old + value
+            case "sub":
+                return old - value
+            case "and":
+                return old & value
+            case "or":
+                return old | value
+            case "xor":
+                return old ^ value
+            case "umin":
+                return min(old, value)
+            case "umax":
+                return max(old, value)
+            case "exch":
+                return value
+            case "min" | "max":
+                choose = min if operation == "min" else max
+                kind = np.dtype(old.dtype.str.replace("u", "i"))
+                return choose(old.view(kind), value.view(kind)).view(old.dtype)
+    raise ValueError(f"unknown atomic operation {operation!r}")
+
+
+def _check_same(found: Array, data: Array, what: Any) -> None:
+    if not np.array_equal(found, data):
+        raise Race(f"{what}: threads store different values in one place at once")
+
+
+class SharedMemory:
+    """The shared memory of several programs that run side by side. Each has ``size`` bytes, which nothing has
+    written at first."""
+
+    def __init__(self, programs: int, size: int) -> None:
+        self.size = size
+        self.stride = -(-max(size, WIDEST_VECTOR) // 1024) * 1024
+        """The distance of the memories of two programs in :attr:`raw`."""
+        self.raw = np.full(programs * self.stride, _POISON, np.uint8)
+        self.in_flight = np.zeros(len(self.raw), np.bool_)
+        """Bytes to which an asynchronous copy is under way."""
+        self._shadow = Shadow(len(self.raw))
+
+    def index(self, program: Array, offset: Array, width: int, what: Any, align: int) -> Array:
+        """Where the bytes of accesses are in :attr:`raw`: int64 ``[n, width]``. ``program`` and ``offset``
+        are int64 ``[n]``. Raises MemoryFault."""
+        offset = offset.astype(np.int64)
+        bad = (offset < 0) | (offset + width > self.size)
+        if bad.any():
+            raise MemoryFault(
+                f"{what}: {int(bad.sum())} accesses of {width} bytes are outside the {self.size} bytes of "
+                f"shared memory, the first at {int(offset[bad][0])}"
+            )
+        bad = (offset & (align - 1)) != 0
+        if bad.any():
+            raise MemoryFault(
+                f"{what}: {int(bad.sum())} accesses to shared memory are not aligned to {align} bytes, "
+                f"the first at {int(offset[bad][0])}"
+            )
+        return np.asarray((program * self.stride + offset)[:, None] + np.arange(width))
+
+    def read(self, places: Array, stamp: Array, what: Any) -> Array:
+        """The bytes at ``places``, ``[n, width]``. Raises Uninitialised or Race."""
+        if self.in_flight[places].any():
+            raise Uninitialised(f"{what} reads shared memory to which an asynchronous copy is under way")
+        if (self._shadow.writer[places] == NOBODY).any():
+            raise Uninitialised(f"{what} reads shared memory that nothing has written")
+        self._shadow.loaded(places, stamp, what)
+        return np.asarray(self.raw[places])
+
+    def write(self, places: Array, data: Array, stamp: Array, what: Any) -> None:
+        """Write bytes ``[n, width]``. Raises Race."""
+        if self.in_flight[places].any():
+            raise Race(f"{what} writes to shared memory to which an asynchronous copy is under way")
+        self._shadow.stored(places, stamp, self.raw[places] != data, what)
+        self.raw[places] = data
+        _check_same(self.raw[places], data, what)
+
+    def load(
+        self,
+        program: Array,
+        offset: Array,
+        size: int,
+        stamp: Array,
+        what: Any,
+        count: int = 1,
+        *,
+        align: int | None = None,
+    ) -> Array:
+        """Load ``count`` consecutive elements of ``size`` bytes at each offset: unsigned ``[count, n]``."""
+        width = size * count
+        places = self.index(program, offset, width, what, width if align is None else align)
+        data = self.read(places, stamp, what)
+        return np.ascontiguousarray(np.ascontiguousarray(data).view(UNSIGNED[size]).T)
+
+    def store(
+        self,
+        program: Array,
+        offset: Array,
+        values: Sequence[Array],
+        stamp: Array,
+        what: Any,
+        *,
+        align: int | None = None,
+    ) -> None:
+        """Store consecutive elements, ``[n]`` each and of one unsigned type, at each offset."""
+        if not offset.size:
+            return
+        width = values[0].dtype.itemsize * len(values)
+        places = self.index(program, offset, width, what, width if align is None else align)
+        data = np.stack([np.broadcast_to(v, offset.shape) for v in values], axis=1)
+        self.write(places, np.ascontiguousarray(data).view(np.uint8), stamp, what)
+
+    def atomic(self, operation: str, program: Array, offset: Array, values: Array, what: Any) -> Array:
+        """As :meth:`GlobalMemory.atomic`."""
+        size = values.dtype.itemsize
+        places = self.index(program, offset, size, what, size)
+        if (self._shadow.writer[places] == NOBODY).any():
+            raise Uninitialised(f"{what} changes shared memory that nothing has written")
+        view, old = self.raw.view(values.dtype), np.zeros(len(values), values.dtype)
+        for i, place in enumerate((places[:, 0] // size).tolist()):
+            old[i] = view[place]
+            view[place] = combined(operation, old[i], values[i])
+        self._shadow.atomic(places, what)
+        return old
+
+    def deliver(self, places: Array, data: Array, stamp: Array, what: Any) -> None:
+        """Write what an asynchronous copy brought to bytes that were in flight."""
+        self.in_flight[places] = False
+        self.write(places, data, stamp, what)
