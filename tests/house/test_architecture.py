@@ -43,8 +43,8 @@ BASE = {"errors", "output_files", "strict_json", "_version"}
 ENTRANCES = {"integrity_triton", "integrity_triton.__main__"}
 VENDOR = re.compile(r"cuda|nvidia|hip|rocm|amd|xpu|intel", re.IGNORECASE)
 VENDOR_FILES = {"cuda.py", "hip.py", "xpu.py"}
-# The file of ahead-of-time compiling names its targets.
-VENDOR_FOLDERS = {"aot", "opencl"}
+# The file of ahead-of-time compiling names its targets, and so do the emulators of vendors' code.
+VENDOR_FOLDERS = {"aot", "opencl", "ptx", "amdgcn"}
 
 
 def modules() -> dict[str, Path]:
