@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,19 @@ from ..self_tests.catalogue import launches
 
 INTEL_COMPILER = "triton-xpu 3.3.0b1"
 SIDECAR_FORMAT = 1
+OFFLINE_COMPILER = "ocloc"
+"""Intel's compiler from SPIR-V to the machine code of a GPU, which graphics drivers contain as well."""
+_INSTALL_OFFLINE_COMPILER = (
+    f"{OFFLINE_COMPILER}, Intel's compiler for its GPUs, is not installed; "
+    "on Debian and Ubuntu: apt-get install intel-opencl-icd libigc1 libigdfcl1"
+)
+# What Triton asks the driver about a GPU, by the name of the architecture for Intel's offline compiler.
+INTEL_GPUS: Mapping[str, Mapping[str, Any]] = {
+    # Arc, A-series: registers of 32 bytes
+    "acm-g10": {"sub_group_sizes": [8, 16, 32], "has_subgroup_matrix_multiply_accumulate": False},
+    # Data Center GPU Max: registers of 64 bytes
+    "pvc": {"sub_group_sizes": [16, 32], "has_subgroup_matrix_multiply_accumulate": True},
+}
 
 
 class CompileError(IntegrityTritonError, RuntimeError):
@@ -31,7 +46,8 @@ class CompileError(IntegrityTritonError, RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """A device architecture to compile for, such as ``cuda:90``, ``hip:gfx942`` or ``xpu``."""
+    """A device architecture to compile for, such as ``cuda:90``, ``hip:gfx942``, ``xpu:pvc``, or ``xpu`` for
+    SPIR-V that is bound to no architecture."""
 
     name: str
     backend: str
@@ -51,6 +67,8 @@ class Target:
         """The target with this name. Raises ValueError if there is none."""
         if name == "xpu":
             return cls(name, "xpu", None, None, "opencl", ("spv",), 4)
+        if name.partition(":")[0] == "xpu" and name[4:] in INTEL_GPUS:
+            return cls(name, "xpu", name[4:], None, name, ("bin", "spv"), 16)
         if found := re.fullmatch(r"cuda:(\d{2,3})", name):
             return cls(name, "cuda", int(found[1]), 32, "cuda", ("cubin", "ptx"), 16)
         if found := re.fullmatch(r"hip:(gfx[0-9a-f]{3,4})", name):
@@ -59,8 +77,18 @@ class Target:
             return cls(name, "hip", found[1], warp, "hip", ("hsaco",), 16)
         raise ValueError(
             f"unknown target {name!r}; targets are cuda:90 or another compute capability, "
-            "hip:gfx942 or another architecture, and xpu"
+            f"hip:gfx942 or another architecture, {', '.join(f'xpu:{gpu}' for gpu in INTEL_GPUS)}, and xpu"
         )
+
+    @property
+    def device(self) -> Mapping[str, Any]:
+        """What Triton asks the driver about an Intel GPU, as far as it is known of the target."""
+        return INTEL_GPUS.get(str(self.architecture), {})
+
+    @property
+    def for_intel_gpu(self) -> bool:
+        """Whether the target is the machine code of an Intel GPU."""
+        return self.backend == "xpu" and self.architecture is not None
 
 
 def specializations(
@@ -89,13 +117,15 @@ def compile_all(
     default with the installed Triton.
 
     The files of each kernel have its path in ``outputs``, with each of ``target.binaries`` appended as a
-    suffix. Returns the results that :func:`sidecar` needs, one for each kernel. ``matrix`` says whether the
-    Intel device has matrix units.
+    suffix. Returns the results that :func:`sidecar` needs, one for each kernel. ``matrix`` lets the kernels
+    use the matrix units of an Intel device of which the target does not say whether it has any.
 
-    Raises CompileError with the compiler's message if the compilation fails.
+    Raises CompileError with the compiler's message if the compilation fails, or if a compiler is missing.
     """
     if compiler is not None and not (compiler / "triton" / "__init__.py").exists():
         raise CompileError(f"{compiler} holds no Triton")
+    if target.for_intel_gpu and shutil.which(OFFLINE_COMPILER) is None:
+        raise CompileError(_INSTALL_OFFLINE_COMPILER)
     jobs = [
         {
             "kernel": w.kernel,
@@ -104,8 +134,9 @@ def compile_all(
             "num_warps": w.num_warps,
             "target": [target.backend, target.architecture, _warp(w, target)],
             "pointer_alignment": target.pointer_alignment,
-            "matrix": matrix,
-            "outputs": {kind: f"{output}.{kind}" for kind in target.binaries},
+            "device": {"has_subgroup_matrix_multiply_accumulate": matrix, **target.device},
+            "portable": not target.for_intel_gpu,
+            "outputs": {kind: f"{output}.{kind}" for kind in target.binaries if kind != "bin"},
         }
         for w, output in zip(wanted, outputs, strict=True)
     ]
@@ -137,7 +168,44 @@ def compile_all(
 
         shares = [jobs[i::workers] for i in range(workers)]
         results = list(pool.map(run, shares))
+        if target.for_intel_gpu:
+            modules = [Path(f"{output}.spv") for output in outputs]
+            list(pool.map(partial(compile_module, target), wanted, modules))
     return [results[i % workers][i // workers] for i in range(len(jobs))]
+
+
+def build_options(wanted: Specialization) -> str:
+    """The options with which a driver of an Intel GPU has to build the SPIR-V of a kernel."""
+    return "" if wanted.grf_mode is None else f"-cl-intel-{wanted.grf_mode}-GRF-per-thread"
+
+
+def compile_module(target: Target, wanted: Specialization, module: Path) -> str:
+    """Compile a SPIR-V module for an Intel GPU. The machine code gets the module's path with the suffix
+    ``.bin``. Returns the compiler's messages.
+
+    Raises CompileError with these messages if the compilation fails.
+    """
+    options = build_options(wanted)
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [
+                OFFLINE_COMPILER,
+                "compile",
+                *("-spirv_input", "-file", str(module), "-device", str(target.architecture)),
+                *("-out_dir", folder, "-output", "kernel"),
+                *(("-options", options) if options else ()),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        messages = (done.stdout + done.stderr).strip()
+        binary = next(Path(folder).glob("*.bin"), None)
+        if done.returncode != 0 or binary is None:
+            status = f"{OFFLINE_COMPILER} ended with status {done.returncode} for {target.name}"
+            raise CompileError(f"{status}:\n{messages[-4000:]}")
+        module.with_suffix(".bin").write_bytes(binary.read_bytes())
+    return messages
 
 
 def _warp(wanted: Specialization, target: Target) -> int:
@@ -149,7 +217,7 @@ def _warp(wanted: Specialization, target: Target) -> int:
 def sidecar(wanted: Specialization, target: Target, result: Mapping[str, Any]) -> dict[str, Any]:
     """The data that a program in any language needs to launch the kernel. docs/guide/aot.md describes
     them."""
-    return {
+    described = {
         "format": SIDECAR_FORMAT,
         "target": target.name,
         "binary": target.binaries[0],
@@ -160,8 +228,11 @@ def sidecar(wanted: Specialization, target: Target, result: Mapping[str, Any]) -
         "trailing_arguments": result["trailing_arguments"],
         "pointer_alignment": target.pointer_alignment,
         "lanes_per_program": wanted.constants["BLOCK_MSGS"],
-        "threads_per_program": wanted.num_warps * _warp(wanted, target),
-        "threads_per_warp": _warp(wanted, target),
+        "threads_per_program": wanted.num_warps * result["threads_per_warp"],
+        "threads_per_warp": result["threads_per_warp"],
         "shared_bytes": result["shared"],
         "compiler": result["compiler"],
     }
+    if target.for_intel_gpu:
+        described["build_options"] = build_options(wanted)
+    return described

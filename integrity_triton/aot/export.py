@@ -55,7 +55,13 @@ def variants(
 def describe(asked: Specialization) -> str:
     """The name and the constants of a kernel, on one line."""
     constants = " ".join(f"{k}={_text(v)}" for k, v in asked.constants.items())
-    return f"{_short(asked.kernel)} {constants} num_warps={asked.num_warps}"
+    options = {
+        "num_warps": asked.num_warps,
+        "threads_per_warp": asked.threads_per_warp,
+        "grf_mode": asked.grf_mode,
+    }
+    chosen = " ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+    return f"{_short(asked.kernel)} {constants} {chosen}"
 
 
 def export(
@@ -91,7 +97,7 @@ def _made(
     wanted: Mapping[str, Specialization], target: Target, compiler: Path | None
 ) -> Iterator[tuple[list[bytes], dict[str, Any]]]:
     """The binaries of each kernel, in the order of ``target.binaries``, and its sidecar."""
-    if target.backend == "xpu" and compiler is None:
+    if target.name == "xpu" and compiler is None:
         for name in wanted:
             artifact = prebuilt.load(name)
             yield [artifact.binary], dict(artifact.sidecar)

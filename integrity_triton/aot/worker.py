@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 # The properties that the compiler would ask the driver of a device for. They describe no particular product:
-# integer kernels are the same for all devices that have sub-groups of 16 and 32.
+# integer kernels are the same for all devices that have sub-groups of 16 and 32. A job may name other values.
 INTEL_DEVICE = {
     "name": "generic",
     "platform_name": None,
@@ -32,6 +32,7 @@ INTEL_DEVICE = {
     "has_fp64": True,
     "has_subgroup_2d_block_io": False,
     "has_bfloat16_conversions": True,
+    "has_subgroup_matrix_multiply_accumulate": False,
     "architecture": 0,
 }
 
@@ -54,8 +55,7 @@ def _intel(job: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
     compiler = triton.backends.backends["intel"].compiler
     compiler.__init__.__globals__["compile_module_from_src"] = lambda *_, **__: _NoDeviceParser
-    device = {**INTEL_DEVICE, "has_subgroup_matrix_multiply_accumulate": job["matrix"]}
-    return device, {"threads_per_warp": job["target"][2]}
+    return {**INTEL_DEVICE, **job["device"]}, {"threads_per_warp": job["target"][2]}
 
 
 def compile_job(job: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,10 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     backend, architecture, warp = job["target"]
     intel = backend == "xpu"
     if ("intel" if intel else {"cuda": "nvidia", "hip": "amd"}[backend]) not in triton.backends.backends:
-        raise SystemExit(f"Triton {triton.__version__} has no compiler for {backend}")
+        raise SystemExit(
+            f"Triton {triton.__version__} has no compiler for {backend}"
+            + ("; --compiler FOLDER names the folder of one that has Intel's" if intel else "")
+        )
     architecture, options = _intel(job) if intel else (architecture, {})
     kernel = _resolve(job["kernel"])
     types = dict(job["arguments"])
@@ -89,7 +92,7 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
         raise SystemExit(f"{entry} needs scratch memory, which sidecars do not describe")
     for kind, output in job["outputs"].items():
         binary = compiled.asm[kind]
-        if kind == "spv":
+        if kind == "spv" and job["portable"]:
             binary = spirv.without_masks(spirv.strip(binary), job["num_warps"] * warp)
         Path(output).write_bytes(binary.encode() if isinstance(binary, str) else binary)
     if intel:
@@ -102,6 +105,8 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "entry": entry,
         "shared": shared,
+        # Intel's compiler takes the size of sub-groups that the matrix units need.
+        "threads_per_warp": compiled.metadata.threads_per_warp if intel else warp,
         "arguments": [[name, types[name]] for name in kernel.arg_names if name in types],
         "trailing_arguments": [trailing] * (parameters - len(types)),
         "compiler": f"{'triton-xpu' if intel else 'triton'} {triton.__version__}",

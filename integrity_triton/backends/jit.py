@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..algorithms import load_reference
 from ..errors import SelfTestError
@@ -69,6 +69,10 @@ class JitBackend(TritonBackend):
                 "being captured; run the same calls once before capturing"
             )
 
+    def compiler_options(self, options: Mapping[str, int]) -> dict[str, Any]:
+        """``options`` under the names, and with the values, that the installed Triton knows."""
+        return dict(options)
+
     def launch(self, launch: Launch, options: Mapping[str, int]) -> None:
         import torch
 
@@ -77,7 +81,8 @@ class JitBackend(TritonBackend):
             name: load_reference(value) if isinstance(value, str) else value
             for name, value in launch.constants.items()
         }
+        named = self.compiler_options(options)
         programs = -(-launch.lanes // options["BLOCK_MSGS"])
         # The guard makes the tensors' device current; Triton takes that device's current stream.
         with language_lock, torch.get_device_module(launch.device).device(launch.device):
-            launch_with_cache(lambda: kernel[(programs,)](**launch.arguments, **constants, **options))
+            launch_with_cache(lambda: kernel[(programs,)](**launch.arguments, **constants, **named))

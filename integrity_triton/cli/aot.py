@@ -44,7 +44,7 @@ def aot(
     """Export ALGORITHM's kernels for TARGET.
 
     Each kernel becomes a binary with a JSON sidecar that says how to launch it. TARGET is xpu, or
-    cuda or hip with a compute capability or architecture, such as cuda:90 or hip:gfx942.
+    cuda, hip or xpu with a compute capability or architecture, such as cuda:90, hip:gfx942 or xpu:pvc.
     """
     from .. import algorithms as registry
     from ..aot.compiling import Target

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     import torch
 
 
+COMPILER_OPTIONS = frozenset({"num_warps", "threads_per_warp", "grf_mode"})
+"""The members of a configuration that are options of the compiler and not constants of the kernel.
+``grf_mode`` is the number of registers that a hardware thread has, on GPUs that leave the choice to the
+program."""
+
+
 class Address(int):
     """An address that a driver gives to a kernel, as an int64 (see
     :func:`~integrity_triton.messages.layout.signed`), with what owns the memory there."""
@@ -59,10 +65,18 @@ def _tuning() -> dict[str, dict[str, dict[str, int]]]:
 
 def tuned(backend: str, kernel: str, block: str | None = None) -> dict[str, int]:
     """A backend's configuration for a kernel, and for the block function with which it is compiled, if it
-    takes one. Both are named as in a :class:`Launch`."""
-    data = _tuning()[backend]
-    found = dict(data["default"])
-    for reference in (kernel, block):
+    takes one. Both are named as in a :class:`Launch`.
+
+    ``backend`` may be followed by a colon and the name of an architecture. What the tuning data say for the
+    architecture then replaces what they say for the backend.
+    """
+    data = _tuning()
+    layers = [data[backend.partition(":")[0]]]
+    if ":" in backend:
+        layers.append(data.get(backend, {}))
+    found: dict[str, int] = {}
+    for reference in ("default", kernel, block):
         if reference is not None:
-            found.update(data.get(reference.partition(":")[2], {}))
+            for layer in layers:
+                found.update(layer.get(reference.rpartition(":")[2], {}))
     return found

@@ -27,7 +27,7 @@ from typing import Any
 
 from ...algorithms import syntax
 from ...errors import BackendUnavailable
-from ...launching.launch import Launch
+from ...launching.launch import COMPILER_OPTIONS, Launch
 
 FORMAT = 2
 """The format of the lock file and of the archives."""
@@ -49,20 +49,22 @@ class Specialization:
     num_warps: int
     threads_per_warp: int | None
     """None where the target leaves no choice."""
+    grf_mode: int | None = None
+    """The number of registers of a hardware thread of an Intel GPU. With None, the driver chooses it."""
 
     @classmethod
     def of(cls, launch: Launch, options: Mapping[str, int]) -> Specialization:
-        constants = {
-            **launch.constants,
-            **{k: v for k, v in options.items() if k not in ("num_warps", "threads_per_warp")},
-        }
+        constants = {**launch.constants, **{k: v for k, v in options.items() if k not in COMPILER_OPTIONS}}
         types = tuple((name, _type_of(value)) for name, value in launch.arguments.items())
-        return cls(launch.kernel, constants, types, options["num_warps"], options.get("threads_per_warp"))
+        chosen = (options.get(name) for name in ("threads_per_warp", "grf_mode"))
+        return cls(launch.kernel, constants, types, options["num_warps"], *chosen)
 
     @property
     def name(self) -> str:
         """The artifact's name: the kernel's name, and a digest of all fields."""
         fields = [self.kernel, dict(self.constants), self.arguments, self.num_warps, self.threads_per_warp]
+        if self.grf_mode is not None:
+            fields.append(self.grf_mode)
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         return f"{self.kernel.partition(':')[2]}-{digest[:16]}"
 
