@@ -1,15 +1,23 @@
-"""Options of the benchmarks, and a summary that compares the medians with the CPU library's."""
+"""Options of the benchmarks, and a summary and a file that compare the medians with the CPU library's."""
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import environment
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mib", type=int, default=256, help="MiB of data over which throughput is measured")
+    parser.addoption(
+        "--results", type=Path, help="a JSON file that takes the throughput, besides what it has"
+    )
+    parser.addoption("--note", default="", help="what else the machine did, for --results")
 
 
 @pytest.hookimpl(trylast=True)  # after pytest-benchmark's own tables
@@ -19,6 +27,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     throughput = [b for b in benches if "bytes" in b.extra_info]
     if throughput:
         _throughput(terminalreporter, throughput)
+        _write(terminalreporter.config, throughput)
     groups: dict[str, list[Any]] = defaultdict(list)
     for bench in benches:
         if "bytes" not in bench.extra_info:
@@ -31,6 +40,19 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             seconds = bench.extra_info.get("first_call_seconds", bench.stats.median)
             name = bench.name.removeprefix("test_")
             terminalreporter.write_line(f"  {name:<44}{seconds * 1e3:11.3f} ms")
+
+
+def _write(config: Any, benches: list[Any]) -> None:
+    path = config.getoption("--results")
+    if path is None:
+        return
+    results = []
+    for bench in benches:
+        info = {name: bench.extra_info[name] for name in ("work", "algorithm", "who", "bytes")}
+        key = [info["work"], info["algorithm"], info["who"]]
+        results.append({"key": key, **info, "median_seconds": bench.stats.median})
+    run = environment.run(["pytest", *sys.argv[1:]], config.getoption("--note"))
+    environment.write(path, "throughput", run, {"throughput": results})
 
 
 def _throughput(terminalreporter: Any, benches: list[Any]) -> None:
