@@ -51,6 +51,15 @@ class Case:
         return {f"layer{i}": part for i, part in enumerate(self.data.chunk(_PARTS))}
 
     @cached_property
+    def transposed(self) -> dict[str, torch.Tensor]:
+        """Tensors whose bytes are not in one piece."""
+        return {name: part.view(1024, -1).t() for name, part in self.model.items()}
+
+    @cached_property
+    def tuples(self) -> list[tuple[torch.Tensor, ...]]:
+        return [(part,) for part in self.model.values()]
+
+    @cached_property
     def file(self) -> str:
         """A file in the working folder with the model's tensors."""
         from safetensors.torch import save_file
@@ -102,6 +111,10 @@ CALLS: dict[str, Entry] = {
     "hash_batch of one tensor": (lambda c: c.data, lambda c: c.batch([c.data])),
     "hash_batch of bytes": (lambda c: c.strings, lambda c: c.batch(c.strings)),
     "hash_batch of bytes of 4 KiB": (lambda c: c.short_strings, lambda c: c.batch(c.short_strings)),
+    "hash_batch of transposed tensors": (
+        lambda c: c.transposed,
+        lambda c: c.batch(list(c.transposed.values())),
+    ),
     "hash_chunks": (
         lambda c: c.data,
         lambda c: it.hash_chunks(c.data, c.name, chunk_size=1 << 16, length=c.length, **c.options),
@@ -111,6 +124,35 @@ CALLS: dict[str, Entry] = {
     "Hash.update in pieces": (lambda c: c.data, lambda c: c.stream(c.data.chunk(1024))),
 }
 FIXED_CALLS: dict[str, tuple[tuple[str, ...], Entry]] = {
+    "hash_batch of tuples": (("tuplehash_128",), (lambda c: c.tuples, lambda c: c.batch(c.tuples))),
+    "hkdf_batch": (
+        ("sha256",),
+        (
+            lambda c: c.data,
+            lambda c: it.hkdf_batch(c.data.view(-1, _SHORT), c.name, length=32, backend=c.backend),
+        ),
+    ),
+    "pbkdf2_batch": (
+        ("sha256",),
+        (
+            lambda c: c.data,
+            lambda c: it.pbkdf2_batch(
+                c.data.view(-1, _SHORT), c.name, salt=b"salt", iterations=2, backend=c.backend
+            ),
+        ),
+    ),
+    "LtHash.add_batch": (
+        ("blake3",),
+        (lambda c: c.data, lambda c: it.LtHash(backend=c.backend).add_batch(c.data.view(-1, _SHORT))),
+    ),
+    "mac_tensors of transposed tensors": (
+        ("poly1305",),
+        (lambda c: c.transposed, lambda c: it.mac_tensors(c.transposed, _KEY, backend=c.backend)),
+    ),
+    "Manifest.build of transposed tensors": (
+        ("blake3",),
+        (lambda c: c.transposed, lambda c: it.models.Manifest.build(c.transposed, backend=c.backend)),
+    ),
     "mac_tensors": (
         ("poly1305",),
         (lambda c: c.model, lambda c: it.mac_tensors(c.model, _KEY, backend=c.backend)),

@@ -219,8 +219,8 @@ def _throughput(document: Mapping[str, Any], work: str, rows: dict[str, dict[str
     x: float = left
     for who, words in legend:
         _mark(picture, x, 72, who)
-        picture.text(x + 10, 76, words)
-        x += 30 + 6.4 * len(words)
+        picture.text(x + 12, 76, words)
+        x += 34 + 6.4 * len(words)
     for tick in (n * tick for tick in axis.ticks() for n in (1, 2, 5) if n * tick <= axis.high):
         picture.line(axis.at(tick), top - 8, axis.at(tick), bottom, "grid")
         picture.text(axis.at(tick), bottom + 16, f"{tick:g}", "dim", "middle")

@@ -223,15 +223,15 @@ def _check_memory(place: _Place) -> None:
 
 def _memory(data: str) -> int | None:
     """The size of the memory that holds a type of data; None where the system does not tell."""
-    if data != "cpu":
+    try:
+        if data == "cpu":
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         import torch
 
         size: int = torch.get_device_module(data).mem_get_info()[1]
-        return size
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+    except (AttributeError, ValueError, OSError, RuntimeError):
         return None
+    return size
 
 
 def _measure(output: Output, places: Sequence[_Place], records: Sequence[Algorithm], deadline: float) -> None:

@@ -10,6 +10,8 @@ import torch
 
 from bench import environment, growth, latency, memory
 from integrity_triton import algorithms
+from integrity_triton.backends.registry import get
+from integrity_triton.errors import BackendUnavailable
 
 
 def points(seconds_of, ns, backend="native"):
@@ -109,7 +111,11 @@ def test_every_call_runs(call, tmp_path, monkeypatch):
     inputs, run = memory.CALLS.get(call) or memory.FIXED_CALLS[call][1]
     case = memory.Case(name, "native", memory.SMALL)
     inputs(case)
-    run(case)
+    if get("native").unsupported(algorithms.get(name)) is None:
+        run(case)
+    else:
+        with pytest.raises(BackendUnavailable):
+            run(case)
 
 
 def test_memory_is_bounded(monkeypatch):
