@@ -38,6 +38,7 @@ def run(command: Sequence[str], note: str) -> dict[str, str]:
         "date": now.isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", *command]),
         "commit": commit(),
+        "load": f"{os.getloadavg()[0]:.1f}",  # processes that wanted to run in the minute before
         "note": note,
     }
 
