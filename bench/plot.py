@@ -156,6 +156,8 @@ def _origin(document: Mapping[str, Any], runs: Sequence[Mapping[str, str]]) -> l
     dates = sorted({run["date"][:10] for run in runs})
     commits = sorted({run["commit"][:10] for run in runs})
     notes = sorted({run["note"] for run in runs if run["note"]})
+    loads = sorted(float(run["load"]) for run in runs)
+    notes.append(f"load average before the runs {loads[0]:g} to {loads[-1]:g}")
     return [
         *_wrapped(f"{device}, {about['system']}"),
         *_wrapped("; ".join(versions)),

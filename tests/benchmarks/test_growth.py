@@ -70,6 +70,7 @@ def test_a_run_is_written_and_taken_further(tmp_path, monkeypatch, capsys):
     assert document["kind"] == "growth"
     assert document["environment"]["processor"]
     assert [run["note"] for run in document["runs"]] == ["idle", "", ""]
+    assert all(float(run["load"]) >= 0 for run in document["runs"])
     assert document["runs"][1]["command"].startswith("python -m bench.growth sha256 --only streams")
     assert [found["key"] for found in document["bytes"]] == [["md5", "bytes"], ["sha256", "bytes"]]
     assert [point["n"] for point in document["messages"][1]["points"]] == [1, 10, 20]

@@ -18,7 +18,7 @@ ABOUT = {
     "torch": "2.7",
 }
 RUN = {"date": "2026-01-02T03:04:05+00:00", "command": "python -m bench.growth sha256 --only bytes"}
-RUN |= {"commit": "0123456789abcdef", "note": "it was busy"}
+RUN |= {"commit": "0123456789abcdef", "load": "1.5", "note": "it was busy"}
 TAIL = {"environment": ABOUT, "runs": [RUN]}
 
 
@@ -67,7 +67,7 @@ def test_every_figure_says_where_it_comes_from():
     for text in (words(svg), words(growing)):
         for expected in ("Abacus <9> (avx2), 2 threads", "integrity-triton 0; torch 2.7", "2026-01-02"):
             assert expected in text
-        assert "commit 0123456789; it was busy" in text
+        assert "commit 0123456789; it was busy; load average before the runs 1.5 to 1.5" in text
         assert "Command: python -m bench.growth" in text
     assert "2.50 x" in words(svg)
     assert "no library" in words(svg)
