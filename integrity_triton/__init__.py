@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .backends.registry import BackendStatus, use_backend
     from .batch import hash_batch, hash_chunks
     from .crc import crc_combine
+    from .emulation import emulated
     from .files import hash_file
     from .hashing import Hash, new
     from .kdf import hkdf_batch, pbkdf2_batch
@@ -42,6 +43,7 @@ __all__ = [
     "algorithms_available",
     "backends",
     "crc_combine",
+    "emulated",
     "hash_batch",
     "hash_chunks",
     "hash_file",
@@ -71,6 +73,7 @@ _LAZY = {
     "TagMismatch": "mac",
     "TensorTags": "mac",
     "crc_combine": "crc",
+    "emulated": "emulation",
     "hash_batch": "batch",
     "hash_chunks": "batch",
     "hash_file": "files",

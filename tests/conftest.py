@@ -21,6 +21,7 @@ import tiers
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm
 from integrity_triton.backends import registry
+from integrity_triton.backends.emulation.backend import EmulatedBackend
 from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.self_tests.admission import VARIABLE
@@ -48,7 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    names = metafunc.config.getoption("--backend") or [b.name for b in registry.statuses()]
+    names = metafunc.config.getoption("--backend") or [
+        # An emulator runs the tests if it is asked for.
+        b.name
+        for b in registry.statuses()
+        if not isinstance(registry.get(b.name) if b.available else None, EmulatedBackend)
+    ]
     on_backends = "backend" in metafunc.fixturenames
     records = list(algorithms.all_algorithms())
     if "algorithm" in metafunc.fixturenames:

@@ -37,6 +37,7 @@ _BUILTIN = {
     "opencl": "opencl:OpenClBackend",
     "interpreter": "interpreter:InterpreterBackend",
     "native": "native:NativeBackend",
+    "ptx": "ptx:PtxBackend",
 }
 
 _logger = logging.getLogger("integrity_triton")
@@ -59,9 +60,8 @@ class BackendStatus:
     summary: str
     self_test: str | None = None
     """A description of when its kernels are tested with known answers; None if it runs no kernels."""
-    emulated: bool = False
-    """Whether it executes the code of devices that are not here. Such a backend runs only if it is asked
-    for by name."""
+    for_tests: bool = False
+    """Whether it runs only if it is asked for by name (see :class:`Backend`)."""
 
 
 def _renew_lock() -> None:
@@ -177,6 +177,7 @@ def statuses() -> tuple[BackendStatus, ...]:
                 probe.devices,
                 backend.summary,
                 backend.self_test(),
+                backend.for_tests,
             )
         )
     return tuple(found)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 _REFERENCE = "native"
-# The interpreter serves tests of the kernels' source, and takes thousands of times as long as the others.
-_SLOW = "interpreter"
 _SLOW_REASON = "runs only if asked for by name: it is thousands of times slower than the others"
 
 
@@ -49,7 +47,7 @@ class Request:
         """Why a backend runs nothing in this run; None if it does."""
         if not status.available:
             return status.reason
-        if status.name == _SLOW and status.name not in self.backends:
+        if status.for_tests and status.name not in self.backends:
             return _SLOW_REASON
         return None
 
@@ -87,7 +85,7 @@ class Request:
             return _without_answers(
                 cell, "no known answers; docs/reference/known_answers.md says how a package brings them"
             )
-        efforts = SLOW_EFFORTS if place.backend == _SLOW else EFFORTS
+        efforts = SLOW_EFFORTS if backend.for_tests else EFFORTS
         others = [get(s.name) for s in statuses() if s.available and s.name != place.backend]
         subject = Subject(
             record=record,
@@ -183,7 +181,7 @@ def _partner(record: Algorithm, backend: str) -> str | None:
     """
     if backend == _REFERENCE:
         return None
-    names = [s.name for s in statuses() if s.available and s.name not in (backend, _SLOW)]
+    names = [s.name for s in statuses() if s.available and s.name != backend and not s.for_tests]
     for name in sorted(names, key=lambda name: name != _REFERENCE):
         if get(name).unsupported(record) is None:
             return name

@@ -45,20 +45,23 @@ class EmulatedBackend(TritonBackend):
         """The targets that this backend emulates, by name."""
         raise NotImplementedError
 
-    @cached_property
-    def target(self) -> Target:
-        """Raises ValueError if the environment names no target that is emulated."""
-        name = os.environ.get(self.target_variable) or self.default_target
+    def target(self, name: str | None = None) -> Target:
+        """The target called ``name``, or else the one that the environment names, or the default. Raises
+        ValueError if it is not among :meth:`targets`."""
+        given = name or os.environ.get(self.target_variable) or self.default_target
         try:
-            return self.targets()[name]
+            return self.targets()[given]
         except KeyError:
-            raise ValueError(
-                f"{self.target_variable} must be one of {', '.join(self.targets())}, not {name!r}"
-            ) from None
+            source = "a target" if name else self.target_variable
+            raise ValueError(f"{source} must be one of {', '.join(self.targets())}, not {given!r}") from None
+
+    def driver_of(self, target: str | None = None, *, seed: int = 0) -> EmulatedDriver:
+        """A driver for Triton with a coverage of its own. Raises ValueError as :meth:`target` does."""
+        return EmulatedDriver(self.target(target), Coverage(), seed=seed)
 
     @cached_property
     def _driver(self) -> EmulatedDriver:
-        return EmulatedDriver(self.target, self.coverage)
+        return EmulatedDriver(self.target(), self.coverage)
 
     def probe(self) -> Probe:
         try:
@@ -74,7 +77,7 @@ class EmulatedBackend(TritonBackend):
         if not isinstance(load_reference("integrity_triton.kernels.bits:bswap32"), JITFunction):
             return Probe(False, "TRITON_INTERPRET is set; unset it, since nothing is compiled with it")
         try:
-            name = self.target.name
+            name = self.target().name
         except ValueError as error:
             return Probe(False, str(error))
         return Probe(True, f"emulated on the CPU, Triton {triton.__version__}", (f"emulated {name}",))

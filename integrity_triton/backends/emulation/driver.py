@@ -86,7 +86,7 @@ class EmulatedDriver:
         return None, self.target.program(text.decode(), name), 0, 0, 1024
 
     def launcher_cls(self, source: Any, metadata: Any) -> _Launcher:
-        return _Launcher(self, source, metadata)
+        return _Launcher(source, metadata)
 
     # Use
 
@@ -120,10 +120,10 @@ class EmulatedDriver:
 
 
 class _Launcher:
-    """Launches one compiled kernel."""
+    """Launches one compiled kernel through the driver that is active. Triton keeps it for all drivers of one
+    target."""
 
-    def __init__(self, driver: EmulatedDriver, source: Any, metadata: Any) -> None:
-        self._driver = driver
+    def __init__(self, source: Any, metadata: Any) -> None:
         self._signature = list(source.signature.items())
         self._metadata = metadata
         if getattr(metadata, "num_ctas", 1) != 1:
@@ -142,7 +142,10 @@ class _Launcher:
         leave: Any,
         *arguments: Any,
     ) -> None:
-        memory = self._driver.memory
+        from triton.runtime import driver
+
+        active: EmulatedDriver = driver.active
+        memory = active.memory
         exact = memory is not None
         if memory is None:
             memory = GlobalMemory()
@@ -160,11 +163,11 @@ class _Launcher:
                 warps=self._metadata.num_warps,
                 shared_bytes=self._metadata.shared,
                 memory=memory,
-                coverage=self._driver.coverage.kernel(
+                coverage=active.coverage.kernel(
                     f"{self._metadata.name} {self._metadata.hash[:12]}", program.blocks, program.matrices
                 ),
-                seed=self._driver.seed,
-                lanes_at_once=self._driver.lanes_at_once,
+                seed=active.seed,
+                lanes_at_once=active.lanes_at_once,
             )
         )
         memory.finish()

@@ -144,9 +144,9 @@ class GlobalMemory:
         view = self._views[size]
         return np.stack([view[index + i] for i in range(count)])
 
-    def load_bytes(self, addresses: Array, size: int, stamp: Array, what: Any) -> Array:
-        """Load ``size`` bytes at each of ``n`` addresses of any alignment: uint8 ``[n, size]``."""
-        at = self._checked(addresses, size, stamp, what, 1)
+    def load_bytes(self, addresses: Array, size: int, stamp: Array, what: Any, *, align: int = 1) -> Array:
+        """Load ``size`` bytes at each of ``n`` addresses: uint8 ``[n, size]``."""
+        at = self._checked(addresses, size, stamp, what, align)
         return np.asarray(self._views[1][at[:, None] - _BASE + np.arange(size)])
 
     def store(
@@ -365,14 +365,20 @@ class SharedMemory:
             )
         return np.asarray((program * self.stride + offset)[:, None] + np.arange(width))
 
-    def read(self, places: Array, stamp: Array, what: Any) -> Array:
-        """The bytes at ``places``, ``[n, width]``. Raises Uninitialised or Race."""
-        if self.in_flight[places].any():
+    def read(self, places: Array, stamp: Array, what: Any, used: Array | None = None) -> Array:
+        """The bytes at ``places``, ``[n, width]``. ``used`` ``[width]`` says which of them the program uses;
+        None stands for all. Raises Uninitialised or Race."""
+        checked = places if used is None else places[:, used]
+        if self.in_flight[checked].any():
             raise Uninitialised(f"{what} reads shared memory to which an asynchronous copy is under way")
-        if (self._shadow.writer[places] == NOBODY).any():
+        if (self._shadow.writer[checked] == NOBODY).any():
             raise Uninitialised(f"{what} reads shared memory that nothing has written")
-        self._shadow.loaded(places, stamp, what)
+        self._shadow.loaded(checked, stamp, what)
         return np.asarray(self.raw[places])
+
+    def writers(self, places: Array) -> Array:
+        """The stamps of those that wrote last to ``places``."""
+        return np.asarray(self._shadow.writer[places])
 
     def write(self, places: Array, data: Array, stamp: Array, what: Any) -> None:
         """Write bytes ``[n, width]``. Raises Race."""
@@ -392,11 +398,12 @@ class SharedMemory:
         count: int = 1,
         *,
         align: int | None = None,
+        used: Array | None = None,
     ) -> Array:
         """Load ``count`` consecutive elements of ``size`` bytes at each offset: unsigned ``[count, n]``."""
         width = size * count
         places = self.index(program, offset, width, what, width if align is None else align)
-        data = self.read(places, stamp, what)
+        data = self.read(places, stamp, what, used)
         return np.ascontiguousarray(np.ascontiguousarray(data).view(UNSIGNED[size]).T)
 
     def store(
@@ -429,6 +436,13 @@ class SharedMemory:
             view[place] = combined(operation, old[i], values[i])
         self._shadow.atomic(places, what)
         return old
+
+    def expect(self, places: Array, stamp: Array, what: Any) -> None:
+        """An asynchronous copy to these bytes starts: until it is delivered, nothing may access them."""
+        changed = np.ones(places.shape, np.bool_)
+        self._shadow.stored(places, stamp, changed, what)
+        self.raw[places] = _POISON
+        self.in_flight[places] = True
 
     def deliver(self, places: Array, data: Array, stamp: Array, what: Any) -> None:
         """Write what an asynchronous copy brought to bytes that were in flight."""

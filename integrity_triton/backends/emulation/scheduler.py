@@ -12,6 +12,8 @@ from .stamps import Array, stamps
 
 DONE = 1 << 30
 """The program counter of a unit that has ended."""
+LIMIT = 100_000_000
+"""The most blocks that a scheduler executes."""
 Step = Callable[[int, Array | None], tuple[int, Array | None, int]]
 """Executes the block at a program counter for the units in a mask; None stands for all. It returns a program
 counter, the units that go there, or None for all, and the program counter of the others."""
@@ -30,12 +32,11 @@ class Scheduler:
         seed: int = 0,
         reorder: int = 0,
         first_program: int = 0,
-        limit: int = 100_000_000,
     ) -> None:
         """If ``reorder`` is not 0, groups of so many units run in a random order between barriers: some of
         them, which ``seed`` chooses anew after each barrier, run up to the next one before the others start.
-        A group is one or more warps. ``limit`` is the most blocks that are executed."""
-        self._programs, self._units, self._limit = programs, units, limit
+        A group is one or more warps."""
+        self._programs, self._units = programs, units
         self._generator = np.random.default_rng(seed)
         self._reorder = 0 < reorder < units
         lane = np.arange(programs * units)
@@ -87,8 +88,8 @@ class Scheduler:
                     return
                 now, mask = found
             executed += 1
-            if executed > self._limit:
-                raise Deadlock(f"the kernel has not ended after {self._limit} basic blocks")
+            if executed > LIMIT:
+                raise Deadlock(f"the kernel has not ended after {LIMIT} basic blocks")
             target, condition, other = step(now, mask)
             if mask is None and (condition is None or condition.all()):
                 together = target
