@@ -55,6 +55,8 @@ class _Twins:
         self._keep: list[Any] = []  # objects whose ids are keys above must not be freed
 
     def _plain(self, jitted: Any) -> types.FunctionType:
+        from triton.language import constexpr
+
         original = jitted.fn
         namespace = self._globals.get(id(original.__globals__))
         if namespace is None:
@@ -64,6 +66,10 @@ class _Twins:
             for name, value in original.__globals__.items():
                 if _is_jitted(value):
                     namespace[name] = self.device_function(value)
+                elif isinstance(value, constexpr):
+                    # The interpreter takes plain values everywhere. An index into a wrapped table would
+                    # take it as long as an operation on tiles.
+                    namespace[name] = value.value
         twin = types.FunctionType(
             original.__code__, namespace, original.__name__, original.__defaults__, original.__closure__
         )

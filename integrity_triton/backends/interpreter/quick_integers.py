@@ -51,6 +51,7 @@ def _semantic() -> Any:
     from triton.runtime.interpreter import TensorHandle
 
     limits = _limits()
+    make_handle = TensorHandle.__new__
     arrays = {id(t): np.dtype(t.name) for t in (tl.uint8, tl.int32, tl.uint32, tl.int64, tl.uint64)}
     tensor = tl.tensor
 
@@ -71,16 +72,22 @@ def _semantic() -> Any:
         if right.dtype is not left.dtype:
             return None
         a, b = left.handle.data, right.handle.data
-        if not right.shape:
+        if right.type is right.dtype:  # a single number
             return left, a, b
-        if not left.shape:
+        if left.type is left.dtype:
             return right, a, b
-        return (left, a, b) if same_shape(left, right) else None
+        return (left, a, b) if a.shape == b.shape else None
 
     def same_shape(left: Any, right: Any) -> bool:
         # The arrays of a single number and of a block with one element have the same shape.
         same: bool = left.handle.data.shape == right.handle.data.shape
-        return same and len(left.shape) == len(right.shape)
+        return same and (left.type is left.dtype) == (right.type is right.dtype)
+
+    def handle(data: Any, dtype: Any) -> Any:
+        # The constructor would only check that the array's type fits.
+        made = make_handle(TensorHandle)
+        made.data, made.dtype, made.attr = data, dtype, {}
+        return made
 
     def arithmetic(name: str, operation: Any) -> Any:
         plain = getattr(TritonSemantic, name)
@@ -95,7 +102,7 @@ def _semantic() -> Any:
             like, a, b = found
             result = tensor.__new__(tensor)
             result.__dict__.update(like.__dict__)
-            result.handle = TensorHandle(operation(a, b), like.dtype)
+            result.handle = handle(operation(a, b), like.dtype)
             return result
 
         return method
@@ -109,7 +116,7 @@ def _semantic() -> Any:
                 return plain(self, left, right)
             like, a, b = found
             # The interpreter gives the handle the operands' type, and so does this.
-            return tensor(TensorHandle(operation(a, b), like.dtype), self._bool_like(like))
+            return tensor(handle(operation(a, b), like.dtype), self._bool_like(like))
 
         return method
 
@@ -143,6 +150,24 @@ def _semantic() -> Any:
     return type("QuickSemantic", (TritonSemantic,), members)
 
 
+@cache
+def _array_type() -> Any:
+    """The interpreter's function that returns NumPy's type for one of Triton's types. The interpreter makes
+    its table of all types anew in each call."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    plain = interpreter._get_np_dtype
+    types = (tl.int1, tl.uint8, tl.int32, tl.uint32, tl.int64, tl.uint64)
+    known = {id(t): plain(t) for t in types}
+
+    def array_type(type_: Any) -> Any:
+        found = known.get(id(type_))
+        return plain(type_) if found is None else found
+
+    return array_type
+
+
 @contextmanager
 def quick_integers() -> Iterator[None]:
     """Let the interpreter use these operations. Triton 3.3, which has no semantics class, stays as it is."""
@@ -153,6 +178,8 @@ def quick_integers() -> Iterator[None]:
     plain = {name: getattr(interpreter, name) for name in names if hasattr(interpreter, name)}
     if plain:
         interpreter.TritonSemantic = semantic = _semantic()
+        array_type = _array_type()
+        plain["_get_np_dtype"], interpreter._get_np_dtype = interpreter._get_np_dtype, array_type
     if "interpreter_semantic" in plain:
         interpreter.interpreter_semantic = semantic(plain["interpreter_semantic"].builder)
     try:
