@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -20,9 +21,11 @@ import pytest
 import tiers
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm
+from integrity_triton.aot import compiling
 from integrity_triton.backends import registry
 from integrity_triton.backends.emulation.backend import EmulatedBackend
 from integrity_triton.backends.interpreter import InterpreterBackend
+from integrity_triton.backends.opencl.prebuilt import Specialization
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.self_tests.admission import VARIABLE
 from support import driver_family, few_lanes, first_of, kernel_family
@@ -192,6 +195,22 @@ def small_tiles(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(instance, "options", few_lanes(instance.options))
 
 
+@pytest.fixture(scope="session")
+def specializations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Specialization]:
+    """All kernels that are compiled ahead of time, by the names of their artifacts. To list them takes many
+    seconds, so that the processes of pytest-xdist share one list through a file."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    file = folder / "specializations.pickle"
+    if not file.exists():
+        partial = tmp_path_factory.mktemp("specializations") / file.name
+        partial.write_bytes(pickle.dumps(compiling.specializations()))
+        partial.replace(file)
+    found: dict[str, Specialization] = pickle.loads(file.read_bytes())
+    return found
+
+
 @pytest.fixture
 def scratch_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is removed at the end of the test."""
@@ -204,10 +223,15 @@ def scratch_registries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter loads and stores ``request.param`` words at a time. Self-tests are off, because they
-    would take longer than the test."""
+def self_tests_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that name the interpreter: its self-tests would take several times as long as the test, and
+    show only what the test itself shows."""
     monkeypatch.setenv(VARIABLE, "off")
+
+
+@pytest.fixture
+def wide(request: pytest.FixtureRequest, self_tests_off: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter loads and stores ``request.param`` words at a time."""
     kernels = registry.get("interpreter")
     assert isinstance(kernels, TritonBackend)
     options = type(kernels).options

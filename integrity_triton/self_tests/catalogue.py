@@ -447,13 +447,18 @@ def placed(contents: Sequence[bytes], start: int, device: torch.device) -> list[
     it is 1."""
     import torch
 
-    starts, data = [], bytearray()
+    starts, end = [], 0
     for i, content in enumerate(contents):
-        data += bytes([_AROUND]) * (-len(data) % _LINE + start * (i % 7 + 1))
-        starts.append(len(data))
-        data += content
-    data += bytes([_AROUND]) * _LINE
-    memory = torch.empty(len(data) + _LINE, dtype=torch.uint8, device=device)
+        end += -end % _LINE + start * (i % 7 + 1)
+        starts.append(end)
+        end += len(content)
+    memory = torch.empty(end + 2 * _LINE, dtype=torch.uint8, device=device)
     base = -memory.data_ptr() % _LINE
-    memory[base : base + len(data)] = torch.frombuffer(data, dtype=torch.uint8).to(device)
+    host = memory[base:] if device.type == "cpu" else torch.empty(end + _LINE, dtype=torch.uint8)
+    host.fill_(_AROUND)
+    bytes_ = host.numpy()
+    for begin, content in zip(starts, contents, strict=True):
+        bytes_[begin : begin + len(content)] = memoryview(content)
+    if device.type != "cpu":
+        memory[base : base + len(host)] = host.to(device)
     return [memory[base + s : base + s + len(c)] for s, c in zip(starts, contents, strict=True)]

@@ -27,9 +27,9 @@ SHA256 = "integrity_triton.kernels.sha2:sha256_block"
 COMPILER = Path(os.environ.get("INTEGRITY_TRITON_XPU_COMPILER") or Path(sys.prefix, "xpu-compiler"))
 
 
-@pytest.fixture(scope="module")
-def wanted():
-    return compiling.specializations()
+@pytest.fixture
+def wanted(specializations):
+    return specializations
 
 
 def test_every_launch_has_its_artifact_and_no_other_ships(wanted):

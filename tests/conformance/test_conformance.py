@@ -147,11 +147,10 @@ def test_a_file_that_is_not_in_the_format(change):
         known_answers.parse(json.dumps(document), record, "here")
 
 
-def test_every_device_file_is_run_by_an_algorithm():
-    from integrity_triton.aot.compiling import specializations
+def test_every_device_file_is_run_by_an_algorithm(specializations):
     from integrity_triton.backends.opencl import prebuilt
 
-    pending = {r.partition(":")[0] for asked in specializations().values() for r in asked.references}
+    pending = {r.partition(":")[0] for asked in specializations.values() for r in asked.references}
     used: set[str] = set()
     while pending:
         module = pending.pop()

@@ -37,9 +37,13 @@ LOOPS = ("hmac_md5", "hmac_sha512")
 MOST_YARDSTICKS = 20
 
 
-@cache
 def plan(target: str, layouts: tuple[str, ...] = ("rows",)):
-    return launches(TARGETS[target].backend, layouts)
+    return launched(TARGETS[target].backend, layouts)
+
+
+@cache
+def launched(vendor: str, layouts: tuple[str, ...]):
+    return launches(vendor, layouts)
 
 
 def case(target: str, layouts: tuple[str, ...], name: str, *, asked: bool):

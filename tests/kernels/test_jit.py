@@ -7,12 +7,11 @@ import pytest
 pytest.importorskip("triton")
 
 from integrity_triton.algorithms import load_reference
-from integrity_triton.aot.compiling import specializations
 
 
-def test_integers_of_kernels_are_not_specialized():
+def test_integers_of_kernels_are_not_specialized(specializations):
     """A kernel is compiled once for all values of its lengths, counts and strides, including 1 and 16."""
-    for reference in sorted({asked.kernel for asked in specializations().values()}):
+    for reference in sorted({asked.kernel for asked in specializations.values()}):
         parameters = load_reference(reference).params
         integers = {p.name for p in parameters if p.annotation_type == "i64"}
         assert integers == {
