@@ -56,7 +56,7 @@ CHECKED = {"equal to the CPU library", "equal to the tests' oracle"}
 
 
 @pytest.mark.parametrize("name", ["native", "interpreter"])
-def test_every_algorithm_is_timed_and_checked(name, tmp_path, monkeypatch):
+def test_every_algorithm_is_timed_and_checked(name, tmp_path, self_tests_off, monkeypatch):
     monkeypatch.setattr(device_report, "REPETITIONS", 1)
     if name == "interpreter":
         monkeypatch.setattr(algorithms, "all_algorithms", lambda: tuple(map(algorithms.get, FEW)))
@@ -87,6 +87,7 @@ def test_every_algorithm_is_timed_and_checked(name, tmp_path, monkeypatch):
 def run_native(tmp_path, monkeypatch, *options):
     """The status of ``main``, the JSON and the page of a quick run whose tests are reported as passed."""
     monkeypatch.setattr(device_report, "run_tests", lambda *_: Verdict(passed=7))
+    monkeypatch.setattr(device_report, "REPETITIONS", 2)
     status = device_report.main(["--backend", "native", "--quick", "--out", str(tmp_path), *options])
     (path,) = tmp_path.glob("*.json")
     return status, json.loads(path.read_text()), path.with_suffix(".md").read_text()
@@ -324,7 +325,7 @@ def test_an_output_without_a_default_length_gets_one():
     assert device_report.parameters_of(algorithms.get("shake_128")) == {"length": 32}
 
 
-def test_a_digest_that_no_library_has_is_compared_with_the_oracle():
+def test_a_digest_that_no_library_has_is_compared_with_the_oracle(self_tests_off):
     def wrong(messages, name, **options):
         return it.hash_batch(messages, name, **options) ^ 1
 

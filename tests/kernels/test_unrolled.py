@@ -20,7 +20,7 @@ from support import on_device, oracle, pattern, rows_as_bytes
 
 @pytest.mark.quick
 @pytest.mark.parametrize("name", ["sha256", "sha512", "blake2b", "blake2s"])
-def test_rounds_without_tables_in_memory_and_branches(name, monkeypatch):
+def test_rounds_without_tables_in_memory_and_branches(name, self_tests_off, monkeypatch):
     monkeypatch.delitem(sys.modules, "unrolled", raising=False)
     importlib.import_module("unrolled")
     kernels, record = registry.get("interpreter"), algorithms.get(name)

@@ -53,7 +53,7 @@ def test_vectors_of_words_of_states(name, wide):
 
 
 @pytest.fixture
-def tuning(request, monkeypatch):
+def tuning(request, self_tests_off, monkeypatch):
     """The tuning of another backend, without the options of its compiler."""
     data = launch._tuning()
     own = {

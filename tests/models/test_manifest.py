@@ -330,7 +330,7 @@ def test_manifest_of_a_file_verifies_the_tied_live_model(tmp_path: Path) -> None
     assert Manifest.build(module).verify(path).missing == (pair[0],)  # it has an entry of its own there
 
 
-def test_other_backends_agree(tmp_path: Path) -> None:
+def test_other_backends_agree(tmp_path: Path, self_tests_off: None) -> None:
     pytest.importorskip("triton", reason="absent: triton")
     path = saved(STATE, tmp_path)
     built = Manifest.build(STATE, backend="native")
