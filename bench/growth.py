@@ -269,13 +269,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = environment.run(["bench.growth", *given], options.note)
     good = True
     for part in options.only or PARTS:
-        found = []
-        for result in parts[part]():
-            print(f"{part}: {shown(result)}", flush=True)
-            found.append(result)
-            good &= result["good"]
-        if options.out is not None:
-            environment.write(options.out, "growth", run, {part: found})
+        found: list[Result] = []
+        try:
+            for result in parts[part]():
+                print(f"{part}: {shown(result)}", flush=True)
+                found.append(result)
+                good &= result["good"]
+        finally:  # an interrupted run keeps what it has measured
+            if options.out is not None:
+                environment.write(options.out, "growth", run, {part: found})
     return 0 if good else 1
 
 

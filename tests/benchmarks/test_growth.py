@@ -89,6 +89,18 @@ def test_the_status_says_whether_all_is_good(monkeypatch, capsys):
     assert "FAILED" not in capsys.readouterr().out.splitlines()[0]
 
 
+def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
+    def measured():
+        yield {"key": ["x"], "seconds": 1e-6, "good": True}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(latency, "measured", measured)
+    out = tmp_path / "growth.json"
+    with pytest.raises(KeyboardInterrupt):
+        growth.main(["--only", "latency", "--out", str(out)])
+    assert [found["key"] for found in json.loads(out.read_text("utf-8"))["latency"]] == [["x"]]
+
+
 @pytest.mark.parametrize("arguments", [["tuplehash_128"], ["--most-bytes", "1"], ["--only", "dreams"]])
 def test_bad_use(arguments):
     with pytest.raises(SystemExit) as ended:
