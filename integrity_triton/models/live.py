@@ -59,7 +59,7 @@ def hash_state_dict(
     queued = [_hash_on_device(on_device, hash_, backend, progress) for on_device in by_device.values()]
     entries = []
     for groups, digests in queued:
-        for memory, digest in zip((m for group in groups for m in group), _fetch(digests), strict=True):
+        for memory, digest in zip((m for group in groups for m in group), _rows(digests), strict=True):
             first, *others = sorted(memory.names)
             entries.append(
                 TensorEntry(first, memory.dtype, memory.shape, memory.nbytes, digest, tuple(others))
@@ -96,17 +96,25 @@ def _key(name: str, x: torch.Tensor) -> Any:
 
 
 def _hash_on_device(
-    memories: Iterable[_Memory], hash_: TensorHash, backend: str | None, progress: Progress | None
-) -> tuple[list[list[_Memory]], list[torch.Tensor]]:
-    groups, digests = [], []
+    memories: Sequence[_Memory], hash_: TensorHash, backend: str | None, progress: Progress | None
+) -> tuple[list[list[_Memory]], torch.Tensor]:
+    """The groups of one device's tensors, and a row with the digest of each tensor."""
+    import torch
+
+    # Digests that were allocated between the copies of groups would keep the allocator from giving the memory
+    # of one copy to the next.
+    size = hash_.length or hash_.algorithm.digest_size
+    digests = torch.empty((len(memories), size), dtype=torch.uint8, device=memories[0].tensor.device)
+    groups, done = [], 0
     for group in _groups(memories, hash_.algorithm):
         data = [tensor_bytes(m.tensor) for m in group]
-        queued = hash_batch(data, hash_.name, length=hash_.length, backend=backend)
+        out = digests[done : done + len(group)]
+        hash_batch(data, hash_.name, length=hash_.length, out=out, backend=backend)
         if progress is not None:
-            queued = queued.cpu()  # this waits for the group, so that progress reports bytes that were hashed
+            out.cpu()  # this waits for the group, so that progress reports bytes that were hashed
             progress(sum(m.nbytes for m in group))
         groups.append(group)
-        digests.append(queued)
+        done += len(group)
     return groups, digests
 
 
@@ -134,9 +142,7 @@ def _groups(memories: Iterable[_Memory], algorithm: Algorithm) -> Iterator[list[
         yield group
 
 
-def _fetch(digests: Sequence[torch.Tensor]) -> Iterator[bytes]:
-    """The rows of all tensors, which are on one device, with a single transfer."""
-    import torch
-
-    for row in torch.cat(list(digests)).cpu().numpy():
+def _rows(digests: torch.Tensor) -> Iterator[bytes]:
+    """The rows of a tensor, with a single transfer."""
+    for row in digests.cpu().numpy():
         yield row.tobytes()

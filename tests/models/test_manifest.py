@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import integrity_triton as it
+from bench import memory
 from integrity_triton.models import (
     Manifest,
     ManifestError,
@@ -1003,3 +1004,11 @@ def test_a_time_in_the_future_hides_no_other_time() -> None:
     now = time.time()
     assert 0 < rest_of_tick(now + 1e6, now) <= 0.01
     assert rest_of_tick(now + 1e6, now - 1) == rest_of_tick() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not applicable: the peak is read from /proc")
+def test_copies_of_tensors_are_made_one_after_another():
+    """Digests that were kept between the copies kept the allocator from using their memory again."""
+    tensors = {f"layer{i}": torch.zeros((1 << 19, 4), dtype=torch.uint8).t() for i in range(64)}
+    Manifest.build({"layer0": tensors["layer0"]}, backend="native")
+    assert memory.above(lambda: Manifest.build(tensors, backend="native")) < 32 << 20  # of 128 MiB
