@@ -11,8 +11,9 @@ from .. import algorithms
 from ..algorithms import Algorithm
 from ..algorithms.known_answers import load
 from ..backends.base import Backend
+from ..backends.emulation.backend import EmulatedBackend
 from ..backends.registry import BackendStatus, get, statuses
-from .report import ABSENT, COMPILED, FAILED, RAN, Cell, Failure
+from .report import ABSENT, COMPILED, FAILED, RAN, Cell, Failure, KernelExecution
 from .subject import EFFORTS, SLOW_EFFORTS, Subject
 from .tally import check
 from .watch import Watch
@@ -97,6 +98,9 @@ class Request:
             partner=_partner(record, place.backend),
             watch=Watch(backend, others),
         )
+        coverage = backend.coverage if isinstance(backend, EmulatedBackend) else None
+        if coverage is not None:
+            coverage.take()
         tally = check(subject, backend)
         return replace(
             cell,
@@ -107,6 +111,10 @@ class Request:
             launches=tally.launches,
             seconds=round(time.perf_counter() - began, 3),
             asked=place.backend in self.backends or record.name in self.algorithms,
+            coverage={
+                kernel.name: KernelExecution(kernel.blocks[1], kernel.missed())
+                for kernel in (() if coverage is None else coverage.take())
+            },
         )
 
     def problems(self, cells: Sequence[Cell]) -> list[str]:

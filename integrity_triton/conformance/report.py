@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ABSENT", "COMPILED", "FAILED", "RAN", "Cell", "Failure", "Report"]
+__all__ = ["ABSENT", "COMPILED", "FAILED", "RAN", "Cell", "Failure", "KernelExecution", "Report"]
 
 RAN, FAILED, ABSENT, COMPILED = "ran", "failed", "absent", "compile-only"
 _STATUSES = (RAN, FAILED, ABSENT, COMPILED)
@@ -22,6 +22,16 @@ class Failure:
     """In hexadecimal, or in words."""
     found: str
     """In hexadecimal, or in words."""
+
+
+@dataclass(frozen=True)
+class KernelExecution:
+    """What was executed of a compiled kernel."""
+
+    blocks: int
+    """The number of basic blocks."""
+    missed: tuple[str, ...]
+    """The blocks, and rows and columns of matrix products, that were never executed, in words."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,8 @@ class Cell:
     seconds: float = 0.0
     asked: bool = False
     """Whether this backend, or this algorithm on it, was asked for by name."""
+    coverage: Mapping[str, KernelExecution] = field(default_factory=dict)
+    """On an emulated backend, what was executed of each kernel, by the name of its compiled form."""
 
     @property
     def cases(self) -> int:
@@ -123,6 +135,16 @@ class Report:
                 found.setdefault((cell.place, cell.reason), []).append(cell.algorithm)
         for (place, reason), names in found.items():
             yield place, reason, names
+
+    def executions(self) -> dict[tuple[str, str], KernelExecution]:
+        """What all cells together executed of each kernel, by backend and name."""
+        found: dict[tuple[str, str], KernelExecution] = {}
+        for cell in self.cells:
+            for name, execution in cell.coverage.items():
+                before = found.get((cell.backend, name), execution)
+                missed = tuple(what for what in execution.missed if what in before.missed)
+                found[cell.backend, name] = KernelExecution(execution.blocks, missed)
+        return found
 
     def counts(self) -> dict[str, int]:
         """The number of cells of each status."""

@@ -64,3 +64,8 @@ class Coverage:
 
     def kernels(self) -> tuple[KernelCoverage, ...]:
         return tuple(self._kernels.values())
+
+    def take(self) -> tuple[KernelCoverage, ...]:
+        """The coverage of what was launched since this was called last."""
+        taken, self._kernels = self.kernels(), {}
+        return taken

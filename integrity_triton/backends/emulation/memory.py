@@ -202,16 +202,16 @@ class GlobalMemory:
     def finish(self) -> None:
         """Raise Race if a load of this launch has read what an unordered access wrote later. It is called
         when a launch has ended."""
-        for number, reads in self._reads.items():
-            shadow = self._shadows.get(number)
+        reads_of, shadows = self._reads, self._shadows
+        self._reads, self._shadows = {}, {}
+        for number, reads in reads_of.items():
+            shadow = shadows.get(number)
             if shadow is None:
                 continue
             start = int(self._found(False).starts[number])
             for at, width, stamp, what in reads:
                 places = at[:, None] - start + np.arange(width)
                 shadow.check_load(places, np.broadcast_to(stamp[:, None], places.shape), what)
-        self._reads.clear()
-        self._shadows.clear()
 
     # Checks
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from ..report import Report
+from ..report import Cell, Report
 
 
 def to_dict(report: Report) -> dict[str, Any]:
@@ -21,8 +21,18 @@ def to_dict(report: Report) -> dict[str, Any]:
         "options": dict(report.options),
         "environment": dict(report.environment),
         "counts": report.counts(),
-        "cells": [{**asdict(cell), "cases": cell.cases} for cell in report.cells],
+        "cells": [_cell(cell) for cell in report.cells],
+        "executed": [
+            {"backend": backend, "kernel": kernel, **asdict(execution)}
+            for (backend, kernel), execution in report.executions().items()
+        ],
     }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    found = {**asdict(cell), "cases": cell.cases}
+    del found["coverage"]  # that of all cells together says more
+    return found
 
 
 def to_json(report: Report) -> str:

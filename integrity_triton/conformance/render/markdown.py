@@ -25,6 +25,18 @@ def to_markdown(report: Report) -> str:
     if reasons:
         lines += ["", "## Absent algorithms", ""]
         lines += [f"- {place}: {_escape(why)}: {', '.join(names)}" for place, why, names in reasons]
+    executions = report.executions()
+    if executions:
+        lines += [
+            "",
+            "## Executed code",
+            "",
+            "| backend | kernel | blocks | not executed |",
+            "| --- | --- | --- | --- |",
+        ]
+        for (backend, kernel), execution in executions.items():
+            missed = "; ".join(map(_escape, execution.missed)) or "-"
+            lines.append(f"| {backend} | {kernel} | {execution.blocks} | {missed} |")
     for cell in report.cells:
         if cell.status != FAILED:
             continue
