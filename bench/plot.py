@@ -345,7 +345,7 @@ def roofline(document: Mapping[str, Any]) -> dict[str, str]:
     if not rows:
         return {}
     targets = list(dict.fromkeys(target for ratios in rows.values() for target in ratios))
-    top, left, step = 104, 190, 20
+    top, left, step = 104, 190, 24
     bottom = top + step * len(rows)
     picture = Picture("Distance to the ceiling", bottom + 34 + _LINE * 3 + _MARGIN)
     picture.text(_MARGIN, 28, f"Distance to the ceiling, by target ({document['label']})", "title")
@@ -366,7 +366,8 @@ def roofline(document: Mapping[str, Any]) -> dict[str, str]:
         y = top + step * i + step / 2
         picture.text(left - 10, y + 4, name, "", "end")
         for target, ratio in ratios.items():
-            picture.dot(axis.at(ratio), y, f"s{targets.index(target) % 7} dot")
+            lane = targets.index(target)  # a little apart, so that equal ratios do not hide each other
+            picture.dot(axis.at(ratio), y + 2.5 * (lane - (len(targets) - 1) / 2), f"s{lane % 7} dot")
     compiled = f"in code that Triton {document['triton']} and the vendors' compilers made; no GPU was used"
     lines = [f"{document['label'].capitalize()}, {compiled}.", "Command: python -m bench.roofline"]
     _foot(picture, bottom + 34, lines)
