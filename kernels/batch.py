@@ -41,6 +41,22 @@ def load_block(
 
 
 @triton.jit
+def load_whole_block(address, WORDS: tl.constexpr, WORD_BITS: tl.constexpr, BIG_ENDIAN: tl.constexpr):
+    """``WORDS`` words of WORD_BITS, 32 or 64, of each lane, as a tuple of tiles in native order.
+
+    address: int64 ``[lanes]``, where the words start. It may be any address, because ``aot/spirv.py`` makes
+    of these loads some of 16 bytes that need no alignment. So this is only for targets whose VECTOR is 0.
+    """
+    pointer = address.to(tl.pointer_type(tl.uint32 if WORD_BITS == 32 else tl.uint64))
+    out = ()
+    for i in tl.static_range(WORDS):
+        out = out + (tl.load(pointer + i),)
+    if BIG_ENDIAN:
+        out = swap_words(out, WORDS, WORD_BITS)
+    return out
+
+
+@triton.jit
 def _load_vectors(
     address,
     first_word,
@@ -286,9 +302,12 @@ def hash_messages(
     one block of zeros.
     """
     RAW_WORDS: tl.constexpr = BLOCK_BYTES // 4
+    BLOCK_WORDS: tl.constexpr = BLOCK_BYTES * 8 // WORD_BITS
+    WHOLE: tl.constexpr = VECTOR == 0 and not VARIABLE_BLOCK
+    WIDTH: tl.constexpr = 2 if VECTOR == 0 else VECTOR
     block = step if VARIABLE_BLOCK else BLOCK_BYTES
-    # Where loads are vectors, this is a product with VECTOR, because the compiler must see the alignment.
-    step_words = step // (4 * VECTOR) * VECTOR if ALIGN >= 4 * VECTOR else step // 4
+    # Where loads are vectors, this is a product with WIDTH, because the compiler must see the alignment.
+    step_words = step // (4 * WIDTH) * WIDTH if ALIGN >= 4 * WIDTH else step // 4
     valid, message, size, row, longest, shortest = messages_of_lanes(
         table_ptr, address, count, stride, length, total, TABLE, BLOCK_MSGS
     )
@@ -304,16 +323,30 @@ def hash_messages(
     if CONSTANTS_PER_MESSAGE > 0:
         # Lanes without a message read the constants of row 0, because block functions load without a mask.
         constants_ptr = constants_ptr + tl.where(valid, row, 0) * CONSTANTS_PER_MESSAGE
+    if WHOLE:
+        # Lanes without a message read the whole blocks of the program's last message.
+        final_lane = tl.minimum((tl.program_id(0).to(tl.int64) + 1) * BLOCK_MSGS, count) - 1
+        final = tl.load(table_ptr + final_lane) if TABLE else address + final_lane * stride
+        readable = tl.where(valid, message, final)
     for n in range(most_blocks):
         number = tl.full((), 0, tl.int64) + n
         # This is 0 where the padding starts with this block, and negative where it started before. No padding
         # function needs to look back further than 8 bytes.
         left = tl.minimum(tl.maximum(size - number * block, -8), block).to(tl.int32)
         last = (n + 1 >= blocks) & FINAL
-        raw = load_block(message, number * step_words, left, valid, RAW_WORDS, ALIGN, VECTOR, VARIABLE_BLOCK)
-        if n >= whole_blocks:
-            raw = end_block(raw, left, prefix + size, last, padding, PAD, RAW_WORDS)
-        words = native_words(raw, count, RAW_WORDS, WORD_BITS, BIG_ENDIAN)
+        if WHOLE:
+            if n < whole_blocks:
+                words = load_whole_block(readable + number * step, BLOCK_WORDS, WORD_BITS, BIG_ENDIAN)
+            else:
+                raw = load_block(message, number * step_words, left, valid, RAW_WORDS, ALIGN, WIDTH)
+                raw = end_block(raw, left, prefix + size, last, padding, PAD, RAW_WORDS)
+                words = native_words(raw, count, RAW_WORDS, WORD_BITS, BIG_ENDIAN)
+        else:
+            first = number * step_words
+            raw = load_block(message, first, left, valid, RAW_WORDS, ALIGN, WIDTH, VARIABLE_BLOCK)
+            if n >= whole_blocks:
+                raw = end_block(raw, left, prefix + size, last, padding, PAD, RAW_WORDS)
+            words = native_words(raw, count, RAW_WORDS, WORD_BITS, BIG_ENDIAN)
         absorbed = prefix + tl.minimum(size, (number + 1) * block)
         new = BLOCK(state, words, absorbed, last, flags, constants_ptr)
         state = select(n < blocks, new, state, STATE_WORDS)

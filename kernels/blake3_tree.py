@@ -14,7 +14,7 @@ specification (section 2.1).
 import triton
 import triton.language as tl
 
-from .batch import end_block, find_message, load_block
+from .batch import end_block, find_message, load_block, load_whole_block
 from .bits import load_state, load_words, select, store_words
 from .blake3 import CHUNK_END, CHUNK_START, PARENT, ROOT, blake3_compress
 from .jit import kernel
@@ -121,14 +121,26 @@ def blake3_chunks(
     number_low = (number & 0xFFFFFFFF).to(tl.uint32)
     number_high = (number >> 32).to(tl.uint32)
 
+    place = start + chunk * CHUNK_BYTES
+    if VECTOR == 0:
+        # Lanes without a chunk read the program's last chunk, if all of its chunks are whole.
+        final_start = tl.load(table_ptr + final_message) if TABLE else address + final_message * stride
+        readable = tl.where(valid, place, final_start + final_end - CHUNK_BYTES)
     cv = load_state(key_ptr, message, in_range, KEY_PER_MESSAGE, 8, BLOCK_MSGS, VECTOR)
     for n in range(most_blocks):
         word = tl.full((), 0, tl.int64) + n * BLOCK_WORDS
         left = tl.minimum(tl.maximum(chunk_size - (word * 4).to(tl.int32), 0), BLOCK_BYTES)
-        m = load_block(start + chunk * CHUNK_BYTES, word, left, valid, BLOCK_WORDS, ALIGN, VECTOR)
         last = n + 1 == blocks
-        if not all_whole:
-            m = end_block(m, left, left, last, 0, pad_zeros, BLOCK_WORDS)
+        if VECTOR == 0:
+            if all_whole:
+                m = load_whole_block(readable + word * 4, BLOCK_WORDS, 32, False)
+            else:
+                m = load_block(place, word, left, valid, BLOCK_WORDS, ALIGN, 2)
+                m = end_block(m, left, left, last, 0, pad_zeros, BLOCK_WORDS)
+        else:
+            m = load_block(place, word, left, valid, BLOCK_WORDS, ALIGN, VECTOR)
+            if not all_whole:
+                m = end_block(m, left, left, last, 0, pad_zeros, BLOCK_WORDS)
         block_flags = (chunk_size * 0 + flags).to(tl.uint32)
         block_flags = tl.where(n == 0, block_flags | CHUNK_START, block_flags)
         block_flags = tl.where(last, block_flags | CHUNK_END, block_flags)

@@ -94,6 +94,7 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
         binary = compiled.asm[kind]
         if kind == "spv" and job["portable"]:
             binary = spirv.without_masks(spirv.strip(binary), job["num_warps"] * warp)
+            binary = spirv.with_vector_loads(binary)
         Path(output).write_bytes(binary.encode() if isinstance(binary, str) else binary)
     if intel:
         parameters = spirv.parameters(Path(job["outputs"]["spv"]).read_bytes(), entry)

@@ -95,9 +95,10 @@ class Host:
         launch = Launch(kernel, lanes, plain, constants, device, tuple(memory))
         options = self._launcher.options(launch)
         if "ALIGN" in constants:
-            # Kernels load vectors, words or bytes. A finer alignment would only compile another binary.
+            # Kernels load vectors, words or bytes. A finer alignment would only compile another binary. If
+            # VECTOR is 0, they load 16 bytes at any address.
             align, vector = constants["ALIGN"], 4 * options["VECTOR"]
-            used = vector if align >= vector else 4 if align >= 4 else 1
+            used = 1 if vector == 0 or align < 4 else vector if align >= vector else 4
             launch = replace(launch, constants={**constants, "ALIGN": used})
         self._launch(launch, options)
 

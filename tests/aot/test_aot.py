@@ -124,7 +124,7 @@ def test_a_compiler_that_fails_is_quoted(capfd, tmp_path):
         tmp_path / "out",
         *ROWS,
         "--where",
-        "ALIGN=4",
+        "ALIGN=1",
         "--compiler",
         tmp_path,
         status=2,

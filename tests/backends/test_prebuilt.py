@@ -363,3 +363,67 @@ def test_a_mask_of_the_local_identifier_that_changes_nothing_is_left_out():
         (module(15, masked, builtin=26), 16),  # WorkgroupId
     ):
         assert spirv.without_masks(*other) == other[0]
+
+
+_DECLARED = (
+    (17, 6),  # OpCapability Kernel
+    (14, 2, 2),  # OpMemoryModel Physical64 OpenCL
+    (21, 1, 32, 0),  # OpTypeInt
+    (21, 2, 64, 0),
+    (21, 3, 8, 0),
+    (32, 4, 5, 1),  # OpTypePointer CrossWorkgroup
+    (32, 5, 5, 3),
+    *((43, 2, 10 + k, 4 * k, 0) for k in range(16)),  # OpConstant
+)
+
+
+def _loading(offsets: tuple[int, ...], between: tuple[int, ...] = (), base: int = 120) -> bytes:
+    """A module that loads words at these offsets, in words, from an address. ``between`` is an instruction
+    before the last load; ``base`` the instruction that gives the pointer."""
+    body: list[tuple[int, ...]] = [(54, 2, 30, 0, 31), (248, 32), (base, 4, 33, 34)]
+    for k, offset in enumerate(offsets):
+        at = 40 + 4 * k
+        body += [between] if between and k == len(offsets) - 1 else []
+        body += [
+            (124, 5, at, 33),  # OpBitcast to a pointer to bytes
+            (70, 5, at + 1, at, 10 + offset),  # OpInBoundsPtrAccessChain
+            (124, 4, at + 2, at + 1),
+            (61, 1, at + 3, at + 2, 2, 4),  # OpLoad Aligned 4
+        ]
+    return _spirv(*_DECLARED, *body, (253,), (56,))
+
+
+def _instructions(module: bytes) -> list[tuple[int, ...]]:
+    return [(opcode, *i[1:]) for opcode, i in spirv._instructions(_words(module))]
+
+
+def test_loads_of_consecutive_words_become_one_of_16_bytes():
+    given = _loading((0, 1, 2, 3, 4))
+    found = _instructions(spirv.with_vector_loads(given))
+    opcodes = [i[0] for i in found]
+    assert {i[1] for i in found if i[0] == 17} == {6, 7, 11, 39}  # Kernel, Vector16, Int64 and Int8
+    assert opcodes.index(17) < opcodes.index(11) < opcodes.index(14)
+    (call,) = [i for i in found if i[0] == 12]
+    assert call[4] == 171 and call[7] == 16  # vloadn of 16 bytes
+    (vector,) = [i[2:] for i in found if i[0] == 124 and i[3] == call[2]]
+    # Each word has the name that its load gave it, and only the fifth is still a load.
+    assert [i[2:] for i in found if i[0] == 81] == [(43 + 4 * k, vector[0], k) for k in range(4)]
+    assert [i for i in found if i[0] == 61] == [(61, 1, 59, 58, 2, 4)]
+    names = [i[2] for i in found if i[0] in (12, 81, 124)] + [i[1] for i in found if i[0] in (21, 23, 32)]
+    assert len(names) == len(set(names))
+    assert max(names) < _words(spirv.with_vector_loads(given))[3]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        _loading((0, 1, 2)),
+        _loading((0, 1, 2, 4)),
+        _loading((1, 0, 2, 3)),  # the first address is not loaded first
+        _loading((0, 1, 2, 3), between=(62, 58, 43)),  # OpStore
+        _loading((0, 1, 2, 3), between=(248, 90)),  # OpLabel: another basic block
+        _loading((0, 1, 2, 3), base=81),  # the pointer is not a number that was computed
+    ],
+)
+def test_other_loads_stay_as_they_are(module):
+    assert spirv.with_vector_loads(module) == module

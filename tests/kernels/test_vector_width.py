@@ -52,6 +52,25 @@ def test_vectors_of_words_of_states(name, wide):
     assert tags == [oracle(record, m, key=k) for m, k in zip(messages, keys, strict=True)]
 
 
+@pytest.mark.parametrize("rows", [False, True], ids=["ragged", "rows"])
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("md5", (128, 200, 129)), ("sha512", (256, 391, 300)), ("blake3", (2048, 3072))]
+)
+@pytest.mark.parametrize("wide", [0], indirect=True)
+def test_whole_blocks_at_any_address(name, sizes, rows, wide):
+    """Blocks that lie whole in every message of a program are loaded without regard to their alignment, and
+    most lanes have no message."""
+    count, size = len(sizes), min(sizes)
+    data = torch.frombuffer(bytearray(pattern(sum(sizes) + 8)), dtype=torch.uint8)
+    start = -data.data_ptr() % 8 + 1
+    if rows:
+        messages = data[start : start + count * size].reshape(count, size)
+    else:
+        messages = list(data[start : start + sum(sizes)].split(sizes))
+    digests = rows_as_bytes(hash_batch(messages, name, backend="interpreter"))
+    assert digests == [oracle(algorithms.get(name), tensor_message(m)) for m in messages]
+
+
 @pytest.fixture
 def tuning(request, self_tests_off, monkeypatch):
     """The tuning of another backend, without the options of its compiler."""
