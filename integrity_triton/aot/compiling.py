@@ -117,7 +117,8 @@ def compile_all(
     default with the installed Triton.
 
     The files of each kernel have its path in ``outputs``, with each of ``target.binaries`` appended as a
-    suffix. Returns the results that :func:`sidecar` needs, one for each kernel. ``matrix`` lets the kernels
+    suffix. Returns the results that :func:`sidecar` needs, one for each kernel, in which "messages" are those
+    of Intel's offline compiler. ``matrix`` lets the kernels
     use the matrix units of an Intel device of which the target does not say whether it has any.
 
     Raises CompileError with the compiler's message if the compilation fails, or if a compiler is missing.
@@ -170,8 +171,10 @@ def compile_all(
         results = list(pool.map(run, shares))
         if target.for_intel_gpu:
             modules = [Path(f"{output}.spv") for output in outputs]
-            list(pool.map(partial(compile_module, target), wanted, modules))
-    return [results[i % workers][i // workers] for i in range(len(jobs))]
+            messages = list(pool.map(partial(compile_module, target), wanted, modules))
+        else:
+            messages = [""] * len(jobs)
+    return [{**results[i % workers][i // workers], "messages": said} for i, said in enumerate(messages)]
 
 
 def build_options(wanted: Specialization) -> str:

@@ -141,7 +141,9 @@ class Poly1305Driver(Driver):
 
     def choice(self) -> dict[str, int]:
         """From how many bytes on a message is cut into parts (PARTS_FROM). Where all messages have one key:
-        from how many on into rows of a matrix (ROWS_FROM, 0 for never), of ``1 << ROW_BITS`` bytes."""
+        from how many on into rows of a matrix (ROWS_FROM, 0 for never), of ``1 << ROW_BITS`` bytes. A
+        ROW_BITS of 0 says that the compiler for the device makes no use of matrix units, so that there are no
+        rows even where that way is asked for."""
         return self.host.tuned(POLY1305)
 
     def shape(self) -> Shape:
@@ -153,11 +155,12 @@ class Poly1305Driver(Driver):
         Making a matrix pays for many bytes under one key."""
         import numpy as np
 
-        if self.way is not None and not (self.way == "rows" and key.count > 1):
-            return np.full(len(lengths), self.ways.index(self.way))
         choice = self.choice()
+        no_rows = key.count > 1 or not choice["ROW_BITS"]
+        if self.way is not None and not (self.way == "rows" and no_rows):
+            return np.full(len(lengths), self.ways.index(self.way))
         found = (lengths >= choice["PARTS_FROM"]).astype(np.int64)
-        if choice["ROWS_FROM"] and key.count == 1:
+        if choice["ROWS_FROM"] and not no_rows:
             found[lengths >= choice["ROWS_FROM"]] = 2
         return found
 
