@@ -1,4 +1,7 @@
-"""What the backends have in common that execute the kernels' compiled code in an emulator, on the CPU."""
+"""What the backends have in common that execute the kernels' compiled code in an emulator, on the CPU.
+
+Nothing here imports NumPy before it is needed, because all backends are loaded to choose one.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ from ...messages.layout import Addressed, Messages, Ragged, Rows
 from ..base import Probe
 from ..triton_backend import TritonBackend
 from ..triton_cache import launch_with_cache
-from .coverage import Coverage
-from .driver import EmulatedDriver, missing
-from .memory import GlobalMemory
 from .program import Target
 
 if TYPE_CHECKING:
     import torch
+
+    from .coverage import Coverage
+    from .driver import EmulatedDriver
+    from .memory import GlobalMemory
 
 _POISON = 0xA5
 
@@ -36,9 +40,6 @@ class EmulatedBackend(TritonBackend):
     target_variable: ClassVar[str]
     """The environment variable that names the target."""
     default_target: ClassVar[str]
-
-    def __init__(self) -> None:
-        self.coverage = Coverage()
 
     @classmethod
     def targets(cls) -> Mapping[str, Target]:
@@ -57,11 +58,19 @@ class EmulatedBackend(TritonBackend):
 
     def driver_of(self, target: str | None = None, *, seed: int = 0) -> EmulatedDriver:
         """A driver for Triton with a coverage of its own. Raises ValueError as :meth:`target` does."""
+        from .coverage import Coverage
+        from .driver import EmulatedDriver
+
         return EmulatedDriver(self.target(target), Coverage(), seed=seed)
 
     @cached_property
     def _driver(self) -> EmulatedDriver:
-        return EmulatedDriver(self.target(), self.coverage)
+        return self.driver_of()
+
+    @property
+    def coverage(self) -> Coverage:
+        """The coverage of all kernels that this backend has launched, unless it was taken."""
+        return self._driver.coverage
 
     def probe(self) -> Probe:
         try:
@@ -69,7 +78,7 @@ class EmulatedBackend(TritonBackend):
             import triton
         except ImportError as error:
             return Probe(False, f"{error.name} cannot be imported; pip install {error.name}")
-        reason = missing()
+        reason = _missing()
         if reason is not None:
             return Probe(False, reason)
         from triton.runtime.jit import JITFunction
@@ -107,6 +116,8 @@ class EmulatedBackend(TritonBackend):
 
 def _memory(launch: Launch) -> GlobalMemory:
     """Exactly the memory that the launch was given."""
+    from .memory import GlobalMemory
+
     memory = GlobalMemory()
     for name, value in launch.arguments.items():
         if hasattr(value, "data_ptr"):
@@ -126,3 +137,14 @@ def _register(memory: GlobalMemory, owner: Any) -> None:
         memory.register(owner.data_ptr(), owner.numel() * owner.element_size(), "memory at an address")
     else:
         raise TypeError(f"the memory of a launch is owned by a {type(owner).__name__}")
+
+
+def _missing() -> str | None:
+    """What the installed Triton lacks to be emulated, or None."""
+    try:
+        from triton import knobs
+    except ImportError as error:
+        return f"Triton 3.5 or later is needed ({error}); pip install --upgrade triton"
+    if not hasattr(knobs.runtime, "add_stages_inspection_hook"):
+        return "this Triton cannot end compilation before the last stage; pip install --upgrade triton"
+    return None

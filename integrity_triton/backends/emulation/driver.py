@@ -23,17 +23,6 @@ from .program import KernelLaunch, Program, Target
 _FLOATS = {"fp16": "<e", "fp32": "<f", "fp64": "<d"}
 
 
-def missing() -> str | None:
-    """What the installed Triton lacks to be emulated, or None."""
-    try:
-        from triton import knobs
-    except ImportError as error:
-        return f"Triton 3.5 or later is needed ({error}); pip install --upgrade triton"
-    if not hasattr(knobs.runtime, "add_stages_inspection_hook"):
-        return "this Triton cannot end compilation before the last stage; pip install --upgrade triton"
-    return None
-
-
 class EmulatedDriver:
     """The driver of one target. Its attributes that have no docstring are those that Triton asks a driver
     for."""

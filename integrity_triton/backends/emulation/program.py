@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .coverage import KernelCoverage
-from .memory import GlobalMemory
+if TYPE_CHECKING:
+    from .coverage import KernelCoverage
+    from .memory import GlobalMemory
 
 
 @dataclass(frozen=True)
