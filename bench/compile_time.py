@@ -28,6 +28,7 @@ from triton.backends.compiler import GPUTarget
 
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm, load_reference
+from integrity_triton.aot.compiling import Target
 from integrity_triton.launching.launch import Launch
 from integrity_triton.self_tests import catalogue
 
@@ -88,10 +89,16 @@ class _Driver:
         return 0
 
 
+def tuning(target: str) -> str:
+    """The name of the configurations that are launched on one of TARGETS."""
+    return Target.parse(target).tuning
+
+
 def launches(
-    vendor: str, layouts: Collection[str] = ("rows",), *, records: Iterable[Algorithm] | None = None
+    tuning: str, layouts: Collection[str] = ("rows",), *, records: Iterable[Algorithm] | None = None
 ) -> dict[str, list[tuple[Launch, Mapping[str, int]]]]:
-    """The kernels that a vendor's backend launches, each once, by the first algorithm that launches it.
+    """The kernels that are launched with the configurations of ``tuning``, each once, by the first algorithm
+    that launches it.
 
     Algorithms of one family run the same kernels, so only one of them is named. ``layouts`` are some of
     :data:`LAYOUTS`. If there is only "rows", the result has one variant of each kernel; otherwise it has
@@ -104,7 +111,7 @@ def launches(
         # Hashes of tuples encode them to messages and run the sponge's kernels.
         if record.takes_tuples:
             continue
-        for launch, options in catalogue.launches(record, vendor, partial(_measured, record, layouts)):
+        for launch, options in catalogue.launches(record, tuning, partial(_measured, record, layouts)):
             kept = ((name, value) for name, value in launch.constants.items() if name not in left_out)
             kernel = (launch.kernel, *kept)
             if kernel not in known:
@@ -252,7 +259,7 @@ def main() -> None:
     slow = []
     for target in targets:
         layouts = LAYOUTS if options.thorough else LAYOUTS[:1]
-        asked = launches(TARGETS[target].backend, layouts, records=records)
+        asked = launches(tuning(target), layouts, records=records)
         with tempfile.TemporaryDirectory() as cache, compiling_for(target, Path(cache)):
             for launch, config in (pair for pairs in asked.values() for pair in pairs):
                 done = build(launch, config)

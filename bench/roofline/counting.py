@@ -145,14 +145,14 @@ class Count:
 
 
 @cache
-def _launches(algorithm: str, backend: str) -> list[tuple[Launch, Mapping[str, Any]]]:
-    (pairs,) = compile_time.launches(backend, records=[algorithms.get(algorithm)]).values()
+def _launches(algorithm: str, tuning: str) -> list[tuple[Launch, Mapping[str, Any]]]:
+    (pairs,) = compile_time.launches(tuning, records=[algorithms.get(algorithm)]).values()
     return pairs
 
 
 def launch_of(family: Family, target: str) -> tuple[Launch, Mapping[str, Any]]:
     """The launch that is counted: that of aligned rows, with the configuration of the target's backend."""
-    pairs = _launches(family.algorithm, compile_time.TARGETS[target].backend)
+    pairs = _launches(family.algorithm, compile_time.tuning(target))
     return next(pair for pair in pairs if pair[0].kernel.endswith(f":{family.kernel}"))
 
 

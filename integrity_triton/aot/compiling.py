@@ -56,7 +56,7 @@ class Target:
     threads_per_warp: int | None
     """None if the tuning data determine it."""
     tuning: str
-    """The name of the backend whose tile sizes are used."""
+    """The name under which ``tuning.json`` has the configurations that are used."""
     binaries: tuple[str, ...]
     """The kinds of file that the compiler writes. The first is the one that a driver loads."""
     pointer_alignment: int
@@ -74,7 +74,8 @@ class Target:
         if found := re.fullmatch(r"hip:(gfx[0-9a-f]{3,4})", name):
             # Wavefronts have 64 lanes in the CDNA family and 32 in the RDNA family.
             warp = 64 if found[1].startswith("gfx9") else 32
-            return cls(name, "hip", found[1], warp, "hip", ("hsaco",), 16)
+            tuning = "hip" if warp == 64 else "hip:wave32"
+            return cls(name, "hip", found[1], warp, tuning, ("hsaco",), 16)
         raise ValueError(
             f"unknown target {name!r}; targets are cuda:90 or another compute capability, "
             f"hip:gfx942 or another architecture, {', '.join(f'xpu:{gpu}' for gpu in INTEL_GPUS)}, and xpu"

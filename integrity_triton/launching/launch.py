@@ -67,8 +67,8 @@ def tuned(backend: str, kernel: str, block: str | None = None) -> dict[str, int]
     """A backend's configuration for a kernel, and for the block function with which it is compiled, if it
     takes one. Both are named as in a :class:`Launch`.
 
-    ``backend`` may be followed by a colon and the name of an architecture. What the tuning data say for the
-    architecture then replaces what they say for the backend.
+    ``backend`` may be followed by a colon and the name of an architecture, or of a kind of architectures.
+    What the tuning data say for it then replaces what they say for the backend.
     """
     data = _tuning()
     layers = [data[backend.partition(":")[0]]]

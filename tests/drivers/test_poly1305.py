@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import integrity_triton as it
-from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launches
+from bench.compile_time import build, compiling_for, cuobjdump, launches, tuning
 from integrity_triton import algorithms
 from integrity_triton.aot import compiling
 from integrity_triton.backends import registry
@@ -356,7 +356,7 @@ MATRIX_UNITS = {"cuda:80": r"\bIMMA\b", "cuda:90": r"\bIGMMA\b", "cuda:100": r"\
 @pytest.mark.slow
 @pytest.mark.parametrize("target", MATRIX_UNITS)
 def test_matrix_units_of_nvidia_multiply(target, tmp_path):
-    asked = launches(TARGETS[target].backend, ("rows", "ragged"), records=[RECORD])[RECORD.name]
+    asked = launches(tuning(target), ("rows", "ragged"), records=[RECORD])[RECORD.name]
     rows = [(launch, options) for launch, options in asked if launch.kernel.endswith(":poly1305_rows")]
     assert len(rows) >= 2
     for i, (launch, options) in enumerate(rows):
@@ -372,7 +372,7 @@ def test_matrix_units_of_nvidia_multiply(target, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["hip:gfx942", "hip:gfx1100"])
 def test_matrix_units_of_amd_multiply(target, tmp_path):
-    asked = launches("hip", ("rows",), records=[RECORD])[RECORD.name]
+    asked = launches(tuning(target), ("rows",), records=[RECORD])[RECORD.name]
     for launch, options in asked:
         if launch.kernel.endswith(":poly1305_rows"):
             with compiling_for(target, tmp_path):

@@ -38,12 +38,12 @@ MOST_YARDSTICKS = 20
 
 
 def plan(target: str, layouts: tuple[str, ...] = ("rows",)):
-    return launched(TARGETS[target].backend, layouts)
+    return launched(compile_time.tuning(target), layouts)
 
 
 @cache
-def launched(vendor: str, layouts: tuple[str, ...]):
-    return launches(vendor, layouts)
+def launched(tuning: str, layouts: tuple[str, ...]):
+    return launches(tuning, layouts)
 
 
 def case(target: str, layouts: tuple[str, ...], name: str, *, asked: bool):
