@@ -35,6 +35,7 @@ _BUILTIN = {
     "hip": "hip:HipBackend",
     "xpu": "xpu:XpuBackend",
     "opencl": "opencl:OpenClBackend",
+    "amdgcn": "amdgcn:AmdgcnBackend",
     "interpreter": "interpreter:InterpreterBackend",
     "native": "native:NativeBackend",
     "ptx": "ptx:PtxBackend",

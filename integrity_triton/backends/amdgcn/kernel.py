@@ -1,0 +1,145 @@
+"""A kernel in AMD's assembly, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..emulation.faults import EmulationError, Unmodelled
+from ..emulation.program import Block, KernelLaunch
+from ..emulation.scheduler import DONE, Scheduler
+from . import text
+from .effects import block_effects, check_waits, live_after
+from .machine import Array, Machine, start
+from .matrix import matrix_shape
+from .translate import Translated, Translator
+
+
+class AmdProgram:
+    """One kernel, parsed, checked and translated."""
+
+    def __init__(self, assembly: str, entry: str) -> None:
+        """Raises Unmodelled if an instruction is not modelled, and Uninitialised if a register is used before
+        the load that fills it was waited for."""
+        self._program = program = text.parse(assembly)
+        if program.entry != entry:
+            raise Unmodelled(f"the assembly is of {program.entry}, not of {entry}")
+        self._check_barriers()
+        effects_of = [block_effects(block, program.lanes) for block in program.blocks]
+        check_waits(program, effects_of)
+        live = live_after(program, effects_of)
+        translator = Translator(program)
+        self._translated: list[Translated] = [
+            translator.block(n, effects_of[n], live[n]) for n in range(len(program.blocks))
+        ]
+        self._pool = translator.pool
+        self.matrices: Mapping[str, tuple[int, int]] = {
+            str(i): shape
+            for block in program.blocks
+            for i in block
+            if (shape := matrix_shape(i.name)) is not None
+        }
+        self.blocks: Sequence[Block] = [
+            Block(block[0].source, block[0].text) if block else Block("", "nothing")
+            for block in program.blocks
+        ]
+
+    @property
+    def entry(self) -> str:
+        return self._program.entry
+
+    @property
+    def parameters(self) -> int:
+        return sum(not argument.hidden for argument in self._program.arguments)
+
+    def _check_barriers(self) -> None:
+        """gfx12 divides a barrier into a signal and a wait. They are one barrier here, so nothing may be
+        between them."""
+        instructions = [i for block in self._program.blocks for i in block]
+        for i, following in zip(instructions, [*instructions[1:], None], strict=True):
+            if i.name == "s_barrier_signal" and (following is None or following.name != "s_barrier_wait"):
+                raise Unmodelled(f"{i}: instructions between the signal and the wait of a barrier")
+
+    def run(self, launch: KernelLaunch) -> None:
+        program = self._program
+        given = [argument for argument in program.arguments if not argument.hidden]
+        if len(given) != len(launch.arguments):
+            raise EmulationError(
+                f"{self.entry} takes {len(given)} arguments, and the launch has {len(launch.arguments)}"
+            )
+        size = program.descriptor.get("kernarg_size", 0)
+        segment = np.zeros(-(-max(size, 4) // 4) + 4, np.uint32)
+        raw = segment.view(np.uint8)
+        for argument, value in zip(given, launch.arguments, strict=True):
+            data = (value & ((1 << 8 * argument.size) - 1)).to_bytes(argument.size, "little")
+            raw[argument.offset : argument.offset + argument.size] = np.frombuffer(data, np.uint8)
+        x, y, z = launch.grid
+        programs = x * y * z
+        at_once = max(1, launch.lanes_at_once // (program.waves * program.lanes))
+        with launch.memory.temporary(segment, "the kernel's arguments"), np.errstate(all="ignore"):
+            for first in range(0, programs, at_once):
+                _run(
+                    self._program,
+                    self._translated,
+                    self._pool,
+                    launch,
+                    segment,
+                    first,
+                    min(at_once, programs - first),
+                )
+
+
+def _run(
+    program: text.Program,
+    blocks: Sequence[Translated],
+    pool: list[object],
+    launch: KernelLaunch,
+    segment: Array,
+    first: int,
+    groups: int,
+) -> None:
+    """Run ``groups`` work-groups side by side."""
+    machine = Machine(program, launch, first, groups, list(pool))
+    preloaded = start(program, machine, segment)
+    unchecked = [(n, machine.registers[n]) for n in preloaded]
+    entered = program.labels.get(".LBB0_0", 0) if preloaded else 0
+    barriers = any(i.name.startswith("s_barrier") for block in program.blocks for i in block)
+    scheduler = Scheduler(
+        groups,
+        program.waves,
+        1,
+        seed=launch.seed + first,
+        reorder=1 if barriers else 0,
+        first_program=first,
+    )
+
+    def step(number: int, mask: Array | None) -> tuple[int, Array | None, int]:
+        launch.coverage.block(number)
+        machine.begin(mask, scheduler.stamp)
+        block = blocks[number]
+        if number == entered and unchecked:
+            # Firmware that preloads arguments starts here; older firmware runs the blocks before, which load
+            # the same.
+            here = np.ones(machine.shape[0], bool) if mask is None else mask
+            for register, value in unchecked:
+                if (np.broadcast_to(machine.registers[register], (len(here), 1))[here] != value).any():
+                    raise EmulationError(f"{program.entry} is preloaded with other arguments than it loads")
+            unchecked.clear()
+        condition = block.run(machine)
+        last = block.last
+        name = "" if last is None else last.name
+        if name == "s_endpgm":
+            return DONE, None, 0
+        if name in ("s_barrier", "s_barrier_wait"):
+            scheduler.barrier(mask)
+        if last is not None and name.startswith(("s_branch", "s_cbranch")):
+            target = program.labels[last.operands[0].text]
+            if condition is None:
+                return target, None, 0
+            if np.size(condition) == 1:
+                return (target if condition else number + 1), None, 0
+            return target, condition[:, 0], number + 1
+        return number + 1, None, 0
+
+    scheduler.run(step)
