@@ -18,6 +18,7 @@ from integrity_triton.backends.amdgcn.arithmetic import (
     VECTOR,
     Operation,
     add_with_carry,
+    by_truth_table,
     fused,
     multiply_add,
     subtract_with_borrow,
@@ -166,6 +167,14 @@ def test_selectors_that_differ_between_lanes() -> None:
         alike = VECTOR["v_perm_b32"].function(u32(a), u32(b), u32(c))
         lanes = VECTOR["v_perm_b32"].function(*(np.array([[x, x]], u32) for x in (a, b, c)))
         assert (lanes == alike).all(), (hex(a), hex(b), hex(c))
+
+
+def test_operations_by_a_truth_table() -> None:
+    """Bit 4 a + 2 b + c of the table (CDNA 4 ISA, V_BITOP3_B32): with all combinations of bits in each byte,
+    the result repeats the table."""
+    a, b, c = 0xF0F0F0F0, 0xCCCCCCCC, 0xAAAAAAAA
+    for table in range(256):
+        assert int(by_truth_table(table, u32(a), u32(b), u32(c))) == table * 0x01010101
 
 
 def test_carries() -> None:

@@ -320,7 +320,7 @@ def test_what_is_not_modelled_is_refused_by_name(body: str, what: str) -> None:
 
 def test_nothing_may_stand_between_signal_and_wait() -> None:
     with pytest.raises(Unmodelled, match="between the signal and the wait"):
-        assemble("s_barrier_signal -1\nv_mov_b32_e32 v2, 0\ns_barrier_wait -1", "gfx1201")
+        assemble("s_barrier_signal -1\nds_store_b32 v1, v0\ns_barrier_wait -1", "gfx1201")
 
 
 @pytest.mark.parametrize(("name", "size", "depth"), [("32x32x16", 32, 16), ("16x16x32", 16, 32)])

@@ -98,6 +98,17 @@ def bfe_i32(a: Word, b: Word, c: Word) -> Word:
     return (field ^ top) - top
 
 
+def by_truth_table(table: int, a: Word, b: Word, c: Word) -> Word:
+    """V_BITOP3_B32: each bit of the result is bit ``4 a + 2 b + c`` of the table."""
+    out: Word = u32(0)
+    for number in range(8):
+        if table >> number & 1:
+            term = a if number & 4 else ~a
+            term = term & (b if number & 2 else ~b)
+            out = out | (term & (c if number & 1 else ~c))
+    return out
+
+
 def median(a: Any, b: Any, c: Any) -> Any:
     return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
 
@@ -451,6 +462,10 @@ def _scalar() -> dict[str, Operation]:
             "s_bfe_u64": Operation("dw", lambda a0, a1, b: _field(a0, a1, b, 64, False), "d", _not_zero_64),
             "s_bfe_i64": Operation("dw", lambda a0, a1, b: _field(a0, a1, b, 64, True), "d", _not_zero_64),
             "s_mul_u64": Operation("dd", lambda a0, a1, b0, b1: split(join(a0, a1) * join(b0, b1)), "d"),
+            "s_cvt_f32_u32": Operation("w", lambda a: a.astype(f32).view(u32)),
+            "s_cvt_u32_f32": Operation("w", _to_u32),
+            "s_trunc_f32": Operation("w", _real(np.trunc)),
+            "s_mul_f32": Operation("ww", _real(operator.mul)),
             "s_add_nc_u64": Operation("dd", _add64, "d"),
             "s_sub_nc_u64": Operation("dd", lambda a0, a1, b0, b1: split(join(a0, a1) - join(b0, b1)), "d"),
         }

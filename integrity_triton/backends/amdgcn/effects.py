@@ -53,8 +53,11 @@ _KEEPS_SCC = (
     "s_add_nc",
     "s_sub_nc",
     "s_getreg",
+    "s_cvt",
+    "s_trunc",
+    "s_fmac",
 )
-_CHANGES_DESTINATION = ("v_fmac", "s_cmov", "s_addk", "s_mulk", "s_bitset")
+_CHANGES_DESTINATION = ("v_fmac", "s_fmac", "s_cmov", "s_addk", "s_mulk", "s_bitset")
 
 
 def destinations(instruction: Instruction) -> int:

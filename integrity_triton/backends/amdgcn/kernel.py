@@ -10,6 +10,7 @@ from ..emulation.faults import EmulationError, Unmodelled
 from ..emulation.program import Block, KernelLaunch
 from ..emulation.scheduler import DONE, Scheduler
 from . import text
+from .accesses import is_access
 from .effects import block_effects, check_waits, live_after
 from .machine import Array, Machine, start
 from .matrix import matrix_shape
@@ -54,12 +55,19 @@ class AmdProgram:
         return sum(not argument.hidden for argument in self._program.arguments)
 
     def _check_barriers(self) -> None:
-        """gfx12 divides a barrier into a signal and a wait. They are one barrier here, so nothing may be
-        between them."""
-        instructions = [i for block in self._program.blocks for i in block]
-        for i, following in zip(instructions, [*instructions[1:], None], strict=True):
-            if i.name == "s_barrier_signal" and (following is None or following.name != "s_barrier_wait"):
-                raise Unmodelled(f"{i}: instructions between the signal and the wait of a barrier")
+        """gfx12 divides a barrier into a signal and a wait. They are one barrier here, so between them
+        nothing may access memory that other waves see, or branch."""
+        signal = None
+        for i in (i for block in self._program.blocks for i in block):
+            if i.name == "s_barrier_signal":
+                signal = i
+            elif i.name == "s_barrier_wait":
+                signal = None
+            elif signal and (
+                (is_access(i) and not i.name.startswith("scratch_"))
+                or i.name.startswith(("s_branch", "s_cbranch", "s_endpgm"))
+            ):
+                raise Unmodelled(f"{signal}: {i.name} between the signal and the wait of a barrier")
 
     def run(self, launch: KernelLaunch) -> None:
         program = self._program

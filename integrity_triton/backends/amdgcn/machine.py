@@ -254,6 +254,7 @@ def start(program: Program, machine: Machine, segment: Array) -> tuple[int, ...]
     ids = [(part.astype(u32))[:, None] for part in (number % gx, number // gx % gy, number // (gx * gy))]
     if program.group_ids_in_ttmp:
         r[SCALAR + 108 + 9] = ids[0]
+        r[SCALAR + 108 + 8] = (machine.wave_in_group.astype(u32) << u32(25))[:, None]
         r[SCALAR + 108 + 7] = ids[1] | (ids[2] << u32(16))
     else:
         at = SCALAR + given["user_sgpr_count"]

@@ -24,6 +24,7 @@ from .arithmetic import (
     VECTOR,
     Operation,
     add_with_carry,
+    by_truth_table,
     multiply_add,
     subtract_with_borrow,
     u32,
@@ -59,8 +60,9 @@ _NOTHING = (
 """Instructions that change no value: caches are transparent here, waits are checked before a kernel runs."""
 # Modifiers that change nothing here, or that their instruction reads.
 _MODIFIERS = {
-    "nt", "sc0", "sc1", "glc", "slc", "dlc", "th", "scope", "offset", "offset0", "offset1", "offen", "op_sel",
-    "row_mask", "bank_mask", "bound_ctrl", "fi", "neg_lo", "dst_sel", "dst_unused", "src0_sel", "src1_sel",
+    "nt", "sc0", "sc1", "glc", "slc", "dlc", "th", "scope", "offset", "offset0", "offset1", "offen",
+    "op_sel", "bitop3", "row_mask", "bank_mask", "bound_ctrl", "fi", "neg_lo", "dst_sel", "dst_unused",
+    "src0_sel", "src1_sel",
 }  # fmt: skip
 _LOGIC: dict[str, Callable[..., Any]] = {
     "and": lambda a, b: a & b,
@@ -769,6 +771,15 @@ class Translator:
 
         self.steps.append(run)
 
+    def _s_fmac_f32(self, i: Instruction, d: Operand, a: Operand, b: Operand) -> None:
+        gets = [_at(self.fetch(o)) for o in (a, b, d)]
+        put, function = self._store(i, d), VECTOR["v_fma_f32"].function
+        self.steps.append(lambda r, m: put(r, function(*(get(r) for get in gets))))
+
+    def _v_s_rcp_f32(self, i: Instruction, d: Operand, a: Operand) -> None:
+        get, put, function = _at(self.fetch(a)), self._store(i, d), VECTOR["v_rcp_f32"].function
+        self.steps.append(lambda r, m: put(r, function(get(r))))
+
     def _v_mbcnt_lo_u32_b32(self, i: Instruction, d: Operand, a: Operand, b: Operand) -> None:
         self._count_below(i, 0)
 
@@ -788,6 +799,12 @@ class Translator:
         self.steps.append(
             lambda r, m: r.__setitem__(n, fused_multiply_add(*(g(r).view(kind) for g in gets)).view(u32))
         )
+
+    def _v_bitop3_b32(self, i: Instruction, d: Operand, a: Operand, b: Operand, c: Operand) -> None:
+        """Bit ``4 a + 2 b + c`` of the table in the modifier, for each bit of the sources."""
+        table, gets = int(i.modifiers["bitop3"], 0), [_at(self.fetch(o)) for o in (a, b, c)]
+        put = self._store(i, d)
+        self.steps.append(lambda r, m: put(r, by_truth_table(table, *(get(r) for get in gets))))
 
     def _v_swap_b32(self, i: Instruction, a: Operand, b: Operand) -> None:
         x, y = a.number, b.number
