@@ -13,11 +13,12 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from integrity_triton.algorithms import Algorithm
 from integrity_triton.aot import compiling
 from integrity_triton.backends.opencl.prebuilt import Specialization
 
@@ -72,11 +73,13 @@ def kernel_name(wanted: Specialization) -> str:
     return "/".join(reference.partition(":")[2] for reference in wanted.references)
 
 
-def counted_kernels(target: compiling.Target) -> list[Specialization]:
-    """One variant of each kernel, with each block function that it is compiled with: that for rows with the
-    best alignment, at the end of a message."""
+def counted_kernels(
+    target: compiling.Target, records: Iterable[Algorithm] | None = None
+) -> list[Specialization]:
+    """One variant of each kernel that ``records``, by default all algorithms, launch, with each block
+    function that it is compiled with: that for rows with the best alignment, at the end of a message."""
     found: dict[str, tuple[Any, Specialization]] = {}
-    for wanted in compiling.specializations(target=target).values():
+    for wanted in compiling.specializations(records, target).values():
         constants = wanted.constants
         rank = not constants.get("TABLE"), constants.get("ALIGN", 0), bool(constants.get("FINAL"))
         name = kernel_name(wanted)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from bench import intel_code
+from integrity_triton import algorithms
+from integrity_triton.aot import compiling
+from integrity_triton.backends.opencl import prebuilt
+from integrity_triton.launching.launch import tuned
 
 COMPILER = Path(os.environ.get("INTEGRITY_TRITON_XPU_COMPILER") or Path(sys.prefix, "xpu-compiler"))
 
@@ -47,3 +54,47 @@ def test_without_the_disassembler_the_message_says_how_to_get_it(monkeypatch, tm
     monkeypatch.setenv("PATH", "")
     with pytest.raises(intel_code.MissingTool, match=r"iga64 is not installed.*apt-get install libigc-tools"):
         intel_code.disassemble(tmp_path / "k.bin", "pvc")
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads(intel_code.RESULTS.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", intel_code.TARGETS)
+def test_the_committed_counts_are_those_of_the_tuning(results, name):
+    """Whoever changes a configuration counts again, and no kernel spills on either architecture."""
+    assert results["label"] == "counted in compiled code, not measured"
+    kernels = {archive.replace("-", "/") for archive in prebuilt.lock()["archives"]}
+    if not tuned(name, "poly1305")["ROW_BITS"]:
+        kernels -= {"poly1305_rows", "poly1305_matrix", "poly1305_offsets"}
+    counted = {kernel: on[name] for kernel, on in results["kernels"].items() if name in on}
+    assert counted.keys() == kernels
+    for kernel, code in counted.items():
+        options = tuned(name, *kernel.split("/")[:2])
+        assert code["grf_mode"] == options["grf_mode"], kernel
+        assert code["num_warps"] == options["num_warps"], kernel
+        assert code["threads_per_warp"] == options["threads_per_warp"], kernel
+        assert code["lanes_per_program"] == options["BLOCK_MSGS"], kernel
+        assert code["spilled"] == 0, kernel
+
+
+def test_matrix_units_multiply_where_the_compiler_can_use_them(results):
+    rows = results["kernels"]["poly1305_rows"]
+    assert rows["xpu:pvc"]["instructions"]["dpas"] > 0
+    assert rows["xpu:pvc"]["in_loops"]["dpas"] > 0
+
+
+@pytest.mark.slow
+def test_a_kernel_is_counted_as_it_is_committed(results):
+    if not (COMPILER / "triton" / "__init__.py").exists():
+        pytest.skip(f"absent: no {compiling.INTEL_COMPILER} in {COMPILER}")
+    for tool in (compiling.OFFLINE_COMPILER, intel_code.DISASSEMBLER):
+        if shutil.which(tool) is None:
+            pytest.skip(f"absent: {tool} is not installed")
+    if results["compilers"] != [compiling.INTEL_COMPILER, intel_code.offline_compiler_version()]:
+        pytest.skip("absent: the compilers whose code was counted")
+    target = compiling.Target.parse("xpu:pvc")
+    (one,) = intel_code.counted_kernels(target, [algorithms.get("xxh64")])
+    (code,) = intel_code.count([one], target, COMPILER)
+    assert asdict(code) == results["kernels"][intel_code.kernel_name(one)][target.name]
