@@ -20,6 +20,7 @@ from integrity_triton.backends.emulation.backend import EmulatedBackend, _memory
 from integrity_triton.backends.emulation.driver import EmulatedDriver
 from integrity_triton.backends.emulation.faults import EmulationError, MemoryFault
 from integrity_triton.conformance.cells import Request
+from integrity_triton.drivers.poly1305 import Poly1305Driver
 from integrity_triton.launching.launch import Address, Launch
 from integrity_triton.messages.layout import Ragged, Rows
 from integrity_triton.self_tests.admission import VARIABLE
@@ -209,3 +210,26 @@ def test_the_example_runs():
     )
     assert "row_sums_without_mask: MemoryFault" in done.stdout
     assert "total_without_atomics: Race" in done.stdout
+
+
+@pytest.mark.slow
+def test_poly1305_runs_on_matrix_units(ptx, monkeypatch):
+    """The rows of a long message fill every row of the accumulators of ``wgmma``, and all columns that are
+    used."""
+    choice = {
+        **Poly1305Driver.choice(ptx.driver(algorithms.get("poly1305"))),
+        "PARTS_FROM": 300,
+        "ROWS_FROM": 900,
+    }
+    monkeypatch.setattr(Poly1305Driver, "choice", lambda self: choice)
+    messages = [pattern(n) for n in (5, 400, 1000, 300_000)]
+    key = bytes(range(32))
+    ptx.coverage.take()
+    found = it.hash_batch(messages, "poly1305", key=key, backend="ptx")
+    assert rows_as_bytes(found) == [oracle(algorithms.get("poly1305"), m, key=key) for m in messages]
+    products = [kernel for kernel in ptx.coverage.take() if kernel.name.startswith("poly1305_rows")]
+    missed = {
+        m.partition(" of ")[0] for k in products for m in k.missed() if m.startswith(("rows", "columns"))
+    }
+    # A number modulo 2^130 - 5 has 17 digits of 8 bits; the matrix has 32 columns.
+    assert products and missed == {f"columns {', '.join(map(str, range(17, 32)))}"}
