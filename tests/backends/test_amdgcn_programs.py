@@ -71,6 +71,7 @@ def run(program: AmdProgram, memory: np.ndarray, seed: int = 0) -> KernelCoverag
     given.register(memory.ctypes.data, memory.nbytes, "the array")
     coverage = KernelCoverage("kernel", program.blocks, program.matrices)
     program.run(KernelLaunch((1, 1, 1), [memory.ctypes.data], 1, 0, given, coverage, seed, 4096))
+    given.finish()
     return coverage
 
 
@@ -126,6 +127,14 @@ def test_a_block_that_never_runs_is_missed() -> None:
     (missed,) = run(program, np.zeros(64, np.uint32)).missed()
     assert "v_mov_b32_e32 v2, 7" in missed
     assert "example.py:12, called from user.py:34" in missed
+
+
+def test_the_end_of_a_launch_wherever_its_memory_is() -> None:
+    """Ranges of memory are numbered by their addresses, among which that of the arguments comes anywhere."""
+    program = assemble("global_load_dword v2, v1, s[2:3]\ns_waitcnt vmcnt(0)\nv_add_u32_e32 v2, 1, v2")
+    kept = [np.zeros(64, np.uint32) for _ in range(50)]
+    for memory in kept:
+        run(program, memory)
 
 
 def test_a_loop_in_scalar_registers() -> None:

@@ -85,7 +85,9 @@ class AmdProgram:
         x, y, z = launch.grid
         programs = x * y * z
         at_once = max(1, launch.lanes_at_once // (program.waves * program.lanes))
-        with launch.memory.temporary(segment, "the kernel's arguments"), np.errstate(all="ignore"):
+        # The segment stays registered, since races are looked for at the end of the launch.
+        launch.memory.register(segment.ctypes.data, segment.nbytes, "the kernel's arguments")
+        with np.errstate(all="ignore"):
             for first in range(0, programs, at_once):
                 _run(
                     self._program,
