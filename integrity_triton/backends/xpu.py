@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -65,7 +64,8 @@ class XpuBackend(JitBackend):
         compiler = backends["intel"].compiler
         found: dict[str, Any] = dict(options)
         # The names are those of triton-xpu 3.3. Later versions renamed first one, then the other.
-        if "warp_size" in vars(sys.modules[compiler.__module__])["XPUOptions"].__dataclass_fields__:
+        # Triton loads the compiler's module without entering it in sys.modules.
+        if "warp_size" in compiler.parse_options.__globals__["XPUOptions"].__dataclass_fields__:
             found["warp_size"] = found.pop("threads_per_warp")
         if "grf_mode" in found:
             by_number = "'256'" in inspect.getsource(compiler.make_spv)

@@ -62,7 +62,7 @@ def build(wanted, target, folder, compiler):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_an_exported_kernel(compiler, offline_compiler, capfd, tmp_path, name):
-    where = ["--where", "TABLE=false", "--where", "ALIGN=1"]
+    where = ["--where", "TABLE=false", "--where", "FINAL=true", "--where", "ALIGN=1"]
     command = ["aot", "xxh64", name, "--kernel", "xxh64_messages", *where, "--compiler", str(compiler)]
     assert cli.main([*command, "-o", str(tmp_path)]) == 0, capfd.readouterr().err
     binary, sidecar, module = sorted(tmp_path.iterdir())
@@ -203,6 +203,9 @@ class XPUOptions:
     grf_mode: str = "default"
 
 class XPUBackend:
+    def parse_options(self, options):
+        return XPUOptions(**options)
+
     @staticmethod
     def make_spv(src, metadata, options):
         if options.grf_mode == '{large}':
