@@ -33,6 +33,11 @@ class KernelCoverage:
         self._columns[name] |= columns
 
     @property
+    def matrices(self) -> tuple[str, ...]:
+        """The names of its matrix products."""
+        return tuple(self._rows)
+
+    @property
     def blocks(self) -> tuple[int, int]:
         """How many basic blocks were executed, and how many there are."""
         return int(self._executed.sum()), len(self._blocks)
