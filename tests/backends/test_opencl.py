@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -188,6 +189,20 @@ def test_binaries_are_cached_and_damaged_ones_replaced(cache, runtime, monkeypat
     path.write_bytes(hashlib.sha256(b"no program").digest() + b"no program")
     assert _fresh_digest() == expected
     assert not runtime.cl._PYOPENCL_NO_CACHE  # kernels that the user compiles use it as well
+
+
+def test_a_processor_with_other_instructions_has_binaries_of_its_own(cache, runtime, monkeypatch):
+    """Two machines may share a home, and a virtual machine may move to another host."""
+    _fresh_digest()
+    monkeypatch.setattr(opencl, "_processor", lambda: "another")
+    _fresh_digest()
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="not applicable: there is no /proc/cpuinfo")
+def test_what_identifies_a_processor():
+    assert len(opencl._processor().splitlines()) > 2
+    assert "MHz" not in opencl._processor()
 
 
 def test_a_binary_that_others_can_write_is_not_taken(cache):

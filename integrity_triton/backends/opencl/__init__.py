@@ -18,8 +18,10 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from platform import processor
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm
@@ -218,11 +220,31 @@ class _Runtime:
 
 
 def _cache_name(artifact: prebuilt.Prebuilt, device: Any) -> str:
-    """The name of the binary of an artifact for a device in the cache."""
+    """The name of the binary of an artifact for a device in the cache.
+
+    Devices with one name can have different instructions, such as virtual machines that share a home or move
+    from host to host. Intel's runtime accepts a binary with instructions that the processor lacks, and then
+    crashes or builds other programs without end.
+    """
     key = hashlib.sha256(artifact.binary)
-    for part in (device.platform.name, device.name, device.version, device.driver_version):
+    target = os.environ.get("CL_CONFIG_CPU_TARGET_ARCH", "")  # names the processor for which Intel's builds
+    identity = device.platform.name, device.name, device.version, device.driver_version, target, _processor()
+    for part in identity:
         key.update(part.encode() + b"\0")
     return f"{artifact.name}-{key.hexdigest()[:32]}"
+
+
+@cache
+def _processor() -> str:
+    """The processor's model and instructions, as far as the system tells them."""
+    try:
+        first = Path("/proc/cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0]
+    except OSError:
+        import torch
+
+        return f"{processor()} {torch.backends.cpu.get_cpu_capability()}"
+    telling = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")
+    return "\n".join(line for line in first.splitlines() if line.split(":")[0].strip() in telling)
 
 
 @contextlib.contextmanager
