@@ -83,7 +83,11 @@ def figures(record: Algorithm, threads: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.cpu_choice", description=__doc__)
     parser.add_argument("algorithms", nargs="*", metavar="ALGORITHM", help="default: all of them")
-    parser.add_argument("--write", action="store_true", help="replace the figures that the package ships")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="replace the figures that the package ships for processors with the same vector instructions",
+    )
     options = parser.parse_args()
     if options.write and options.algorithms:
         parser.error("--write replaces the figures of all algorithms, so that all have to be measured")
@@ -102,8 +106,12 @@ def main() -> None:
         print(record.name, found.get(record.name) or f"passed over: {reason}", flush=True)
     if options.write:
         path = Path(cpu_choice.__file__).with_suffix(".json")
-        measured = {"device": status.devices[0], "threads": threads, "platform": platform.platform()}
-        path.write_text(json.dumps({"measured_on": measured, "algorithms": found}, indent=2) + "\n", "utf-8")
+        machine = {"device": status.devices[0], "threads": threads, "platform": platform.platform()}
+        figures_of = {
+            **cpu_choice.measured(),
+            cpu_choice.instructions(): {"measured_on": machine, "algorithms": found},
+        }
+        path.write_text(json.dumps(figures_of, indent=2) + "\n", "utf-8")
     cpu_choice._figures = lambda: {"algorithms": found}  # type: ignore[assignment]
     for name in found:
         check(opencl, algorithms.get(name))

@@ -3,7 +3,8 @@ faster.
 
 Each lane of the kernels hashes one message. This is fast for many messages of similar length, but one message
 takes as long as a message in every lane of a program. ``cpu_choice.json`` holds the figures, measured by
-``python -m bench.cpu_choice``; docs/guide/backends.md says how they are used.
+``python -m bench.cpu_choice``; docs/guide/backends.md says how they are used. There is a set of
+figures for processors with AVX-512 and one for others.
 """
 
 from __future__ import annotations
@@ -22,11 +23,23 @@ from ..triton_backend import TritonBackend
 _WORTH_THREADS = 1 << 20
 
 
+def measured() -> dict[str, dict[str, Any]]:
+    """The figures that the package ships, by the instructions of the processor that they were measured on."""
+    text = resources.files(__package__).joinpath("cpu_choice.json").read_text("utf-8")
+    found: dict[str, dict[str, Any]] = json.loads(text)
+    return found
+
+
+def instructions() -> str:
+    """Which of the figures stand for this processor: "AVX512", or "AVX2" for every other one."""
+    import torch
+
+    return "AVX512" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "AVX2"
+
+
 @cache
 def _figures() -> dict[str, Any]:
-    text = resources.files(__package__).joinpath("cpu_choice.json").read_text("utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    return measured()[instructions()]
 
 
 @cache
