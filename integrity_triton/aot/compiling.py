@@ -19,6 +19,7 @@ from typing import Any
 
 from .. import algorithms
 from ..algorithms import Algorithm
+from ..backends.hip import wavefront_tuning
 from ..backends.opencl.prebuilt import Specialization
 from ..errors import IntegrityTritonError
 from ..self_tests.catalogue import launches
@@ -74,8 +75,7 @@ class Target:
         if found := re.fullmatch(r"hip:(gfx[0-9a-f]{3,4})", name):
             # Wavefronts have 64 lanes in the CDNA family and 32 in the RDNA family.
             warp = 64 if found[1].startswith("gfx9") else 32
-            tuning = "hip" if warp == 64 else "hip:wave32"
-            return cls(name, "hip", found[1], warp, tuning, ("hsaco",), 16)
+            return cls(name, "hip", found[1], warp, wavefront_tuning(warp), ("hsaco",), 16)
         raise ValueError(
             f"unknown target {name!r}; targets are cuda:90 or another compute capability, "
             f"hip:gfx942 or another architecture, {', '.join(f'xpu:{gpu}' for gpu in INTEL_GPUS)}, and xpu"

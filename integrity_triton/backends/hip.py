@@ -8,6 +8,13 @@ from ..launching.launch import tuned
 from .jit import JitBackend
 
 
+def wavefront_tuning(threads: int) -> str:
+    """The name under which ``tuning.json`` has the configurations for GPUs whose wavefronts have so many
+    threads: 64 in the CDNA family and 32 in the RDNA family, where the configurations of CDNA would give each
+    thread two lanes and so twice the registers."""
+    return "hip:wave32" if threads == 32 else "hip"
+
+
 class HipBackend(JitBackend):
     name = "hip"
     summary = "AMD GPUs: the kernels compiled by Triton"
@@ -26,14 +33,13 @@ class HipBackend(JitBackend):
     def tuned_for(self) -> str:
         """The name under which ``tuning.json`` has the configurations for this machine's GPUs.
 
-        Wavefronts have 64 threads in the CDNA family and 32 in the RDNA family, where the configurations of
-        CDNA would give each thread two lanes and so twice the registers. A machine that has GPUs of both
-        kinds gets the configurations of CDNA, which run on all.
+        A machine that has GPUs of several kinds gets the configurations of CDNA, which run on all.
         """
         import torch
 
         devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        return "hip:wave32" if devices and all(device.warp_size == 32 for device in devices) else "hip"
+        kinds = {wavefront_tuning(device.warp_size) for device in devices}
+        return kinds.pop() if len(kinds) == 1 else "hip"
 
     def tuned(self, kernel: str, block: str | None = None) -> dict[str, int]:
         return tuned(self.tuned_for, kernel, block)

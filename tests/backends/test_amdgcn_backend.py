@@ -10,9 +10,11 @@ import torch
 
 import integrity_triton as it
 from integrity_triton import algorithms
+from integrity_triton.aot.compiling import Target
 from integrity_triton.backends import registry
 from integrity_triton.backends.emulation.backend import EmulatedBackend
 from integrity_triton.backends.emulation.faults import EmulationError
+from integrity_triton.launching import launch
 from integrity_triton.self_tests.admission import VARIABLE
 from support import oracle, pattern, required, rows_as_bytes
 
@@ -47,6 +49,18 @@ def test_it_is_listed_as_emulated() -> None:
     assert status.devices == ("emulated gfx942",)
     with pytest.raises(ValueError, match=r"a target must be one of gfx942, .*gfx1201, not 'gfx900'"):
         registry.get("amdgcn").driver_of("gfx900")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_configurations_are_those_of_the_device(target: str, monkeypatch) -> None:
+    """A program has a lane for each thread of its waves, as on a device (see test_hip.py)."""
+    monkeypatch.setenv("INTEGRITY_TRITON_AMDGCN_TARGET", target)
+    backend = type(registry.get("amdgcn"))()
+    real = Target.parse(f"hip:{target}")
+    assert backend.targets()[target].warp_size == real.threads_per_warp
+    for kernel in launch._tuning()["hip"]:
+        for block in (None, *launch._tuning()["hip"]):
+            assert backend.tuned(kernel, block) == launch.tuned(real.tuning, kernel, block)
 
 
 def test_digests_are_those_of_the_algorithm(amdgcn, monkeypatch) -> None:

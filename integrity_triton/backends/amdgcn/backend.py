@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ..emulation.backend import EmulatedBackend
 from ..emulation.program import Program, Target
+from ..hip import wavefront_tuning
 
 ARCHITECTURES = {"gfx942": 64, "gfx950": 64, "gfx1100": 32, "gfx1201": 32}
 """The lanes of a wave of each architecture that is emulated."""
@@ -22,13 +23,14 @@ class AmdgcnBackend(EmulatedBackend):
 
     name = "amdgcn"
     summary = "AMD GPUs, emulated on the CPU: the assembly that Triton compiles, for checks, not for speed"
-    tuning = "hip"
     target_variable = "INTEGRITY_TRITON_AMDGCN_TARGET"
     default_target = "gfx942"
 
     @classmethod
     def targets(cls) -> Mapping[str, Target]:
         return {
-            name: Target(name, "hip", name, lanes, "amdgcn", "hsaco", 65536, _program)
+            name: Target(
+                name, "hip", name, lanes, "amdgcn", "hsaco", 65536, _program, wavefront_tuning(lanes)
+            )
             for name, lanes in ARCHITECTURES.items()
         }

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...algorithms import Algorithm, load_reference
-from ...launching.launch import Launch
+from ...launching.launch import Launch, tuned
 from ...launching.launcher import TrialSize
 from ...messages.layout import Addressed, Messages, Ragged, Rows
 from ..base import Probe
@@ -90,6 +90,9 @@ class EmulatedBackend(TritonBackend):
         except ValueError as error:
             return Probe(False, str(error))
         return Probe(True, f"emulated on the CPU, Triton {triton.__version__}", (f"emulated {name}",))
+
+    def tuned(self, kernel: str, block: str | None = None) -> dict[str, int]:
+        return tuned(self._driver.target.tuning, kernel, block)
 
     def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
         return False

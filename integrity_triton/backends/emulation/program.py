@@ -80,3 +80,5 @@ class Target:
     """The most bytes of shared memory of a program."""
     program: Callable[[str, str], Program]
     """Parses a text and the name of its entry. Raises Unmodelled."""
+    tuning: str
+    """The name under which ``tuning.json`` has the configurations of a device of this kind."""

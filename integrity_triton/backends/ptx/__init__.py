@@ -17,7 +17,7 @@ def _program(text: str, entry: str) -> Program:
 # Names, compute capabilities, and the most shared memory of a program (CUDA C++ Programming Guide, "Compute
 # Capabilities").
 _TARGETS = {
-    name: Target(name, "cuda", capability, 32, "ptx", "cubin", shared << 10, _program)
+    name: Target(name, "cuda", capability, 32, "ptx", "cubin", shared << 10, _program, "cuda")
     for name, capability, shared in (
         ("sm_80", 80, 163),
         ("sm_89", 89, 99),
@@ -29,7 +29,6 @@ _TARGETS = {
 
 class PtxBackend(EmulatedBackend):
     name = "ptx"
-    tuning = "cuda"
     summary = "NVIDIA GPUs, emulated on the CPU: the PTX that Triton compiles, for checks, not for speed"
     target_variable = "INTEGRITY_TRITON_PTX_TARGET"
     default_target = "sm_90"
