@@ -63,14 +63,34 @@ def test_ranges_that_only_touch_stay_apart():
         found.load(at(68), 4, who((0, 0, 0)), "a load")
 
 
-def test_temporary_memory_goes():
+def test_lent_memory_goes_when_the_launch_has_ended():
     array = np.arange(4, dtype=np.uint32)
-    found = GlobalMemory()
-    with found.temporary(array, "arguments") as address:
-        place = np.array([address], np.uint64)
-        assert found.load(place, 4, who((0, 0, 0)), "a load", 4)[:, 0].tolist() == [0, 1, 2, 3]
+    found = memory()
+    place = np.array([found.lend(array, "arguments")], np.uint64)
+    assert found.load(place, 4, who((0, 0, 0)), "a load", 4)[:, 0].tolist() == [0, 1, 2, 3]
+    found.load(at(0), 4, who((0, 0, 0)), "the load")
+    found.finish()
     with pytest.raises(MemoryFault):
         found.load(place, 4, who((0, 0, 0)), "a load")
+    found.load(at(0), 4, who((0, 0, 0)), "a load")
+
+
+@pytest.mark.parametrize("address", [START - 4096, START + 4096])
+def test_races_belong_to_their_range(address):
+    """Memory that is registered during a launch would give the ranges other numbers, and a race would be
+    looked for in another range, or be forgotten."""
+    found = memory()
+    found.register(START + 1024, 64, "other data")
+    found.load(at(0), 4, who((0, 0, 0)), "the load")
+    found.store(at(0), [np.array([21], np.uint32)], who((1, 0, 0)), "the store")
+    for vectors in (False, True):
+        with pytest.raises(RuntimeError, match="more data cannot be registered during a launch"):
+            found.register(address, 8, "more data", vectors=vectors)
+    with pytest.raises(RuntimeError, match="arguments cannot be registered during a launch"):
+        found.lend(np.zeros(4, np.uint32), "arguments")
+    with pytest.raises(Race, match="the load reads what the store writes"):
+        found.finish()
+    found.register(address, 8, "more data")
 
 
 def test_a_reader_and_a_later_writer_race():

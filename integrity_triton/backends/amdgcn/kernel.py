@@ -85,8 +85,7 @@ class AmdProgram:
         x, y, z = launch.grid
         programs = x * y * z
         at_once = max(1, launch.lanes_at_once // (program.waves * program.lanes))
-        # The segment stays registered, since races are looked for at the end of the launch.
-        launch.memory.register(segment.ctypes.data, segment.nbytes, "the kernel's arguments")
+        launch.memory.lend(segment, "the kernel's arguments")
         with np.errstate(all="ignore"):
             for first in range(0, programs, at_once):
                 _run(

@@ -193,7 +193,7 @@ class _Launcher:
         if not size:
             return None
         scratch = np.full(size, 0xA5, np.uint8)
-        memory.register(scratch.ctypes.data, size, "scratch memory")
+        memory.lend(scratch, "scratch memory")
         return scratch
 
 

@@ -6,7 +6,6 @@ checked for bounds, alignment and races.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -86,6 +85,7 @@ class GlobalMemory:
         self._ranges: dict[bool, _Ranges] = {}
         self._shadows: dict[int, Shadow] = {}
         self._reads: dict[int, list[tuple[Array, int, Array, Any]]] = {}
+        self._lent: list[tuple[Array, tuple[Array, Array, str]]] = []
 
     # What is accessible
 
@@ -95,29 +95,33 @@ class GlobalMemory:
         self.register_many(np.array([address], np.int64), np.array([size], np.int64), name, vectors=vectors)
 
     def register_many(self, addresses: Array, sizes: Array, name: str, *, vectors: bool = False) -> None:
-        """Give the launch memory at many addresses, int64 ``[n]``."""
+        """Give the launch memory at many addresses, int64 ``[n]``. Raises RuntimeError after an access of a
+        launch that has not been finished: what is known of accesses belongs to the ranges as they were."""
         some = sizes > 0
         if some.any():
+            if self._reads or self._shadows:
+                raise RuntimeError(f"{name} cannot be registered during a launch")
             starts = addresses[some].astype(np.int64)
             self._pieces[vectors].append((starts, starts + sizes[some], name))
             self._ranges.clear()
 
-    @contextlib.contextmanager
-    def temporary(self, array: Array, name: str) -> Iterator[int]:
-        """Give the launch the memory of an array, whose address it yields, for the body of a ``with``."""
+    def lend(self, array: Array, name: str) -> int:
+        """Give one launch the memory of an array, which is kept until :meth:`finish`. Returns its address."""
         self.register(array.ctypes.data, array.nbytes, name)
-        piece = self._pieces[False][-1] if array.nbytes else None
-        try:
-            yield array.ctypes.data
-        finally:
-            if piece is not None:
-                self._pieces[False] = [p for p in self._pieces[False] if p is not piece]
-                self._ranges.clear()
+        if array.nbytes:
+            self._lent.append((array, self._pieces[False][-1]))
+        return int(array.ctypes.data)
+
+    def _take_back(self) -> None:
+        pieces = [piece for _, piece in self._lent]
+        if pieces:
+            self._pieces[False] = [p for p in self._pieces[False] if not any(p is piece for piece in pieces)]
+            self._ranges.clear()
+            self._lent.clear()
 
     def _found(self, vectors: bool) -> _Ranges:
         if vectors not in self._ranges:
             self._ranges[vectors] = _Ranges.of(self._pieces[vectors])
-            self._shadows.clear()
         return self._ranges[vectors]
 
     # Accesses
@@ -201,9 +205,17 @@ class GlobalMemory:
 
     def finish(self) -> None:
         """Raise Race if a load of this launch has read what an unordered access wrote later. It is called
-        when a launch has ended."""
+        when a launch has ended. What was lent is taken back."""
         reads_of, shadows = self._reads, self._shadows
         self._reads, self._shadows = {}, {}
+        try:
+            self._check_reads(reads_of, shadows)
+        finally:
+            self._take_back()
+
+    def _check_reads(
+        self, reads_of: dict[int, list[tuple[Array, int, Array, Any]]], shadows: dict[int, Shadow]
+    ) -> None:
         for number, reads in reads_of.items():
             shadow = shadows.get(number)
             if shadow is None:
