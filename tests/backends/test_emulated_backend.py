@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.backends import registry
 from integrity_triton.backends.emulation.backend import EmulatedBackend, _memory
+from integrity_triton.backends.emulation.coverage import Coverage
 from integrity_triton.backends.emulation.driver import EmulatedDriver
 from integrity_triton.backends.emulation.faults import EmulationError, MemoryFault
 from integrity_triton.conformance.cells import Request
@@ -161,6 +163,16 @@ def test_what_is_executed_is_what_the_jit_specialises(ptx, monkeypatch):
             and metadata.num_warps == parsed.num_warps == options.get("num_warps", 4)
             for source, metadata in seen[kernel.__name__]
         ), asked.kernel
+
+
+def test_a_kernel_is_parsed_once_for_all_its_launches(ptx):
+    made = []
+    target = ptx.target()
+    driver = EmulatedDriver(replace(target, program=lambda *of: made.append(of) or object()), Coverage())
+    for text in (b"first", b"second", b"first"):
+        module, program, *_ = driver.load_binary("k", text, 0, None)
+        assert module is None and program is not None
+    assert made == [("first", "k"), ("second", "k")]
 
 
 def test_a_target_that_is_not_emulated_is_refused(ptx, monkeypatch):

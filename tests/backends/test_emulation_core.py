@@ -10,7 +10,7 @@ import pytest
 from integrity_triton.backends.emulation import scheduler as scheduler_module
 from integrity_triton.backends.emulation.coverage import Coverage
 from integrity_triton.backends.emulation.faults import Deadlock, MemoryFault, Race, Uninitialised
-from integrity_triton.backends.emulation.memory import GlobalMemory, SharedMemory
+from integrity_triton.backends.emulation.memory import GlobalMemory, SharedMemory, combined, in_turn
 from integrity_triton.backends.emulation.program import Block
 from integrity_triton.backends.emulation.scheduler import DONE, Scheduler
 from integrity_triton.backends.emulation.stamps import of_several, stamps, unordered
@@ -191,6 +191,22 @@ def test_threads_that_never_end_are_a_deadlock(monkeypatch):
     monkeypatch.setattr(scheduler_module, "LIMIT", 100)
     with pytest.raises(Deadlock, match="has not ended"):
         scheduler.run(step)
+
+
+@pytest.mark.parametrize("operation", ["add", "sub", "xor", "min", "umax", "exch"])
+def test_changes_of_one_place_are_made_one_after_the_other(operation):
+    random = np.random.default_rng(7)
+    values = random.integers(0, 1 << 32, 60, np.uint32)
+    memory = random.integers(0, 1 << 32, 9, np.uint32)
+    places, expected = random.integers(0, 9, 60), memory.copy()
+    before = []
+    for place, value in zip(places, values, strict=True):
+        before.append(expected[place])
+        expected[place] = combined(operation, expected[place : place + 1], np.array([value]))[0]
+    found = in_turn(memory, places, lambda old, i: combined(operation, old, values[i]))
+    assert found.tolist() == before
+    assert (memory == expected).all()
+    assert len(in_turn(memory, places[:0], lambda old, i: old)) == 0
 
 
 def test_coverage_tells_what_was_missed():

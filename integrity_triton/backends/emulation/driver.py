@@ -38,6 +38,7 @@ class EmulatedDriver:
         """The memory of the launch under way; None if tensors among its arguments are all that it may
         access."""
         self.utils = self
+        self._programs: dict[tuple[str, bytes], Program] = {}
 
     # What Triton asks for
 
@@ -71,8 +72,11 @@ class EmulatedDriver:
         }
 
     def load_binary(self, name: str, text: bytes, shared: int, device: Any) -> tuple[Any, ...]:
-        # Triton unloads a module through the driver that is active then; there is none to unload.
-        return None, self.target.program(text.decode(), name), 0, 0, 1024
+        # Triton unloads a module through the driver that is active then; there is none to unload. So it takes
+        # the kernel for one that is not loaded, and asks for it again at each launch.
+        if (name, text) not in self._programs:
+            self._programs[name, text] = self.target.program(text.decode(), name)
+        return None, self._programs[name, text], 0, 0, 1024
 
     def launcher_cls(self, source: Any, metadata: Any) -> _Launcher:
         return _Launcher(source, metadata)

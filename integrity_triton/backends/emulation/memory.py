@@ -191,13 +191,10 @@ class GlobalMemory:
         """Replace ``expected`` by ``new`` at each address, one after the other. Returns the values before."""
         size = new.dtype.itemsize
         at = self._writable(addresses, size, what, None)
-        return self._in_turn(at, size, what, lambda old, i: new[i] if old == expected[i] else old)
+        return self._in_turn(at, size, what, lambda old, i: np.where(old == expected[i], new[i], old))
 
     def _in_turn(self, at: Array, size: int, what: Any, change: Any) -> Array:
-        view, old = self._views[size], np.zeros(len(at), UNSIGNED[size])
-        for i, place in enumerate(((at - _BASE) >> (size.bit_length() - 1)).tolist()):
-            old[i] = view[place]
-            view[place] = change(old[i], i)
+        old = in_turn(self._views[size], (at - _BASE) >> (size.bit_length() - 1), change)
         bytes_ = at[:, None] + np.arange(size)
         for shadow, start, chosen in self._shadowed(at):
             shadow.atomic(bytes_[chosen] - start, what)
@@ -314,30 +311,52 @@ class GlobalMemory:
         )
 
 
-def combined(operation: str, old: Any, value: Any) -> Any:
-    """The result of an atomic operation on two unsigned NumPy integers of one type."""
+def in_turn(view: Array, places: Array, change: Any) -> Array:
+    """Change what is at places of an array, one after the other, and return what was there before each
+    change. ``change`` gets what is there and the numbers of the changes, arrays, and returns new values."""
+    old = np.zeros(len(places), view.dtype)
+    order = np.argsort(places, kind="stable")
+    ordered = places[order]
+    first = np.ones(len(order), np.bool_)
+    first[1:] = ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(first)
+    turn = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    # Changes in different places may be made together: first the first ones in each place, then the second.
+    by_turn = order[np.argsort(turn, kind="stable")]
+    ends = np.cumsum(np.bincount(turn)) if len(turn) else []
+    begin = 0
+    for end in ends:
+        together = by_turn[begin:end]
+        old[together] = view[places[together]]
+        view[places[together]] = change(old[together], together)
+        begin = end
+    return old
+
+
+def combined(operation: str, old: Array, value: Array) -> Array:
+    """The results of an atomic operation on unsigned NumPy integers of one type."""
     with np.errstate(over="ignore"):
         match operation:
             case "add":
-                return old + value
+                return np.asarray(old + value)
             case "sub":
-                return old - value
+                return np.asarray(old - value)
             case "and":
-                return old & value
+                return np.asarray(old & value)
             case "or":
-                return old | value
+                return np.asarray(old | value)
             case "xor":
-                return old ^ value
+                return np.asarray(old ^ value)
             case "umin":
-                return min(old, value)
+                return np.minimum(old, value)
             case "umax":
-                return max(old, value)
+                return np.maximum(old, value)
             case "exch":
                 return value
             case "min" | "max":
-                choose = min if operation == "min" else max
+                choose = np.minimum if operation == "min" else np.maximum
                 kind = np.dtype(old.dtype.str.replace("u", "i"))
-                return choose(old.view(kind), value.view(kind)).view(old.dtype)
+                return np.asarray(choose(old.view(kind), value.view(kind)).view(old.dtype))
     raise ValueError(f"unknown atomic operation {operation!r}")
 
 
@@ -442,10 +461,8 @@ class SharedMemory:
         places = self.index(program, offset, size, what, size)
         if (self._shadow.writer[places] == NOBODY).any():
             raise Uninitialised(f"{what} changes shared memory that nothing has written")
-        view, old = self.raw.view(values.dtype), np.zeros(len(values), values.dtype)
-        for i, place in enumerate((places[:, 0] // size).tolist()):
-            old[i] = view[place]
-            view[place] = combined(operation, old[i], values[i])
+        view = self.raw.view(values.dtype)
+        old = in_turn(view, places[:, 0] // size, lambda old, i: combined(operation, old, values[i]))
         self._shadow.atomic(places, what)
         return old
 
