@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import tempfile
@@ -75,7 +76,10 @@ def export(
     kernel is missing, altered or stale. Raises OSError, before anything is compiled, if the folder or a file
     in it cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "this is a file, and a folder is needed", str(out)) from None
     stems = {name: out / f"{name}.{target.name.replace(':', '-')}" for name in wanted}
     files = {
         name: tuple(_path(stem, kind) for kind in (*target.binaries, "json")) for name, stem in stems.items()

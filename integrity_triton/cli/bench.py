@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import BackendUnavailable, SelfTestError
-from .options import json_option
-from .outcome import INTERRUPTED, MISMATCH, OK, describe
+from . import interrupts
+from .options import Seconds, json_option
+from .outcome import INTERRUPTED, MISMATCH, OK, TROUBLE, describe
 from .terminal import Output
 
 if TYPE_CHECKING:
@@ -26,9 +27,11 @@ _SIZE = 65536
 _CPU_MESSAGES, _DEVICE_MESSAGES = 1024, 16384  # a GPU needs many messages to be busy
 _TEST_SIZE, _TEST_MESSAGES = 64, 16  # backends for tests take up to a tenth of a second for 64 bytes
 _FIRST_MESSAGES, _GROWTH = 16, 8
-_MOST_SECONDS = 1.0  # for the timed calls of one measurement
+_LEAST_SECONDS, _MOST_SECONDS = 0.05, 1.0  # for the timed calls of one measurement
 _MOST_CALLS = 25
 _LENGTH = 32  # bytes of extendable output without a default length
+_RANDOM = 1048583  # a prime number of random bytes: messages of any other length begin at different ones
+_TIME_OVER = "the time was over; a larger --seconds measures it"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,64 @@ class _Place:
     @property
     def described(self) -> str:
         where = "the CPU" if self.data == "cpu" else self.data
-        return f"Data on {where}: {self.count} messages of {_bytes(self.size)}"
+        return f"Data on {where}: {_messages(self.count, self.size)}"
+
+    def column(self, name: str) -> int:
+        """The width of the column of a backend."""
+        return max(8, len(name) + 1)
+
+
+class _Data:
+    """The messages of a place, which get their bytes when they are first used: making those that the time
+    does not allow to hash could take many times as long as all measurements."""
+
+    def __init__(self, place: _Place) -> None:
+        import torch
+
+        self.size, self.count = place.size, place.count
+        self._bytes = torch.empty(place.size * place.count, dtype=torch.uint8, device=place.data)
+        least = min(_RANDOM, len(self._bytes))
+        self._random = torch.randint(0, 256, (least,), dtype=torch.uint8, device=place.data)
+        self._made = 0
+
+    def first(self, count: int) -> torch.Tensor:
+        """So many messages: uint8 ``[count, size]``. They repeat the same random bytes."""
+        end = count * self.size
+        while self._made < end:
+            start = self._made % len(self._random)
+            part = self._random[start : start + end - self._made]
+            self._bytes[self._made : self._made + len(part)] = part
+            self._made += len(part)
+        return self._bytes[:end].view(count, self.size)
+
+    def whole(self) -> torch.Tensor:
+        """All messages, of which some may have no bytes yet."""
+        return self._bytes.view(self.count, self.size)
+
+
+class _Times:
+    """Divides the time among the measurements."""
+
+    def __init__(self, seconds: float, places: Sequence[_Place], records: int) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._left = {name: records for place in places for name in place.backends}
+        self._first: dict[str, list[float]] = {name: [] for name in self._left}
+
+    def share(self, backend: str) -> float | None:
+        """The seconds for the timed calls of the next measurement; None if the time is over.
+
+        What first calls take, in which kernels are compiled and tested, is expected of those that are left,
+        so that the last measurements get as much time as the first ones.
+        """
+        now = time.monotonic()
+        first = sum(self._left[name] * statistics.fmean(took) for name, took in self._first.items() if took)
+        share = (self._deadline - now - first) / sum(self._left.values())
+        self._left[backend] -= 1
+        return None if now >= self._deadline else min(_MOST_SECONDS, max(_LEAST_SECONDS, share))
+
+    def took(self, backend: str, seconds: float, share: float) -> None:
+        """Note that a measurement with this share took so many seconds."""
+        self._first[backend].append(max(0.0, seconds - share))
 
 
 @click.command()
@@ -100,7 +160,7 @@ class _Place:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Seconds(),
     default=60.0,
     show_default=True,
     help="Begin no measurement after this time.",
@@ -118,7 +178,7 @@ def bench(
 
     The rates are of random messages that lie in memory, in GB/s (10^9 bytes per second). The table names the
     backend that a call gets if it asks for none, and says why. The digests of all backends are compared. The
-    exit status is 1 if they differ.
+    exit status is 1 if they differ, and 2 if nothing could be measured.
     """
     from ..backends.registry import statuses
     from ..conformance.environment import describe as environment
@@ -133,12 +193,14 @@ def bench(
         for name in known
         if name not in usable and (reason := _left_out(known[name], backends)) is not None
     }
+    width = max(12, *(len(name) + 2 for name in usable))
     for name in usable:
-        output.hanging(f"{name:<12}", "; ".join((*known[name].devices, known[name].reason)))
+        output.hanging(f"{name:<{width}}", "; ".join((*known[name].devices, known[name].reason)))
     interrupted = False
     try:
-        _measure(output, places, records, time.monotonic() + seconds)
+        _measure(output, places, records, _Times(seconds, places, len(records)))
     except KeyboardInterrupt:
+        interrupts.accept()
         interrupted = True
         output.complain("interrupted: these are the results until then")
     wrong = [row for place in places for row in place.rows if row.wrong is not None]
@@ -149,14 +211,18 @@ def bench(
         output.hanging(*line)
     for name, reason in left_out.items():
         output.hanging(f"{name}: ", reason)
+    error = "interrupted" if interrupted else None
+    if not (interrupted or wrong or any(row.measured for place in places for row in place.rows)):
+        error = "nothing was measured"
+        output.complain(error)
     output.document(
-        ok=not (interrupted or wrong),
-        **({"error": "interrupted"} if interrupted else {}),
+        ok=not (error or wrong),
+        **({"error": error} if error else {}),
         environment=environment(),
         places=[asdict(place) for place in places],
         absent=left_out,
     )
-    return INTERRUPTED if interrupted else MISMATCH if wrong else OK
+    return INTERRUPTED if interrupted else MISMATCH if wrong else TROUBLE if error else OK
 
 
 def _records(names: Sequence[str]) -> Iterator[Algorithm]:
@@ -164,8 +230,8 @@ def _records(names: Sequence[str]) -> Iterator[Algorithm]:
     from .. import algorithms
     from ..algorithms.description import listed
 
-    for name in dict.fromkeys(names):
-        record = algorithms.get(name)
+    asked = [algorithms.get(name) for name in names]
+    for record in {record.name: record for record in asked}.values():  # aliases name the same record
         if record.takes_tuples:
             raise ValueError(f"{record.name} hashes tuples of messages, which this command does not measure")
         yield record
@@ -216,8 +282,8 @@ def _check_memory(place: _Place) -> None:
     total, there = place.size * place.count, _memory(place.data)
     if there is not None and total > there // 2:
         raise ValueError(
-            f"{place.count} messages of {place.size} bytes are {_bytes(total)}, which is more than half of "
-            f"the memory for {place.data} data ({_bytes(there)}): choose a smaller --count or --size"
+            f"{_bytes(total)} ({_messages(place.count, place.size)}) are more than half of the memory for "
+            f"{place.data} data ({_bytes(there)}): choose a smaller --count or --size"
         )
 
 
@@ -234,38 +300,39 @@ def _memory(data: str) -> int | None:
     return size
 
 
-def _measure(output: Output, places: Sequence[_Place], records: Sequence[Algorithm], deadline: float) -> None:
-    """Measure all algorithms in all places, until the deadline, and write a line for each."""
-    import torch
-
+def _measure(output: Output, places: Sequence[_Place], records: Sequence[Algorithm], times: _Times) -> None:
+    """Measure all algorithms in all places, while there is time, and write a line for each."""
     from ..backends.registry import get
     from ..messages.layout import Rows
 
-    left = len(records) * sum(len(place.backends) for place in places)
     width = max(len("algorithm"), *(len(record.name) for record in records))
     for place in places:
-        data = torch.randint(0, 256, (place.count, place.size), dtype=torch.uint8, device=place.data)
-        columns = "".join(f"{name[:8]:>8} " for name in place.backends)
+        data = _Data(place)
+        columns = "".join(f"{name:>{place.column(name)}} " for name in place.backends)
         output.line("")
         output.line(f"{place.described}. Rates in GB/s; ~ is the time expected.")
-        output.line(f"{'algorithm':<{width}}{columns} chosen  why")
+        output.line(f"{'algorithm':<{width}}{columns} {'chosen':<{_chosen_width(place)}} why")
         for record in records:
-            chosen, reason = _chosen(record, place.data, Rows.of(data))
+            chosen, reason = _chosen(record, place.data, Rows.of(data.whole()))
             row = _Row(record.name, chosen, reason)
             digests: dict[str, torch.Tensor] = {}
             for name in place.backends:
-                share = min(_MOST_SECONDS, (deadline - time.monotonic()) / left)
-                left -= 1
+                share = times.share(name)
                 unsupported = get(name).unsupported(record)
                 if unsupported is not None:
                     row.absent[name] = unsupported
                     continue
+                if share is None:
+                    row.absent[name] = _TIME_OVER
+                    continue
+                begin = time.monotonic()
                 try:
                     row.measured[name], digests[name] = _rate(record, name, data, share)
                 except SelfTestError as error:
                     row.wrong = describe(error)
                 except (BackendUnavailable, MemoryError) as error:
                     row.absent[name] = describe(error)
+                times.took(name, time.monotonic() - begin, share)
             row.wrong = row.wrong or _difference(digests)
             if row.wrong is not None:
                 row.measured.clear()
@@ -283,32 +350,31 @@ def _chosen(record: Algorithm, data: str, messages: Any) -> tuple[str | None, st
     return backend.name, reason
 
 
-def _rate(record: Algorithm, backend: str, data: torch.Tensor, share: float) -> tuple[_Rate, torch.Tensor]:
+def _rate(record: Algorithm, backend: str, data: _Data, share: float) -> tuple[_Rate, torch.Tensor]:
     """The rate over as much of ``data`` as takes no longer than about ``share`` seconds, and the digests."""
     from ..batch import hash_batch
 
-    if share <= 0:
-        raise BackendUnavailable("the time was over; a larger --seconds measures it")
     options: dict[str, Any] = dict(record.trial_parameters())
     length = None if record.digest_size else _LENGTH
 
-    def timed(messages: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def timed(count: int) -> tuple[float, torch.Tensor]:
+        messages = data.first(count)
         begin = time.perf_counter()
         digests = hash_batch(messages, record.name, length=length, backend=backend, **options)
         digests = digests.cpu()  # waits for a device
         return time.perf_counter() - begin, digests
 
-    count = min(_FIRST_MESSAGES, len(data))
-    timed(data[:count])  # compiles the kernels, and runs their self-tests
-    taken, digests = timed(data[:count])
-    while count < len(data) and taken * _GROWTH <= share:
-        count = min(count * _GROWTH, len(data))
-        taken, digests = timed(data[:count])
+    count = min(_FIRST_MESSAGES, data.count)
+    timed(count)  # compiles the kernels, and runs their self-tests
+    taken, digests = timed(count)
+    while count < data.count and taken * _GROWTH <= share:
+        count = min(count * _GROWTH, data.count)
+        taken, digests = timed(count)
     begin = time.monotonic()
     times: list[float] = []
     while not times or (time.monotonic() - begin < share and len(times) < _MOST_CALLS):
-        times.append(timed(data[:count])[0])
-    return _Rate(count * data.shape[1] / statistics.median(times), count, len(times)), digests
+        times.append(timed(count)[0])
+    return _Rate(count * data.size / statistics.median(times), count, len(times)), digests
 
 
 def _difference(digests: dict[str, torch.Tensor]) -> str | None:
@@ -324,11 +390,11 @@ def _difference(digests: dict[str, torch.Tensor]) -> str | None:
 def _show(output: Output, place: _Place, row: _Row, width: int) -> None:
     cells = ""
     for name in place.backends:
-        rate = row.measured.get(name)
+        rate, wide = row.measured.get(name), place.column(name)
         if rate is None:
-            cells += f"{'-':>8} "
+            cells += f"{'-':>{wide}} "
         else:
-            cells += f"{_gigabytes(rate):>8}{' ' if rate.messages == place.count else '*'}"
+            cells += f"{_gigabytes(rate):>{wide}}{' ' if rate.messages == place.count else '*'}"
     why = [row.reason]
     fastest, chosen = row.fastest, row.chosen
     if fastest is not None and chosen in row.measured and fastest != chosen:
@@ -336,7 +402,12 @@ def _show(output: Output, place: _Place, row: _Row, width: int) -> None:
         why.append(f"measured: {fastest} is {factor:.2f} times as fast")
     if row.wrong is not None:
         why = [f"WRONG: {row.wrong}"]
-    output.hanging(f"{row.algorithm:<{width}}{cells} {row.chosen or 'none':<7} ", "; ".join(why))
+    chosen_width = _chosen_width(place)
+    output.hanging(f"{row.algorithm:<{width}}{cells} {row.chosen or 'none':<{chosen_width}} ", "; ".join(why))
+
+
+def _chosen_width(place: _Place) -> int:
+    return max(7, *(len(name) for name in place.backends))
 
 
 def _gigabytes(rate: _Rate) -> str:
@@ -362,8 +433,16 @@ def _summary(places: Sequence[_Place]) -> Iterator[tuple[str, str]]:
             yield "", f"The chosen backend was the fastest for {right} of {len(rows)} algorithms."
 
 
+def _messages(count: int, size: int) -> str:
+    return f"{count} message{'' if count == 1 else 's'} of {_bytes(size)}"
+
+
+_UNITS = ("EiB", "PiB", "TiB", "GiB", "MiB", "KiB")
+
+
 def _bytes(size: int) -> str:
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for i, unit in enumerate(_UNITS):
+        scale = 1 << 10 * (len(_UNITS) - i)
         if size >= scale:
-            return f"{size / scale:.4g} {unit}"
-    return f"{size} bytes"
+            return f"{size / scale:.4g} {unit}" if size < 1000 * scale else f"{size // scale:,} {unit}"
+    return f"{size} byte{'' if size == 1 else 's'}"

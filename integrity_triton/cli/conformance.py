@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import json_option
+from .options import Seconds, json_option
 from .outcome import MISMATCH, OK
 from .terminal import Output
 
@@ -47,7 +47,7 @@ _MOST_JOBS = 8  # each process loads a few hundred MB of libraries
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=Seconds(),
     metavar="SECONDS",
     help="Fail an algorithm that takes longer on a backend.  [default: 1800, or 14400 with --full]",
 )

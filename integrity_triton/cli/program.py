@@ -12,6 +12,7 @@ from contextlib import suppress
 import click
 
 from .._version import __version__
+from . import interrupts
 from .algorithms import algorithms
 from .aot import aot
 from .bench import bench
@@ -46,8 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     141 if the reader of the output has gone away.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    status = _run(given)
-    _settle_streams()
+    with interrupts.noting():
+        status = _run(given)
+        _settle_streams()
     return status
 
 
@@ -56,7 +58,7 @@ def _run(given: list[str]) -> int:
     try:
         with _commands.make_context(PROGRAM, given) as context:
             status: int = _commands.invoke(context)
-        return status
+        return INTERRUPTED if interrupts.noted() else status
     except click.exceptions.Exit as exit_:
         if exit_.exit_code == OK and sys.stdout is None:  # click drops the text of --help and --version
             return _fail("standard output is closed", as_json)
@@ -70,12 +72,15 @@ def _run(given: list[str]) -> int:
     except EXPECTED_ERRORS as error:  # a command that verifies reports a mismatch itself
         return _fail(describe(error), as_json)
     except (Exception, SystemExit) as error:  # a plug-in may even try to end the program
-        with suppress(OSError):
-            traceback.print_exc()
+        if not interrupts.noted():
+            with suppress(OSError):
+                traceback.print_exc()
         return _fail(f"internal error: {type(error).__name__}: {error}", as_json)
 
 
 def _fail(message: str, as_json: bool) -> int:
+    if interrupts.noted():  # a library has made another exception of it
+        return INTERRUPTED
     complain(message)
     if as_json:
         with suppress(OSError):  # the error may be that stdout cannot be written

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from ..output_files import moved_descriptors
+from . import interrupts
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -178,7 +179,10 @@ def _build_bar() -> Progress:
 
 
 class Output:
-    """The report of a command: text, or one JSON document if ``as_json``."""
+    """The report of a command: text, or one JSON document if ``as_json``.
+
+    Everything that writes raises KeyboardInterrupt instead if an interrupt was swallowed before.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
@@ -190,6 +194,7 @@ class Output:
 
     def write(self, data: bytes) -> None:
         """Write bytes of the text report."""
+        interrupts.check()
         if not self.as_json:
             self._hide_meter()
             write_stdout(data)
@@ -211,11 +216,13 @@ class Output:
 
     def document(self, **fields: Any) -> None:
         """Write the JSON report, once, when everything is known."""
+        interrupts.check()
         if self.as_json:
             write_document(**fields)
 
     def complain(self, message: str) -> None:
         """Write one line to stderr, for text and JSON alike."""
+        interrupts.check()
         self._hide_meter()
         complain(message)
 

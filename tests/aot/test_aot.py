@@ -39,6 +39,14 @@ def run(capfd, *arguments: object, status: int = 0):
     return capfd.readouterr()
 
 
+def test_a_file_is_no_folder_for_kernels(capfd, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("kept")
+    shown = run(capfd, "sha256", "cuda:90", "-o", path, status=2)
+    assert shown == ("", f"integrity-triton: {path}: this is a file, and a folder is needed\n")
+    assert path.read_text() == "kept"
+
+
 @pytest.mark.slow_if(lambda name: name != "cuda:90")
 @pytest.mark.parametrize(
     ("name", "kinds", "threads"),

@@ -92,6 +92,13 @@ def test_a_backend_for_tests_gets_short_messages():
         (["--size", "0"], "'--size'"),
         (["--count", "-1"], "'--count'"),
         (["--seconds", "0"], "'--seconds'"),
+        (["--seconds", "nan"], "nan is not a finite number of seconds"),
+        (["--seconds", "inf"], "inf is not a finite number of seconds"),
+        (
+            ["--count", "1000000000", "--size", "1000000"],
+            "909.5 TiB (1000000000 messages of 976.6 KiB) are more",
+        ),
+        (["--count", "1", "--size", f"{10**23}"], "86,736 EiB (1 message of 86,736 EiB) are more than half"),
         (["--count", "1000000000", "--size", "1000000"], "choose a smaller --count or --size"),
     ],
 )
@@ -103,9 +110,76 @@ def test_bad_use(run, arguments, says):
 
 
 def test_what_the_time_did_not_allow_is_named(run):
-    status, out, _ = run("sha256", "md5", "--backend", "native", *QUICK, "--seconds", "1e-9")
-    assert status == 0
+    arguments = ("sha256", "md5", "--backend", "native", *QUICK, "--seconds", "1e-9")
+    status, out, err = run(*arguments)
+    assert (status, err) == (2, "integrity-triton: nothing was measured\n")
     assert "- native: sha256, md5: the time was over; a larger --seconds measures it" in out
+    status, out, _ = run(*arguments, "--json")
+    document = json.loads(out)
+    assert (status, document["ok"], document["error"]) == (2, False, "nothing was measured")
+    assert set(document["places"][0]["rows"][0]["absent"]) == {"native"}
+
+
+def test_a_part_that_was_measured_is_a_result(run, monkeypatch):
+    shares = iter([0.1, None])
+    monkeypatch.setattr(bench._Times, "share", lambda *_: next(shares))
+    status, out, err = run("sha256", "md5", "--backend", "native", *QUICK)
+    assert (status, err) == (0, "")
+    assert "- native: md5: the time was over; a larger --seconds measures it" in out
+
+
+def test_first_calls_take_no_time_from_the_last_measurements():
+    times = bench._Times(100.0, [bench._Place("cpu", ["opencl", "native"], 1, 1)], 50)
+    share = times.share("opencl")
+    assert share == pytest.approx(1.0)
+    times.took("opencl", share + 1.5, share)  # 49 are left, which may take 73.5 s
+    assert times.share("native") == pytest.approx((100 - 49 * 1.5) / 99, abs=0.01)
+    times.took("native", 0.1, 0.3)  # was quicker than its share
+    assert times.share("opencl") == pytest.approx((100 - 49 * 1.5) / 98, abs=0.01)
+    times.took("opencl", 500.0, share)  # the time is not over, so a measurement gets what makes it one
+    assert times.share("native") == bench._LEAST_SECONDS
+
+
+def test_an_algorithm_is_measured_once_under_all_its_names(run):
+    status, out, _ = run("sha256", "SHA-256", "sha256", "--json", "--backend", "native", *QUICK)
+    assert status == 0
+    assert [row["algorithm"] for row in json.loads(out)["places"][0]["rows"]] == ["sha256"]
+
+
+def test_columns_have_space_for_any_name(capsysbinary, monkeypatch):
+    place = bench._Place("cpu", ["interpreter", "native"], 64, 16)
+    monkeypatch.setattr(bench, "_rate", lambda *_: (bench._Rate(1.5e9, 16, 3), hash_batch([b""], "sha256")))
+    bench._measure(Output(as_json=False), [place], [algorithms.get("sha256")], bench._Times(9, [place], 1))
+    head, line = capsysbinary.readouterr().out.decode().splitlines()[-2:]
+    assert re.split(" +", head) == ["algorithm", "interpreter", "native", "chosen", "why"]
+    for name, rate in zip(("interpreter", "native"), re.finditer(r"1\.50", line), strict=True):
+        assert rate.end() == head.index(name) + len(name)
+    assert line.index(re.split(" +", line)[3]) == head.index("chosen")
+
+
+def test_sizes_in_words():
+    assert bench._messages(1, 1) == "1 message of 1 byte"
+    assert bench._messages(2, 1536) == "2 messages of 1.5 KiB"
+    assert [bench._bytes(n) for n in (0, 1023, 1 << 30, 5 << 40, 999 << 60, 1024 << 60)] == [
+        "0 bytes",
+        "1023 bytes",
+        "1 GiB",
+        "5 TiB",
+        "999 EiB",
+        "1,024 EiB",
+    ]
+
+
+def test_messages_get_their_bytes_when_they_are_used(monkeypatch):
+    monkeypatch.setattr(bench, "_RANDOM", 97)
+    data = bench._Data(bench._Place("cpu", ["native"], 64, 500))
+    first = data.first(3).clone()
+    assert data._made == 3 * 64
+    every = data.first(500)
+    assert every.shape == (500, 64)
+    assert every[:3].equal(first)
+    assert every.view(-1)[97:].equal(every.view(-1)[:-97])  # the random bytes again and again
+    assert len({bytes(row.numpy()) for row in every[:97]}) == 97
 
 
 def test_a_wrong_digest_is_no_rate(run, monkeypatch):
@@ -184,9 +258,7 @@ def test_rates_of_different_batches_are_not_compared(capsysbinary):
 
 
 def test_digests_are_those_of_the_package():
-    import torch
-
-    data = torch.arange(640, dtype=torch.int64).to(torch.uint8).view(10, 64)
+    data = bench._Data(bench._Place("cpu", ["native"], 64, 10))
     rate, digests = bench._rate(algorithms.get("sha256"), "native", data, 0.05)
     assert rate.messages == 10
-    assert digests.equal(hash_batch(data, "sha256", backend="native"))
+    assert digests.equal(hash_batch(data.first(10), "sha256", backend="native"))

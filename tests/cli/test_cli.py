@@ -507,6 +507,8 @@ BAD_USE = [
     ["sign", "."],
     ["sign", ".", "--key", "key", "--shard-size", "4096"],
     ["verify", "."],
+    ["conformance", "--timeout", "nan"],
+    ["conformance", "--timeout", "inf"],
 ]
 
 
