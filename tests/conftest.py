@@ -15,6 +15,10 @@ import pickle
 from collections import Counter
 from pathlib import Path
 
+# There is a process of pytest-xdist for each core. If torch's threads in each of them waited for one another
+# in busy loops, everything would take two to three times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import pytest
 
@@ -31,6 +35,7 @@ from integrity_triton.self_tests.admission import VARIABLE
 from support import driver_family, few_lanes, first_of, kernel_family
 
 DESELECTED = pytest.StashKey[Counter]()
+COUNTED = {"deselected": DESELECTED, "resting": tiers.RESTING}
 BEGAN = pytest.StashKey[float]()
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
@@ -49,6 +54,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--times", metavar="FILE", help="write what each test took, in seconds of processor time (tiers.py)"
     )
+    parser.addoption(
+        "--turn",
+        type=int,
+        default=tiers.today(),
+        metavar="NUMBER",
+        help="which of the rotating tests are slow and not exhaustive (default: others every day)",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"rotating tests: --turn {config.option.turn}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -95,29 +111,47 @@ def _applicable(backend: str, records: list[Algorithm], test: str) -> list[Algor
 
 
 def _marks(backend: str, record: Algorithm, test: str) -> list[pytest.MarkDecorator]:
-    """The mark ``slow``, if the test shows with this algorithm only what the default tier shows with another
-    algorithm of the same kind: how a driver reads messages. In the default tier, the tests of lengths and
-    modes run with every algorithm, and the tests of keys with every algorithm, except HMACs that differ only
-    in their hash. In the interpreter, the default tier tests the lengths, and the modes of streams, of all
-    algorithms that run there."""
+    """The marks ``slow`` and ``rotating``, if the test shows with this algorithm only what the default tier
+    shows with another algorithm of the same kind: how a driver reads messages. In the default tier, the tests
+    of lengths and modes run with every algorithm, and the tests of keys with every algorithm, except HMACs
+    that differ only in their hash. In the interpreter, the default tier tests the lengths, and the modes of
+    streams, of all algorithms that run there."""
     if test in {*EDGES, "test_modes_of_a_stream"}:
         return []
+    repeats = [pytest.mark.slow, pytest.mark.rotating(TURNS)]
     if backend == "interpreter":
-        return [] if record.name in INTERPRETED and test not in MODES else [pytest.mark.slow]
+        return [] if record.name in INTERPRETED and test not in MODES else repeats
     return (
         []
         if test in MODES
         or (test in MACS and record.construction.hmac_of is None)
         or first_of(record, driver_family) is record
-        else [pytest.mark.slow]
+        else repeats
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
+    if not config.getoption("--backend"):
+        items[:] = _once_if_absent(items)
     for item in items:
         if "backend" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.device)
         tiers.mark(item)
+
+
+def _once_if_absent(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The tests, of which those on an absent backend are there once for each function; see _applicable."""
+    absent = {status.name for status in registry.statuses() if not status.available}
+    kept, functions = [], set()
+    for item in items:
+        backend = (_cell(item) or ("", ""))[1]
+        function = tiers.function_of(item.nodeid)
+        if backend in absent and function.partition("::")[2] not in EDGES:
+            if (function, backend) in functions:
+                continue
+            functions.add((function, backend))
+        kept.append(item)
+    return kept
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
@@ -140,13 +174,15 @@ def _cell(item: pytest.Item) -> tuple[str, str] | None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):  # this is a process of pytest-xdist
-        session.config.workeroutput["deselected"] = dict(session.config.stash.get(DESELECTED, {}))
+        for name, key in COUNTED.items():
+            session.config.workeroutput[name] = dict(session.config.stash.get(key, {}))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node) -> None:
     # All processes of pytest-xdist have collected, and left out, the same tests.
-    node.config.stash[DESELECTED] = Counter(getattr(node, "workeroutput", {}).get("deselected", {}))
+    for name, key in COUNTED.items():
+        node.config.stash[key] = Counter(getattr(node, "workeroutput", {}).get(name, {}))
 
 
 def pytest_collection_finish() -> None:
@@ -277,6 +313,8 @@ def _runs_interpreted(record: Algorithm, test: str) -> bool:
     return test in modes and (first_of_kernel or (not long_chunks and first_of(record, _of_modes) is record))
 
 
+# In so many days, the slow tests of all algorithms come round.
+TURNS = 4
 LONGEST_BLOCK = 128
 MOST_BLOCKS = 16
 # The default tier runs these in the interpreter in all layouts and with keys: hashes with words of 32 and of
@@ -372,7 +410,8 @@ def _write_times(terminalreporter) -> None:
             for report in reports
             if getattr(report, "when", None) == "teardown" and "took" in dict(report.user_properties)
         }
-        Path(file).write_text(json.dumps(took, indent=0), "utf-8")
+        resting = terminalreporter.config.stash.get(tiers.RESTING, {})
+        Path(file).write_text(json.dumps({"times": took, "resting": resting}, indent=0), "utf-8")
 
 
 def _summarise_compilation(terminalreporter) -> None:

@@ -30,7 +30,9 @@ u32 = np.uint32
 FAMILIES = {"cdna": "CDNA 3 and 4", "rdna3": "RDNA 3", "rdna4": "RDNA 4"}
 EDGES = (0, 1, 2, 31, 32, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 # Not expressions: rounding, and a function that selects bytes. The examples below stand for these.
-NOT_EVALUATED = re.compile(r"[sv]_(cvt(?!_f32_[ui]32)|trunc|mul_f32|add_f32|sub_f32|fma|rcp|perm|fmamk|fmaak)")
+NOT_EVALUATED = re.compile(
+    r"[sv]_(cvt(?!_f32_[ui]32)|trunc|mul_f32|add_f32|sub_f32|fma|rcp|perm|fmamk|fmaak)"
+)
 
 
 def _definitions(family: str) -> dict[str, str]:

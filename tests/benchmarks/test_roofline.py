@@ -250,7 +250,7 @@ def cases():
             marks = []
             if (target, name) not in (("cuda:90", "siphash_2_4"), ("hip:gfx942", "siphash_2_4")):
                 often = target in ("cuda:90", "hip:gfx942") and family.algorithm in minimum.OPERATIONS
-                marks = [pytest.mark.slow if often else pytest.mark.exhaustive]
+                marks = [pytest.mark.slow if often else pytest.mark.exhaustive, pytest.mark.rotating(3)]
             yield pytest.param(target, name, id=f"{target}-{name}", marks=marks)
 
 

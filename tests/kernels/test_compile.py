@@ -20,8 +20,9 @@ from integrity_triton.algorithms import IteratedHash
 
 # The default tier compiles one kernel for every target, and some more for the first target. The slow tests
 # compile one kernel of each algorithm for the first target, all variants for some algorithms, and one kernel
-# of each kind for the other targets. The exhaustive tests compile the rest: other variants, the other kernels
-# for the other targets, and the loop of HMAC for each hash (two of these loops are slow tests).
+# of each kind for the other targets, a quarter of these a day. The exhaustive tests compile the rest: other
+# variants, the other kernels for the other targets, and the loop of HMAC for each hash (two of these loops are
+# slow tests).
 FIRST = "cuda:90"
 BY_DEFAULT = ("siphash_2_4", "md5", "poly1305")
 LAYOUTS = {"cuda:90": compile_time.LAYOUTS, "hip:gfx942": ("rows", "ragged")}
@@ -30,6 +31,17 @@ KINDS = (
     *("md5", "sha384", "sha3_224", "shake_128", "blake2bp", "blake2xb", "blake3", "crc64_nvme", "xxh64"),
     *("xxh3_128", "siphash_2_4", "highwayhash_64", "cmac_aes", "gmac_aes", "poly1305", "hmac_md5"),
 )
+# The algorithms whose kernels are compiled. They are written here because listing the launches takes seconds,
+# which every process that collects tests would take.
+LISTED = (
+    *("sha224", "sha384", "blake3", "sha1", "md5", "sm3", "ripemd160", "sha3_224", "shake_128", "blake2b"),
+    *("blake2s", "blake2bp", "blake2sp", "blake2xb", "blake2xs", "crc32", "crc64_nvme", "xxh64", "xxh3_64"),
+    *("xxh3_128", "siphash_2_4", "siphash_1_3", "siphash_4_8", "cmac_aes", "gmac_aes", "highwayhash_64"),
+    *("poly1305", "hmac_sha224", "hmac_sha256", "hmac_sha384", "hmac_sha512", "hmac_sha512_224", "hmac_sha1"),
+    *("hmac_md5", "hmac_sm3", "hmac_ripemd160", "hmac_sha3_224", "hmac_sha3_384", "hmac_sha3_512"),
+    *("hmac_blake2b", "hmac_blake2s"),
+)
+LISTED_IN_LAYOUTS = (*LISTED, "kt128", "kmac_128")
 LOOPS = ("hmac_md5", "hmac_sha512")
 # The limit of the time that a kernel takes to compile, as a multiple of the time that the yardstick takes at
 # the same moment, since machines differ and may be busy. Large kernels usually take 4 to 12 times as long as
@@ -50,6 +62,8 @@ def case(target: str, layouts: tuple[str, ...], name: str, *, asked: bool):
     variants = "-variants" if len(layouts) > 1 else ""
     by_default = not variants and name in (BY_DEFAULT if target == FIRST else BY_DEFAULT[:1])
     marks = [] if by_default else [pytest.mark.slow if asked else pytest.mark.exhaustive]
+    if target != FIRST:  # what is slow for the first target shows the same for another
+        marks += [pytest.mark.rotating(4)]
     return pytest.param(target, layouts, name, id=f"{target}{variants}-{name}", marks=marks)
 
 
@@ -57,12 +71,12 @@ def cases():
     for target in TARGETS:
         layouts = LAYOUTS.get(target, ("rows",))
         varied = VARIED if target == FIRST else ()
-        for name in plan(target):
+        for name in LISTED:
             loop = name.startswith("hmac_") and name not in LOOPS
             asked = name not in varied and not loop if target == FIRST else name in KINDS
             yield case(target, ("rows",), name, asked=asked)
         if len(layouts) > 1:
-            for name in plan(target, layouts):
+            for name in LISTED_IN_LAYOUTS:
                 yield case(target, layouts, name, asked=name in varied)
 
 
@@ -102,6 +116,13 @@ def test_every_kernel_builds(target, layouts, name, compile_cold, record_propert
                 sass = cuobjdump("-sass", done.binary)
                 vectors = sass is None or re.search(r"LDG(STS)?\.E(\.BYPASS)?\.128", sass)
                 assert vectors, f"{done.kernel} has lost its vector loads"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_algorithm_with_kernels_of_its_own_is_listed(target):
+    assert set(plan(target)) == set(LISTED)
+    if target in LAYOUTS:
+        assert set(plan(target, LAYOUTS[target])) == set(LISTED_IN_LAYOUTS)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -135,6 +135,7 @@ def test_messages(file, backend, able):
 
 
 @pytest.mark.slow_if(lambda backend: backend == "interpreter")
+@pytest.mark.rotating(3)
 @pytest.mark.parametrize("file", files("tags", "cmac", "gcm", "wycheproof"))
 def test_tags(file, backend, able):
     """Tags of messages, each with its own key and IV. A standard may allow tags for special applications that

@@ -209,7 +209,7 @@ def _call(name: str, arguments: list[Value]) -> Value:
         low = field.bits & ((1 << bits) - 1)
         return value(low - (1 << bits if low >> (bits - 1) else 0), field.width, "i")
     if name in {"u32_to_f32", "i32_to_f32"}:
-        # Every word of 32 bits is a double exactly, and the conversion of that one rounds to the nearest even.
+        # Every word of 32 bits is a double exactly, whose conversion rounds to the nearest even number.
         whole = value(arguments[0].bits, 32, name[0]).number
         return value(int.from_bytes(struct.pack("<f", float(whole)), "little"), 32)
     if found := re.fullmatch(r"v_(max3|max|min)_([ui])32", name):

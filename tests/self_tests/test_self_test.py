@@ -153,6 +153,7 @@ def skip_unless_first(algorithm: Algorithm) -> None:
 @pytest.mark.slow_if(
     lambda target, algorithm: target != "xpu" or first_of(algorithm, launched_family) is not algorithm
 )
+@pytest.mark.rotating(4)
 @pytest.mark.parametrize("target", ["xpu", "cuda:90", "hip:gfx942"])
 def test_every_kernel_that_is_launched_has_a_trial(target, algorithm):
     """Every kernel that the recording of all launches contains has a trial."""
