@@ -21,8 +21,8 @@ from integrity_triton.algorithms import IteratedHash
 # The default tier compiles one kernel for every target, and some more for the first target. The slow tests
 # compile one kernel of each algorithm for the first target, all variants for some algorithms, and one kernel
 # of each kind for the other targets, a quarter of these a day. The exhaustive tests compile the rest: other
-# variants, the other kernels for the other targets, and the loop of HMAC for each hash (two of these loops are
-# slow tests).
+# variants, the other kernels for the other targets, and the loop of HMAC for each hash, of which two are slow
+# tests.
 FIRST = "cuda:90"
 BY_DEFAULT = ("siphash_2_4", "md5", "poly1305")
 LAYOUTS = {"cuda:90": compile_time.LAYOUTS, "hip:gfx942": ("rows", "ragged")}
