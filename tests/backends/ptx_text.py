@@ -18,7 +18,7 @@ def kernel(body: str, *, threads: int = 32, shared: int = 0) -> PtxProgram:
     """A kernel ``k`` of ``body``, with parameters ``in`` and ``out``, pointers that are in ``%in`` and
     ``%out`` at its start; ``%tid`` is the thread's number and ``%at`` the same, as 64 bits."""
     memory = f".shared .align 16 .b8 smem[{shared}];" if shared else ""
-    return PtxProgram(
+    return PtxProgram.parsed(
         f"""
 .version 8.7
 .target sm_90a

@@ -31,7 +31,7 @@ def assemble(body: str, target: str = "gfx942", waves: int = 1, shared: int = 0)
     of the lane in its group, ``v1`` is four times that."""
     lines = "\n".join("\t" + line.strip() for line in body.strip().split("\n"))
     shift = "v_lshlrev_b32_e32 v1, 2, v0"
-    return AmdProgram(
+    return AmdProgram.parsed(
         f"""
 	.amdgcn_target "amdgcn-amd-amdhsa--{target}"
 kernel:

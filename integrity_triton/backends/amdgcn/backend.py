@@ -15,7 +15,7 @@ ARCHITECTURES = {"gfx942": 64, "gfx950": 64, "gfx1100": 32, "gfx1201": 32}
 def _program(assembly: str, entry: str) -> Program:
     from .kernel import AmdProgram
 
-    return AmdProgram(assembly, entry)
+    return AmdProgram.parsed(assembly, entry)
 
 
 class AmdgcnBackend(EmulatedBackend):

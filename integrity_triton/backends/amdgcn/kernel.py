@@ -20,12 +20,19 @@ from .translate import Translated, Translator
 class AmdProgram:
     """One kernel, parsed, checked and translated."""
 
-    def __init__(self, assembly: str, entry: str) -> None:
-        """Raises Unmodelled if an instruction is not modelled, and Uninitialised if a register is used before
-        the load that fills it was waited for."""
-        self._program = program = text.parse(assembly)
+    @classmethod
+    def parsed(cls, assembly: str, entry: str) -> AmdProgram:
+        """Parse a text. Raises Unmodelled if it is not what Triton writes, and what the constructor
+        raises."""
+        program = text.parse(assembly)
         if program.entry != entry:
             raise Unmodelled(f"the assembly is of {program.entry}, not of {entry}")
+        return cls(program)
+
+    def __init__(self, program: text.Program) -> None:
+        """Raises Unmodelled if an instruction is not modelled, and Uninitialised if a register is used before
+        the load that fills it was waited for."""
+        self.program = program
         self._check_barriers()
         effects_of = [block_effects(block, program.lanes) for block in program.blocks]
         check_waits(program, effects_of)
@@ -48,17 +55,17 @@ class AmdProgram:
 
     @property
     def entry(self) -> str:
-        return self._program.entry
+        return self.program.entry
 
     @property
     def parameters(self) -> int:
-        return sum(not argument.hidden for argument in self._program.arguments)
+        return sum(not argument.hidden for argument in self.program.arguments)
 
     def _check_barriers(self) -> None:
         """gfx12 divides a barrier into a signal and a wait. They are one barrier here, so between them
         nothing may access memory that other waves see, or branch."""
         signal = None
-        for i in (i for block in self._program.blocks for i in block):
+        for i in (i for block in self.program.blocks for i in block):
             if i.name == "s_barrier_signal":
                 signal = i
             elif i.name == "s_barrier_wait":
@@ -70,7 +77,7 @@ class AmdProgram:
                 raise Unmodelled(f"{signal}: {i.name} between the signal and the wait of a barrier")
 
     def run(self, launch: KernelLaunch) -> None:
-        program = self._program
+        program = self.program
         given = [argument for argument in program.arguments if not argument.hidden]
         if len(given) != len(launch.arguments):
             raise EmulationError(
@@ -89,7 +96,7 @@ class AmdProgram:
         with np.errstate(all="ignore"):
             for first in range(0, programs, at_once):
                 _run(
-                    self._program,
+                    self.program,
                     self._translated,
                     self._pool,
                     launch,

@@ -19,7 +19,8 @@ class Race(EmulationError):
 
 
 class Uninitialised(EmulationError):
-    """A read of shared memory that nothing has written, or to which a copy is still under way."""
+    """A read of a register or of shared memory that nothing has written, or that a load or a copy is still to
+    fill."""
 
 
 class Deadlock(EmulationError):

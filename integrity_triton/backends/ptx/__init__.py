@@ -11,7 +11,7 @@ from ..emulation.program import Program, Target
 def _program(text: str, entry: str) -> Program:
     from .program import PtxProgram
 
-    return PtxProgram(text, entry)
+    return PtxProgram.parsed(text, entry)
 
 
 # Names, compute capabilities, and the most shared memory of a program (CUDA C++ Programming Guide, "Compute

@@ -13,6 +13,7 @@ from ..emulation.memory import UNSIGNED, SharedMemory
 from ..emulation.program import KernelLaunch
 from ..emulation.scheduler import Scheduler
 from .matrices import accumulator, descriptor_rows, left_fragment, right_fragment
+from .registers import Written
 
 if TYPE_CHECKING:
     from .program import PtxProgram
@@ -58,6 +59,7 @@ class Run:
             first_program=first,
         )
         self.copies = Copies(self)
+        self.written = Written(self)
         self.products = Products(self)
         self._special(lane, first)
         self._proxy = np.ones(len(self.shared.raw), np.bool_)

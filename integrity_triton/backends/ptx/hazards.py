@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..emulation.faults import Race
-from .parser import ENDS, Instruction, Module
-from .translate import effects
+from .effects import effects
+from .parser import Instruction, Module
 
 _OLDEST = 16
 
@@ -50,7 +50,7 @@ def check_products(module: Module) -> None:
         state = states[number].copy()
         for instruction in module.blocks[number]:
             _step(state, instruction)
-        for after in _successors(module, number):
+        for after in module.successors(number):
             if after not in states:
                 states[after] = state.copy()
                 todo.append(after)
@@ -83,14 +83,3 @@ def _step(state: _State, instruction: Instruction) -> None:
             f"{instruction} uses {min(touched)}, and no wgmma.wait_group follows the product that does so"
         )
     state.written |= writes
-
-
-def _successors(module: Module, number: int) -> set[int]:
-    block = module.blocks[number]
-    last = block[-1] if block else None
-    if last is None or last.parts[0] not in ENDS:
-        return {number + 1}
-    after = {number + 1} if last.predicate else set()
-    if last.parts[0] == "bra":
-        after.add(module.labels[last.operands[0].name])
-    return after

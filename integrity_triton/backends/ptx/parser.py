@@ -85,6 +85,17 @@ class Module:
     labels: dict[str, int]
     """The block that each label starts."""
 
+    def successors(self, number: int) -> set[int]:
+        """The blocks that may run after a block; beyond the last one if the text does not end the kernel."""
+        block = self.blocks[number]
+        last = block[-1] if block else None
+        if last is None or last.parts[0] not in ENDS:
+            return {number + 1}
+        after = {number + 1} if last.predicate else set()
+        if last.parts[0] == "bra":
+            after.add(self.labels[last.operands[0].name])
+        return after
+
 
 def parse(text: str, entry: str) -> Module:
     """Raises Unmodelled for what Triton does not emit."""

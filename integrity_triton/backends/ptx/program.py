@@ -13,7 +13,7 @@ from ..emulation.scheduler import DONE
 from . import arithmetic
 from .execution import WARP, WARP_GROUP, Run
 from .hazards import check_products
-from .parser import BARRIERS, parse
+from .parser import BARRIERS, Module, parse
 from .translate import Translator
 
 Array = np.ndarray[Any, Any]
@@ -76,11 +76,16 @@ _NAMES: dict[str, Any] = {
 class PtxProgram:
     """Implements :class:`~integrity_triton.backends.emulation.program.Program`."""
 
-    def __init__(self, text: str, entry: str) -> None:
+    @classmethod
+    def parsed(cls, text: str, entry: str) -> PtxProgram:
+        """Parse a text. Raises Unmodelled for what Triton does not emit, and what the constructor raises."""
+        return cls(parse(text, entry))
+
+    def __init__(self, module: Module) -> None:
         """Raises Unmodelled for an instruction that the emulator does not know, and Race if registers of an
         asynchronous product are used too early."""
-        self.module = parse(text, entry)
-        self.entry = entry
+        self.module = module
+        self.entry = module.entry
         self.parameters = len(self.module.parameters)
         self.blocks: Sequence[Block] = tuple(
             Block(block[0].line, block[0].text) if block else Block("", "nothing")

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..emulation.faults import Unmodelled
-from .parser import BARRIERS, ENDS, Instruction, Module, Operand
+from .effects import effects, named_registers
+from .parser import ENDS, Instruction, Module, Operand
+from .registers import DefiniteWrites, is_copy
 
 _TYPES = {1: "bool_", 8: "u8", 16: "u16", 32: "u32", 64: "u64"}
-_NO_RESULT = ENDS | BARRIERS | {"st", "red", "fence", "membar", "stmatrix", "prefetch", "cp", "discard"}
 _COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _UNSIGNED_COMPARISONS = {"lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
 _ATOMICS = {"add", "and", "or", "xor", "min", "max", "exch", "cas"}
@@ -31,25 +32,6 @@ _CACHING = {"ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "L1::evict_first", "
 }
 
 
-def effects(instruction: Instruction) -> tuple[set[str], set[str]]:
-    """The registers that an instruction reads, and those that it writes. The predicate is not among them."""
-
-    def registers(operand: Operand) -> set[str]:
-        if operand.kind in ("register", "address") and operand.name:
-            return {operand.name}
-        return set().union(*(registers(part) for part in operand.parts))
-
-    parts, operands = instruction.parts, instruction.operands
-    found = [registers(operand) for operand in operands]
-    no_result = parts[0] in _NO_RESULT or (parts[0] == "wgmma" and parts[1] != "mma_async")
-    if no_result or not operands:
-        return set().union(*found), set()
-    reads = set().union(*found[1:])
-    if parts[0] == "wgmma":
-        reads |= found[0]
-    return reads, found[0]
-
-
 class Translator:
     """Translates the blocks of one module. Raises Unmodelled for an instruction that it does not know."""
 
@@ -59,6 +41,7 @@ class Translator:
         self.instructions: list[Instruction] = []
         """Those that the source refers to by their numbers."""
         self.matrices: dict[str, tuple[int, int]] = {}
+        self._definite = DefiniteWrites(module)
         self._live_in, self._defined = [], []
         crossing: set[str] = set()
         for block in module.blocks:
@@ -76,9 +59,11 @@ class Translator:
 
     def _block(self, n: int) -> str:
         self._lines: list[str] = []
-        block = self._module.blocks[n]
-        for instruction in block:
+        written = set(self._definite.before[n] or ())
+        for instruction, uncertain in self._definite.steps(n, written):
+            self._check_written(instruction, uncertain)
             self._instruction(instruction)
+            self._note_writes(instruction)
         writes = sorted(self._defined[n] & self.crossing)
         body = [f"{self._names[r]} = R[{r!r}]" for r in sorted(self._live_in[n])] + self._lines
         if writes:
@@ -88,6 +73,29 @@ class Translator:
             body += [f"    R[{r!r}] = where(M, {self._names[r]}, R[{r!r}])" for r in writes]
         body.append(f"return {self._ending(n)}")
         return f"def block_{n}(X, R, M):\n" + "".join(f"    {line}\n" for line in body)
+
+    def _check_written(self, instruction: Instruction, uncertain: set[str]) -> None:
+        """Check registers that an instruction reads and that may not have been written."""
+        if is_copy(instruction):
+            uncertain = uncertain & {instruction.predicate or ""}
+        for register in sorted(uncertain):
+            mask = "M" if register == instruction.predicate else self._mask(instruction)
+            if instruction.parts[0] == "wgmma":
+                accumulator, *sources = instruction.operands
+                others = set().union(*(named_registers(operand) for operand in sources))
+                if register in named_registers(accumulator) - others:
+                    # Without the scale, the product replaces what the accumulator held.
+                    mask = f"both(M, X.full({self._value(sources[-1], 'pred')}))"
+            self._lines.append(f"X.written.check({register!r}, {mask}, {self._what(instruction)})")
+
+    def _note_writes(self, instruction: Instruction) -> None:
+        reads, writes = effects(instruction)
+        for register in sorted(writes & self._definite.suspects):
+            mask = self._mask(instruction)
+            if is_copy(instruction):
+                self._lines.append(f"X.written.copied({register!r}, {tuple(sorted(reads))!r}, {mask})")
+            else:
+                self._lines.append(f"X.written.wrote({register!r}, {mask})")
 
     def _ending(self, n: int) -> str:
         block, after = self._module.blocks[n], n + 1
