@@ -1,0 +1,188 @@
+"""Runs the known-answer trials of a kernel's self-test on an emulated backend, with one kernel changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from integrity_triton import algorithms
+from integrity_triton.algorithms.known_answers import load
+from integrity_triton.backends import registry
+from integrity_triton.backends.emulation.backend import EmulatedBackend
+from integrity_triton.backends.emulation.faults import Deadlock, EmulationError
+from integrity_triton.backends.emulation.program import Block, KernelLaunch, Program, Target
+from integrity_triton.drivers.run import Run
+from integrity_triton.self_tests.catalogue import Trial, trials_of
+
+from . import amdgcn, ptx
+from .changes import Code
+
+SHORT, LONG = "short messages and a long one", "long messages"
+# A mutant may execute so many times the blocks of the kernel as it is, and so many more.
+_TIMES, _MORE = 4, 1000
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kernel, and the trials that run it."""
+
+    name: str
+    algorithm: str
+    kernel: str
+    label: str = SHORT
+    way: str | None = None
+    starts: tuple[int, ...] = (1, 0)
+
+
+SUBJECTS = {
+    subject.name: subject
+    for subject in (
+        Subject("SHA-256", "sha256", "hash_messages"),
+        Subject("SHA3-256", "sha3_256", "hash_messages"),
+        Subject("BLAKE3", "blake3", "blake3_chunks"),
+        Subject("Poly1305 rows", "poly1305", "poly1305_rows", way="rows"),
+        Subject("CRC-32C", "crc32c", "crc_finish"),
+    )
+}
+
+
+@dataclass
+class _Steps:
+    """Takes the place of a kernel's coverage: the blocks that were executed, and how many of them a launch
+    executed at most."""
+
+    blocks: set[int] = field(default_factory=set)
+    most: int = 0
+    limit: int | None = None
+    now: int = 0
+
+    def block(self, number: int) -> None:
+        self.blocks.add(number)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        if self.limit is not None and self.now > self.limit:
+            raise Deadlock(f"the kernel has not ended after {self.limit} basic blocks")
+
+    def matrix(self, name: str, rows: Any, columns: Any) -> None:
+        """Note nothing."""
+
+
+class Replaceable:
+    """A program in whose place another one can run."""
+
+    def __init__(self, original: Program) -> None:
+        self.original = self.current = original
+        self.steps = _Steps()
+        self.ran = False
+
+    @property
+    def entry(self) -> str:
+        return self.original.entry
+
+    @property
+    def parameters(self) -> int:
+        return self.original.parameters
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        return self.original.blocks
+
+    @property
+    def matrices(self) -> Mapping[str, tuple[int, int]]:
+        return self.original.matrices
+
+    def run(self, launch: KernelLaunch) -> None:
+        self.ran = True
+        self.steps.now = 0
+        steps: Any = self.steps
+        self.current.run(dataclasses.replace(launch, coverage=steps))
+
+
+class Laboratory:
+    """An emulated backend whose kernels can be replaced."""
+
+    def __init__(self, target: str) -> None:
+        backend = type(registry.get("ptx" if target.startswith("sm_") else "amdgcn"))()
+        assert isinstance(backend, EmulatedBackend)
+        self._vendor = ptx if target.startswith("sm_") else amdgcn
+        self.programs: list[Replaceable] = []
+        given = backend.target(target)
+        driver = backend.driver_of(target)
+        driver.target = dataclasses.replace(given, program=lambda *text: self._load(given, *text))
+        # The JIT keeps kernels by the name of the device.
+        driver.get_current_device = lambda: f"laboratory {id(self)}"  # type: ignore[method-assign]
+        backend.__dict__["_driver"] = driver
+        self._backend = backend
+
+    def _load(self, target: Target, text: str, entry: str) -> Replaceable:
+        self.programs.append(Replaceable(target.program(text, entry)))
+        return self.programs[-1]
+
+    def code(self, program: Replaceable) -> Code:
+        found: Code = self._vendor.code(program.original)
+        return found
+
+    def trials(self, subject: Subject) -> list[Trial]:
+        record = algorithms.get(subject.algorithm)
+        answers = load(record)
+        assert answers is not None
+        wanted = [
+            trial
+            for trial in trials_of(record, answers.answers)
+            if trial.label.partition(",")[0] == subject.label
+            and "one at a time" not in trial.label
+            and trial.way == subject.way
+            and trial.shape in ("table", "rows")
+            and trial.start in subject.starts
+            and not trial.per_message
+        ]
+        return sorted(wanted, key=lambda trial: (subject.starts.index(trial.start), trial.shape != "table"))
+
+    def failure(self, subject: Subject, trial: Trial) -> str | None:
+        """What is wrong with the results of a trial: the class of a fault, "digest", or None."""
+        record = algorithms.get(subject.algorithm)
+        host = Run(self._backend, record, self._backend.launch, trial.way)
+        try:
+            for _, expected, found in trial.run(host, torch.device("cpu")):
+                if (found if isinstance(found, bytes) else found.numpy().tobytes()) != expected:
+                    return "digest"
+        except EmulationError as error:
+            return type(error).__name__
+        return None
+
+
+@dataclass
+class Baseline:
+    """What the trials of a subject run if nothing is changed."""
+
+    seconds: dict[int, float]
+    """By the number of the trial."""
+    programs: list[tuple[Replaceable, list[int]]]
+    """The kernels to change, with the trials that run each, the fastest first."""
+
+
+def baseline(laboratory: Laboratory, subject: Subject, trials: Sequence[Trial]) -> Baseline:
+    """Raises RuntimeError if a trial fails."""
+    seconds: dict[int, float] = {}
+    runs: dict[int, set[int]] = {}
+    for again in (False, True):  # the first time it compiles
+        for number, trial in enumerate(trials):
+            for program in laboratory.programs:
+                program.ran = False
+            start = time.perf_counter()
+            if failed := laboratory.failure(subject, trial):
+                raise RuntimeError(f"{subject.name}: trial {trial.label} fails as it is: {failed}")
+            seconds[number] = time.perf_counter() - start
+            if again:
+                runs[number] = {k for k, program in enumerate(laboratory.programs) if program.ran}
+    found = []
+    for k, program in enumerate(laboratory.programs):
+        if program.entry == subject.kernel:
+            program.steps.limit = _TIMES * program.steps.most + _MORE
+            found.append((program, sorted((n for n in runs if k in runs[n]), key=lambda n: seconds[n])))
+    return Baseline(seconds, found)
