@@ -19,8 +19,8 @@ from .trials import SUBJECTS, Laboratory, Replaceable, Subject, baseline
 
 TARGETS = ("sm_90", "gfx942")
 EVERY_WAY = (
-    "no way through the kernel uses a register before what fills it has ended, or passes a barrier with a store "
-    "to shared memory under way"
+    "no way through the kernel uses a register before what fills it has ended, or passes a barrier with a "
+    "store to shared memory under way"
 )
 UNREAD = "nothing reads what the instruction writes"
 

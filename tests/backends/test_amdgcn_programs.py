@@ -334,7 +334,7 @@ def test_nothing_may_stand_between_signal_and_wait() -> None:
 
 @pytest.mark.parametrize(("name", "size", "depth"), [("32x32x16", 32, 16), ("16x16x32", 16, 32)])
 def test_mfma_layout(name: str, size: int, depth: int) -> None:
-    """D = A B + C, as MI300 ISA, 7.1, lays them out: lane n holds 8 elements of row n % size of
+    """D = A B + C, as the ISA of MI300 lays them out (V_MFMA): lane n holds 8 elements of row n % size of
     A, and of column n % size of B, from 8 (n / size) on."""
     generator = np.random.default_rng(size)
     a = generator.integers(-128, 128, (size, depth))
@@ -370,7 +370,7 @@ def test_mfma_layout(name: str, size: int, depth: int) -> None:
 
 @pytest.mark.parametrize("target", ["gfx1100", "gfx1201"])
 def test_wmma_layout(target: str) -> None:
-    """RDNA 3 ISA, 7.9: both halves of a wave hold 16 elements of a row of A or a column of B. RDNA 4: lanes
+    """V_WMMA of RDNA 3: both halves of a wave hold 16 elements of a row of A or a column of B. RDNA 4: lanes
     16 to 31 hold the upper 8 of them."""
     generator = np.random.default_rng(1)
     a, b = generator.integers(-128, 128, (2, 16, 16))

@@ -1,8 +1,9 @@
 """Each instruction of PTX that the emulator knows, against its definition in NVIDIA's "Parallel Thread
-Execution ISA" (version 9; the section is given with each), written here with Python's integers."""
+Execution ISA", under the name of the instruction, written here with Python's integers."""
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def quotient(a: int, b: int) -> int:
 
 
 def bfe(a: int, pos: int, length: int, bits: int, is_signed: bool) -> int:
-    """The pseudocode of section 9.7.1.19."""
+    """The pseudocode under ``bfe``."""
     pos, length = pos & 0xFF, length & 0xFF
     a &= (1 << bits) - 1
     msb = bits - 1
@@ -58,7 +59,7 @@ def bfe(a: int, pos: int, length: int, bits: int, is_signed: bool) -> int:
 
 
 def bfi(a: int, b: int, pos: int, length: int) -> int:
-    """The pseudocode of section 9.7.1.20."""
+    """The pseudocode under ``bfi``."""
     pos, length, result = pos & 0xFF, length & 0xFF, b
     for i in range(length):
         if pos + i > 31:
@@ -68,7 +69,7 @@ def bfi(a: int, b: int, pos: int, length: int) -> int:
 
 
 def prmt(a: int, b: int, c: int) -> int:
-    """The table of section 9.7.9.7."""
+    """The table under ``prmt``."""
     source = (b << 32 | a).to_bytes(8, "little")
     found = 0
     for i in range(4):
@@ -81,23 +82,23 @@ def prmt(a: int, b: int, c: int) -> int:
 
 
 def shf(a: int, b: int, c: int, *, left: bool, wrap: bool) -> int:
-    """Section 9.7.8.7."""
+    """The definition under ``shf``."""
     n = c & 31 if wrap else min(c, 32)
     return (b << n) & M32 | a >> (32 - n) if left else (b << (32 - n)) & M32 | a >> n
 
 
 def lop3(a: int, b: int, c: int, table: int) -> int:
-    """Section 9.7.8.6: the table is what the function makes of 0xF0, 0xCC and 0xAA."""
+    """``lop3``: the table is what the function makes of 0xF0, 0xCC and 0xAA."""
     return sum((table >> (4 * (a >> i & 1) + 2 * (b >> i & 1) + (c >> i & 1)) & 1) << i for i in range(32))
 
 
 Case = tuple[str, tuple[int, ...], Callable[..., int]]
 CASES: list[Case] = [
-    ("add.s32 %x, %a, %b;", (32, 32, 32), lambda a, b: a + b),  # 9.7.1.1
+    ("add.s32 %x, %a, %b;", (32, 32, 32), lambda a, b: a + b),
     ("add.u64 %x, %a, %b;", (64, 64, 64), lambda a, b: a + b),
     ("add.s16 %x, %a, %b;", (16, 16, 16), lambda a, b: a + b),
-    ("sub.s32 %x, %a, %b;", (32, 32, 32), lambda a, b: a - b),  # 9.7.1.2
-    ("mul.lo.u32 %x, %a, %b;", (32, 32, 32), lambda a, b: a * b),  # 9.7.1.3
+    ("sub.s32 %x, %a, %b;", (32, 32, 32), lambda a, b: a - b),
+    ("mul.lo.u32 %x, %a, %b;", (32, 32, 32), lambda a, b: a * b),
     ("mul.hi.u32 %x, %a, %b;", (32, 32, 32), lambda a, b: a * b >> 32),
     ("mul.hi.s32 %x, %a, %b;", (32, 32, 32), lambda a, b: signed(a, 32) * signed(b, 32) >> 32),
     ("mul.hi.u64 %x, %a, %b;", (64, 64, 64), lambda a, b: a * b >> 64),
@@ -105,43 +106,43 @@ CASES: list[Case] = [
     ("mul.wide.u32 %x, %a, %b;", (64, 32, 32), lambda a, b: a * b),
     ("mul.wide.s32 %x, %a, %b;", (64, 32, 32), lambda a, b: signed(a, 32) * signed(b, 32)),
     ("mul.wide.s16 %x, %a, %b;", (32, 16, 16), lambda a, b: signed(a, 16) * signed(b, 16)),
-    ("mad.lo.s32 %x, %a, %b, %c;", (32, 32, 32, 32), lambda a, b, c: a * b + c),  # 9.7.1.4
+    ("mad.lo.s32 %x, %a, %b, %c;", (32, 32, 32, 32), lambda a, b, c: a * b + c),
     ("mad.wide.u32 %x, %a, %b, %c;", (64, 32, 32, 64), lambda a, b, c: a * b + c),
     ("mad.hi.u32 %x, %a, %b, %c;", (32, 32, 32, 32), lambda a, b, c: (a * b >> 32) + c),
     (
         "div.s32 %x, %a, %b;",
         (32, 32, 32),
         lambda a, b: quotient(signed(a, 32), signed(b, 32)) if b else M32,
-    ),  # 9.7.1.8
+    ),
     ("div.u32 %x, %a, %b;", (32, 32, 32), lambda a, b: a // b if b else M32),
-    ("rem.u64 %x, %a, %b;", (64, 64, 64), lambda a, b: a % b if b else a),  # 9.7.1.9
+    ("rem.u64 %x, %a, %b;", (64, 64, 64), lambda a, b: a % b if b else a),
     (
         "rem.s32 %x, %a, %b;",
         (32, 32, 32),
         lambda a, b: signed(a, 32) - quotient(signed(a, 32), signed(b, 32)) * signed(b, 32) if b else a,
     ),
-    ("abs.s32 %x, %a;", (32, 32), lambda a: abs(signed(a, 32))),  # 9.7.1.10
-    ("neg.s32 %x, %a;", (32, 32), lambda a: -a),  # 9.7.1.11
-    ("min.s32 %x, %a, %b;", (32, 32, 32), lambda a, b: min(signed(a, 32), signed(b, 32))),  # 9.7.1.12
-    ("max.u64 %x, %a, %b;", (64, 64, 64), max),  # 9.7.1.13
-    ("popc.b32 %x, %a;", (32, 32), lambda a: a.bit_count()),  # 9.7.1.14
-    ("clz.b64 %x, %a;", (32, 64), lambda a: 64 - a.bit_length()),  # 9.7.1.15
-    ("brev.b32 %x, %a;", (32, 32), lambda a: int(f"{a:032b}"[::-1], 2)),  # 9.7.1.18
-    ("bfe.u32 %x, %a, %b, %c;", (32, 32, 32, 32), lambda a, b, c: bfe(a, b, c, 32, False)),  # 9.7.1.19
+    ("abs.s32 %x, %a;", (32, 32), lambda a: abs(signed(a, 32))),
+    ("neg.s32 %x, %a;", (32, 32), lambda a: -a),
+    ("min.s32 %x, %a, %b;", (32, 32, 32), lambda a, b: min(signed(a, 32), signed(b, 32))),
+    ("max.u64 %x, %a, %b;", (64, 64, 64), max),
+    ("popc.b32 %x, %a;", (32, 32), lambda a: a.bit_count()),
+    ("clz.b64 %x, %a;", (32, 64), lambda a: 64 - a.bit_length()),
+    ("brev.b32 %x, %a;", (32, 32), lambda a: int(f"{a:032b}"[::-1], 2)),
+    ("bfe.u32 %x, %a, %b, %c;", (32, 32, 32, 32), lambda a, b, c: bfe(a, b, c, 32, False)),
     ("bfe.s32 %x, %a, %b, %c;", (32, 32, 32, 32), lambda a, b, c: bfe(a, b, c, 32, True)),
     ("bfe.s64 %x, %a, %b, %c;", (64, 64, 32, 32), lambda a, b, c: bfe(a, b, c, 64, True)),
     ("bfe.u32 %x, %a, 5, 2;", (32, 32), lambda a: a >> 5 & 3),
-    ("bfi.b32 %x, %a, %b, %c, %d;", (32, 32, 32, 32, 32), bfi),  # 9.7.1.20
-    ("setp.lt.s32 %x, %a, %b;", (1, 32, 32), lambda a, b: signed(a, 32) < signed(b, 32)),  # 9.7.7.2
+    ("bfi.b32 %x, %a, %b, %c, %d;", (32, 32, 32, 32, 32), bfi),
+    ("setp.lt.s32 %x, %a, %b;", (1, 32, 32), lambda a, b: signed(a, 32) < signed(b, 32)),
     ("setp.lo.u32 %x, %a, %b;", (1, 32, 32), lambda a, b: a < b),
     ("setp.hs.u64 %x, %a, %b;", (1, 64, 64), lambda a, b: a >= b),
     ("setp.eq.b64 %x, %a, %b;", (1, 64, 64), lambda a, b: a == b),
     ("setp.ge.and.s64 %x, %a, %b, %c;", (1, 64, 64, 1), lambda a, b, c: signed(a, 64) >= signed(b, 64) and c),
-    ("selp.b32 %x, %a, %b, %c;", (32, 32, 32, 1), lambda a, b, c: a if c else b),  # 9.7.7.3
-    ("and.b32 %x, %a, %b;", (32, 32, 32), lambda a, b: a & b),  # 9.7.8.1
-    ("or.pred %x, %a, %b;", (1, 1, 1), lambda a, b: a | b),  # 9.7.8.2
-    ("xor.b64 %x, %a, %b;", (64, 64, 64), lambda a, b: a ^ b),  # 9.7.8.3
-    ("not.b64 %x, %a;", (64, 64), lambda a: ~a),  # 9.7.8.4
+    ("selp.b32 %x, %a, %b, %c;", (32, 32, 32, 1), lambda a, b, c: a if c else b),
+    ("and.b32 %x, %a, %b;", (32, 32, 32), lambda a, b: a & b),
+    ("or.pred %x, %a, %b;", (1, 1, 1), lambda a, b: a | b),
+    ("xor.b64 %x, %a, %b;", (64, 64, 64), lambda a, b: a ^ b),
+    ("not.b64 %x, %a;", (64, 64), lambda a: ~a),
     ("not.pred %x, %a;", (1, 1), lambda a: not a),
     *[
         (f"lop3.b32 %x, %a, %b, %c, {t};", (32, 32, 32, 32), lambda a, b, c, t=t: lop3(a, b, c, t))
@@ -159,26 +160,26 @@ CASES: list[Case] = [
         for m in ("wrap", "clamp")
         for n in ("%c", "7", "0", "32")
     ],
-    ("shl.b32 %x, %a, %b;", (32, 32, 32), lambda a, b: a << b if b < 32 else 0),  # 9.7.8.8
+    ("shl.b32 %x, %a, %b;", (32, 32, 32), lambda a, b: a << b if b < 32 else 0),
     ("shl.b64 %x, %a, 40;", (64, 64), lambda a: a << 40),
-    ("shr.u64 %x, %a, %b;", (64, 64, 32), lambda a, b: a >> b),  # 9.7.8.9
+    ("shr.u64 %x, %a, %b;", (64, 64, 32), lambda a, b: a >> b),
     ("shr.s32 %x, %a, %b;", (32, 32, 32), lambda a, b: signed(a, 32) >> min(b, 31)),
     ("shr.s32 %x, %a, 40;", (32, 32), lambda a: signed(a, 32) >> 31),
-    ("prmt.b32 %x, %a, %b, %c;", (32, 32, 32, 32), prmt),  # 9.7.9.7
+    ("prmt.b32 %x, %a, %b, %c;", (32, 32, 32, 32), prmt),
     *[
         (f"prmt.b32 %x, %a, %b, {c};", (32, 32, 32), lambda a, b, c=c: prmt(a, b, c))
         for c in (0x0123, 0x7531, 0x5410, 0xF8A9)
     ],
-    ("cvt.s64.s32 %x, %a;", (64, 32), lambda a: signed(a, 32)),  # 9.7.9.21
+    ("cvt.s64.s32 %x, %a;", (64, 32), lambda a: signed(a, 32)),
     ("cvt.u64.u32 %x, %a;", (64, 32), lambda a: a),
     ("cvt.u16.u32 %x, %a;", (16, 32), lambda a: a),
     ("cvt.s32.s16 %x, %a;", (32, 16), lambda a: signed(a, 16)),
     ("cvt.s32.s8 %x, %a;", (32, 32), lambda a: signed(a, 8)),
     ("cvt.u32.u8 %x, %a;", (32, 32), lambda a: a & 0xFF),
-    ("mov.b64 %x, {%a, %b};", (64, 32, 32), lambda a, b: b << 32 | a),  # 9.7.9.3
+    ("mov.b64 %x, {%a, %b};", (64, 32, 32), lambda a, b: b << 32 | a),
     ("mov.b32 %x, {%a, %b};", (32, 16, 16), lambda a, b: b << 16 | a),
     ("mov.b64 {_, %x}, %a;", (32, 64), lambda a: a >> 32),
-    ("@%b mov.b32 %x, %a;", (32, 32, 1), lambda a, b: a if b else 0xA5A5A5A5),  # 9.3: predicated execution
+    ("@%b mov.b32 %x, %a;", (32, 32, 1), lambda a, b: a if b else 0xA5A5A5A5),  # "Predicated Execution"
 ]
 
 
@@ -212,7 +213,7 @@ def exactly_rounded(value: Fraction) -> int:
 
 
 def test_floats_are_rounded_once():
-    """Sections 9.7.3.3 and 9.7.3.6."""
+    """``add``, ``mul`` and ``fma`` of ``f32``."""
     generator = random.Random(3)
     found = [struct.unpack("<f", struct.pack("<f", generator.uniform(-4, 4)))[0] for _ in range(288)]
     # Sums that lie so close to the middle of two floats that rounding twice gives the wrong one
@@ -229,6 +230,21 @@ def test_floats_are_rounded_once():
     assert results("fma.rn.f32 %x, %a, %b, %c;", (32, 32, 32, 32), rows) == expected
     expected = [exactly_rounded(of(a) + of(b)) for a, b, _ in rows]
     assert results("add.f32 %x, %a, %b;", (32, 32, 32), [row[:2] for row in rows]) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "rows"),
+    [
+        ("u32.f32", 32, {1.75: 1, -3.5: 0, 2.0**40: M32, math.nan: 0}),
+        ("s32.f32", 32, {-1.75: M32, 2.0**31: 2**31 - 1, -(2.0**40): 2**31, math.nan: 0}),
+        ("u64.f32", 64, {2.0**40: 2**40, -1.0: 0, 2.0**70: M64, math.nan: 2**63}),
+        ("s64.f32", 64, {-2.5: M64 - 1, -(2.0**70): 2**63, math.nan: 2**63}),
+    ],
+)
+def test_floats_become_integers(kind, bits, rows):
+    """``cvt.rzi``: towards zero, clamped to the range; NaN as under "Integer Notes"."""
+    found = results(f"cvt.rzi.{kind} %x, %a;", (bits, 32), [(number(value),) for value in rows])
+    assert found == list(rows.values())
 
 
 def outputs(body: str, count: int, *, threads: int = 32, shared: int = 0, seed: int = 0) -> list[int]:
@@ -251,13 +267,13 @@ def outputs(body: str, count: int, *, threads: int = 32, shared: int = 0, seed: 
     ],
 )
 def test_shuffles(mode, b, c, source):
-    """Section 9.7.9.6."""
+    """The pseudocode under ``shfl.sync``."""
     found = outputs(f"shfl.sync.{mode}.b32 %r1, %tid, {b}, {c}, -1; st.global.b32 [%d9], %r1;", 32)
     assert found == [source(t) for t in range(32)]
 
 
 def test_reductions_and_votes_of_a_warp():
-    """Sections 9.7.13.8 and 9.7.13.9."""
+    """``redux.sync`` and ``vote.sync``."""
     found = outputs("redux.sync.add.s32 %r1, %tid, -1; st.global.b32 [%d9], %r1;", 32)
     assert found == [sum(range(32))] * 32
     body = "setp.gt.u32 %p1, %tid, 20; vote.sync.ballot.b32 %r1, %p1, -1; st.global.b32 [%d9], %r1;"
@@ -275,7 +291,7 @@ def test_branches_rejoin():
 
 
 def test_atomic_operations():
-    """Sections 9.7.13.3 and 9.7.13.5."""
+    """``atom`` and ``red``."""
     body = "mov.u32 %r1, 3; atom.global.gpu.relaxed.add.u32 %r2, [%out + 128], %r1; st.global.b32 [%d9], %r2;"
     found = np.zeros(33, np.uint32)
     run(kernel("mad.lo.u64 %d9, %at, 4, %out;" + body), np.zeros(1, np.uint32), found)
@@ -361,7 +377,7 @@ ld.shared.b32 %r5, [%r2]; st.global.b32 [%d9], %r5;
 
 
 def test_an_asynchronous_copy_arrives_when_it_was_waited_for():
-    """Section 9.7.9.25."""
+    """``cp.async``."""
     body = COPY.format(wait="cp.async.wait_group 0;", given="%r9")
     assert outputs("mov.u32 %r9, 4;" + body, 32, shared=128) == list(range(100, 132))
     short = outputs("mov.u32 %r9, 0;" + body, 32, shared=128)
@@ -394,8 +410,8 @@ def test_programs_race_in_global_memory():
 
 
 def test_mma_multiplies_matrices():
-    """Section 9.7.14.5: the fragments are laid out in registers as the tables say. Elements are found by the
-    formulas for rows and columns of the section."""
+    """The fragments are laid out in registers as "Matrix Fragments for mma.m16n8k16" and "mma.m16n8k32" say.
+    Elements are found by the formulas for rows and columns there."""
     random_bytes = np.random.default_rng(1)
     a = random_bytes.integers(-128, 128, (16, 32)).astype(np.int8)
     b = random_bytes.integers(-128, 128, (32, 8)).astype(np.int8)
@@ -445,7 +461,7 @@ def test_a_matrix_with_empty_rows_is_not_covered():
 
 
 def test_matrices_in_shared_memory():
-    """Section 9.7.14.5.15: ``ldmatrix`` gives thread t elements 2 (t mod 4) and the next of row t / 4."""
+    """``ldmatrix`` gives thread t elements 2 (t mod 4) and the next of row t / 4."""
     body = """mov.u32 %r1, smem; mad.lo.u32 %r2, %tid, 4, %r1; st.shared.b32 [%r2], %tid; bar.warp.sync -1;
     and.b32 %r3, %tid, 7; mad.lo.u32 %r4, %r3, 16, %r1;
     ldmatrix.sync.aligned.m8n8.x1{t}.shared.b16 {{%r5}}, [%r4];
@@ -474,7 +490,7 @@ def wgmma(
 
 
 def test_products_of_four_warps():
-    """Section 9.7.15."""
+    """``wgmma.mma_async``."""
     assert outputs(wgmma(), 128, threads=128, shared=256) == [32] * 128
 
 

@@ -1,7 +1,7 @@
 """Matrix products: V_MFMA of CDNA and V_WMMA of RDNA, on integers of 8 bits.
 
-The layouts are those of "AMD Instinct MI300" ISA, section 7.1 (MFMA), and "RDNA 3" and "RDNA 4" ISA, section
-7.9 (WMMA), as AMD's matrix instruction calculator prints them. No device has confirmed them here.
+The layouts are those of the ISA documents of "AMD Instinct MI300" and "CDNA 4" (V_MFMA) and of "RDNA 3" and
+"RDNA 4" (V_WMMA), as AMD's matrix instruction calculator prints them. No device has confirmed them here.
 """
 
 from __future__ import annotations

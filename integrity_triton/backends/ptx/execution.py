@@ -66,7 +66,7 @@ class Run:
         """Bytes of shared memory that asynchronous instructions may read, as far as fences are needed."""
 
     def _special(self, lane: Array, first: int) -> None:
-        """Special registers (PTX ISA, section 10)."""
+        """Special registers (PTX ISA, "Special Registers")."""
         x, y, _ = self._launch.grid
         number = self.program + first
         self.tid_x = (lane % self.threads).astype(np.uint32)
@@ -183,7 +183,7 @@ class Run:
 
     def fence_proxy(self, mask: Array | None) -> None:
         """``fence.proxy.async``: what these warps have written becomes visible to asynchronous instructions
-        (PTX ISA 9.7.13.4)."""
+        (PTX ISA, ``membar``, ``fence``)."""
         if self._proxy.all():
             return
         stamps = self.stamp(self.chosen(mask)) >> 28  # program and warp
@@ -226,7 +226,7 @@ class Run:
     def shuffle(
         self, mode: str, a: Array, b: Array, c: Array, members: Array, mask: Array | None, what: Any
     ) -> tuple[Array, Array]:
-        """``shfl.sync`` (9.7.9.6): the values, and whether the lane that was asked for is in range."""
+        """``shfl.sync``: the values, and whether the lane that was asked for is in range."""
         self.whole_warps(members, mask, what)
         lane = self.laneid.astype(np.int64)
         b, c = b.astype(np.int64) & 31, c.astype(np.int64)
@@ -243,13 +243,13 @@ class Run:
         return a[np.arange(self.lanes) // WARP * WARP + source], good
 
     def reduce(self, operation: str, value: Array, members: Array, mask: Array | None, what: Any) -> Array:
-        """``redux.sync`` (9.7.13.8)."""
+        """``redux.sync``."""
         self.whole_warps(members, mask, what)
         found = _REDUCTIONS[operation].reduce(value.reshape(-1, WARP), axis=1, dtype=value.dtype)
         return np.repeat(found, WARP).view(np.uint32)
 
     def vote(self, mode: str, condition: Array, members: Array, mask: Array | None, what: Any) -> Array:
-        """``vote.sync`` (9.7.13.9)."""
+        """``vote.sync``."""
         self.whole_warps(members, mask, what)
         warps = condition.reshape(-1, WARP)
         if mode == "ballot":
@@ -272,7 +272,7 @@ class Run:
     def load_matrix(
         self, address: Array, count: int, transposed: bool, mask: Array | None, what: Any
     ) -> list[Array]:
-        """``ldmatrix`` (9.7.14.5.15): lane t gets elements ``t % 4 * 2`` and the next of row ``t / 4``."""
+        """``ldmatrix``: lane t gets elements ``t % 4 * 2`` and the next of row ``t / 4``."""
         warps, lanes, places = self._rows(address, count, mask, what)
         data = self.shared.read(places, self.stamp(lanes), what)
         elements = np.ascontiguousarray(data).view(np.uint16).reshape(len(warps), count, 8, 8)
@@ -286,7 +286,7 @@ class Run:
     def store_matrix(
         self, address: Array, values: Sequence[Array], transposed: bool, mask: Array | None, what: Any
     ) -> None:
-        """``stmatrix`` (9.7.14.5.16)."""
+        """``stmatrix``."""
         warps, lanes, places = self._rows(address, len(values), mask, what)
         words = np.stack([np.ascontiguousarray(v).reshape(-1, WARP)[warps] for v in values], axis=1)
         elements = np.ascontiguousarray(words).view(np.uint16).reshape(len(warps), len(values), 8, 8)
@@ -379,7 +379,7 @@ class Run:
 
 
 class Copies:
-    """``cp.async``: copies from global to shared memory that are under way (9.7.9.25)."""
+    """``cp.async``: copies from global to shared memory that are under way."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -436,7 +436,7 @@ class Copies:
 
 class Products:
     """Products of matrices in shared memory that are under way: until they were waited for, nothing may write
-    to the matrices (9.7.15)."""
+    to the matrices (PTX ISA, "Asynchronous wgmma")."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

@@ -1,8 +1,8 @@
 """Checks, before a kernel runs, that registers of ``wgmma.mma_async`` are only used when they may be.
 
-The instruction reads and writes registers asynchronously (PTX ISA 9.7.15). So ``wgmma.fence`` has to lie
-between any other write of such a register and the instruction, and ``wgmma.wait_group`` between the
-instruction and any other use of it. The check follows all ways through the program.
+The instruction reads and writes registers asynchronously (PTX ISA, ``wgmma.mma_async``). So ``wgmma.fence``
+has to lie between any other write of such a register and the instruction, and ``wgmma.wait_group`` between
+the instruction and any other use of it. The check follows all ways through the program.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The layouts in which matrices lie in the registers of warps and in shared memory, and their products.
 
-Sections are those of NVIDIA's "Parallel Thread Execution ISA". No device has confirmed this reading of the
-layouts yet; docs/internals/emulation.md lists them.
+They are those of NVIDIA's "Parallel Thread Execution ISA", sections "Matrix Fragments for mma.m16n8k16" and
+"mma.m16n8k32", "Register Fragments for wgmma.mma_async.m64nNk32", and "Matrix Descriptor Format". No device
+has confirmed this reading of the layouts yet; docs/internals/emulation.md lists them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def _bytes(words: Array, signed: bool) -> Array:
 
 
 def left_fragment(words: Sequence[Array], signed: bool) -> Array:
-    """The matrix A, ``[warps, 16, k]``, of ``mma.m16n8k16`` or ``mma.m16n8k32`` with 8-bit integers
-    (9.7.14.5.8 and 9.7.14.5.9), and a warp's 16 rows of that of ``wgmma.m64nNk32`` (9.7.15.5.1.1.3).
+    """The matrix A, ``[warps, 16, k]``, of ``mma.m16n8k16`` or ``mma.m16n8k32`` with 8-bit integers,
+    and a warp's 16 rows of that of ``wgmma.m64nNk32``.
 
     Register i of lane t has four bytes of row ``t / 4 + 8 * (i % 2)``, which start at column
     ``t % 4 * 4 + 16 * (i / 2)``."""
@@ -53,12 +54,12 @@ def accumulator(product: Array, count: int) -> list[Array]:
 
 
 def descriptor_rows(descriptor: int, rows: int) -> Array:
-    """Where a matrix in shared memory lies that a descriptor of ``wgmma`` (9.7.15.5.1.2.2) tells of: offsets
+    """Where a matrix in shared memory lies that a descriptor of ``wgmma`` tells of: offsets
     of 32 bytes of each of ``rows`` rows, int64 ``[rows, 32]``. The rows run along K.
 
     Eight rows of 32, 64 or 128 bytes are one piece; the descriptor has the distance of the pieces. Within a
     piece, groups of 16 bytes are exchanged: bits 4 to 6 of an address are xored with bits 7 to 9, as many of
-    them as the row has groups (9.7.15.5.1.2)."""
+    them as the row has groups."""
     start, stride = (descriptor & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4
     if descriptor >> 49 & 7:
         raise Unmodelled("a descriptor with a base offset")

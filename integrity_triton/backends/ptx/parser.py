@@ -1,6 +1,7 @@
 """Parses the PTX that Triton emits: one entry, its registers and its basic blocks.
 
-Sections are those of NVIDIA's "Parallel Thread Execution ISA".
+The language is that of NVIDIA's "Parallel Thread Execution ISA", which is cited by the names of its
+instructions, directives and sections: numbers of sections differ between its versions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SPECIAL = {
     **{f"%{name}.{axis}": f"{name}_{axis}" for name in ("tid", "ctaid", "ntid", "nctaid") for axis in "xyz"},
     "%laneid": "laneid",
 }
-"""Special registers that are read (section 10), and the names under which they are executed. All have 32
+"""Special registers that are read, and the names under which they are executed. All have 32
 bits."""
 
 _WIDTHS = {"pred": 1, "b8": 8, "b16": 16, "b32": 32, "b64": 64, "f32": 32, "f64": 64} | {
@@ -137,7 +138,7 @@ def _body(text: str, start: int) -> str:
 
 
 def _shared(text: str) -> tuple[dict[str, int], int]:
-    """Offsets of variables in shared memory (section 5.1.7), and bytes that they take."""
+    """Offsets of variables in shared memory, and bytes that they take."""
     places: dict[str, int] = {}
     size = 0
     pattern = rf"\.shared\s+\.align\s+(\d+)\s+\.[a-z](\d+)\s+({_NAME})\[(\d*)\]"
@@ -162,7 +163,7 @@ def _declare(match: re.Match[str], widths: dict[str, int]) -> str:
 
 
 class _Lines:
-    """The lines of source that ``.loc`` directives name (section 11.5.3)."""
+    """The lines of source that ``.loc`` directives name."""
 
     def __init__(self, files: dict[int, str]) -> None:
         self._files = files
@@ -288,7 +289,7 @@ def _operand(text: str, widths: dict[str, int], shared: dict[str, int]) -> Opera
         return Operand("special", SPECIAL[text])
     if _INTEGER.fullmatch(text):
         return Operand("immediate", value=int(text.rstrip("U"), 0))
-    if number := _FLOAT.fullmatch(text):  # the bits of a float (section 4.5.2)
+    if number := _FLOAT.fullmatch(text):  # the bits of a float ("Floating-Point Constants")
         return Operand("immediate", value=int(number[2], 16))
     if text in shared:
         return Operand("immediate", value=shared[text])

@@ -24,12 +24,15 @@ def _both(mask: Array | None, condition: Array) -> Array:
 
 
 def _to_integer(value: Array, bits: int, signed: bool) -> Array:
-    """``cvt.rzi``: towards zero; beyond the range the nearest number; of a NaN 0 (PTX ISA 9.7.9.21)."""
+    """``cvt.rzi``: towards zero; beyond the range the nearest number. A NaN becomes 0, or, if either type has
+    64 bits, the highest bit alone. So says PTX ISA 9 under ``cvt``; earlier versions say 0 for all types."""
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
     inside = np.nan_to_num(np.trunc(value.astype(np.float64)), nan=0.0, posinf=1e30, neginf=-1e30)
     top = inside >= float(high)
     result = np.where(top | (inside <= low), 0, inside).astype(np.int64 if signed else np.uint64)
     result = np.where(top, high, np.where(inside <= low, low, result.astype(object)))
+    if bits == 64 or value.dtype == np.float64:
+        result = np.where(np.isnan(value), 1 << (bits - 1), result)
     return np.array([int(x) & ((1 << bits) - 1) for x in np.ravel(result)], f"u{bits // 8}").reshape(
         np.shape(value)
     )

@@ -5,7 +5,7 @@ whatever an instruction takes them for; predicates are booleans. ``X`` is the ru
 ``R`` has the registers that live across blocks, ``M`` is the mask of the threads that execute the block (None
 stands for all), and ``W`` has the instructions, for messages.
 
-Section numbers in comments are those of NVIDIA's "Parallel Thread Execution ISA" 9.
+What an instruction does is defined under its name in NVIDIA's "Parallel Thread Execution ISA".
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Translator:
             text = f"{text}.astype(u{bits})"
         return f"X.full({text} + {offset})" if operand.value else f"X.full({text})"
 
-    # Data movement and conversion (9.7.9)
+    # Data movement and conversion
 
     def _space(self, modifiers: list[str], known: set[str]) -> tuple[str, int]:
         """The state space and the number of elements of a load or a store."""
@@ -328,7 +328,7 @@ class Translator:
                 terms.append(f"({source} & u32({255 << (8 * i)}))")
         self._assign(ins, o[0], f"X.full({' | '.join(terms)})", 32)
 
-    # Integer arithmetic (9.7.1), logic and shifts (9.7.8), comparison and selection (9.7.7)
+    # Integer arithmetic, logic and shifts, comparison and selection
 
     def _binary(self, ins: Instruction, modifiers: list[str], o: list[Operand], symbol: str) -> None:
         kind = modifiers[-1]
@@ -384,7 +384,7 @@ class Translator:
 
     def _extreme(self, ins: Instruction, modifiers: list[str], o: list[Operand], name: str) -> None:
         (kind,) = modifiers
-        # The minimum of a number and a NaN is the number (9.7.3.11).
+        # The minimum of a number and a NaN is the number (``min.f32``).
         function = f"f{name}" if kind[0] == "f" else f"{name}imum"
         a, b = self._value(o[1], kind), self._value(o[2], kind)
         self._assign(ins, o[0], f"X.full({function}({a}, {b}).view(u{kind[1:]}))", int(kind[1:]))
@@ -457,7 +457,7 @@ class Translator:
         bits, signed = int(kind[1:]), kind[0] == "s" and symbol == ">>"
         amount = f"minimum({self._value(o[2], 'u32')}, u32({bits - 1}))"
         if signed:
-            # Shifts by more than the width leave the sign in all bits (9.7.8.9).
+            # Shifts by more than the width leave the sign in all bits (``shr``).
             value = f"({self._value(o[1], kind)} >> {amount}.astype(i{bits})).view(u{bits})"
             self._assign(ins, o[0], f"X.full({value})", bits)
             return
@@ -538,7 +538,7 @@ class Translator:
         comparison, *combine, kind = modifiers
         compared = f"u{kind[1:]}" if kind[0] == "b" else kind
         if kind[0] == "f":
-            # Ordered comparisons are false with a NaN; those that end in u are true (9.7.3.15).
+            # Ordered comparisons are false with a NaN; those that end in u are true (``setp``).
             unordered = comparison.endswith("u") and comparison != "nu"
             symbol = _COMPARISONS[comparison.rstrip("u") if unordered else comparison]
         else:
@@ -558,7 +558,7 @@ class Translator:
         a, b = (self._value(x, f"u{kind[1:]}") for x in o[1:3])
         self._assign(ins, o[0], f"X.full(where({self._value(o[3], 'pred')}, {a}, {b}))", int(kind[1:]))
 
-    # Control flow and synchronisation (9.7.12, 9.7.13)
+    # Control flow and synchronisation
 
     def _op_bra(self, ins: Instruction, modifiers: list[str], o: list[Operand]) -> None:
         if modifiers not in ([], ["uni"]):
@@ -593,7 +593,7 @@ class Translator:
         """Accesses are executed in the order of the program."""
 
     def _atomic(self, ins: Instruction, modifiers: list[str], o: list[Operand]) -> tuple[str, int]:
-        """The call of an atomic operation on an address and values (9.7.13.3)."""
+        """The call of an atomic operation on an address and values."""
         kind = modifiers[-1]
         parts = [part for part in modifiers[:-1] if part not in _SCOPES]
         spaces = [part.partition("::")[0] for part in parts if part.startswith(("global", "shared"))]
@@ -616,7 +616,7 @@ class Translator:
         self._assign(ins, o[0], call, bits)
 
     def _op_cp(self, ins: Instruction, modifiers: list[str], o: list[Operand]) -> None:
-        # 9.7.9.25: non-bulk asynchronous copies
+        # Non-bulk asynchronous copies
         if modifiers == ["async", "commit_group"]:
             self._lines.append(f"X.copies.commit({self._mask(ins)})")
         elif modifiers == ["async", "wait_group"]:
@@ -672,7 +672,7 @@ class Translator:
         call = f"X.vote({mode!r}, {condition}, X.full({self._value(o[2], 'u32')}), M, {self._what(ins)})"
         self._assign(ins, o[0], call, 32 if kind == "b32" else 1)
 
-    # Matrices (9.7.14, 9.7.15)
+    # Matrices
 
     def _matrix_form(self, modifiers: list[str]) -> tuple[int, bool]:
         count = int(modifiers[3][1:])
