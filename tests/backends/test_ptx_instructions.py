@@ -503,27 +503,40 @@ def test_what_orders_a_product_is_needed(left_out, message):
         outputs(wgmma(**{left_out: ""}), 128, threads=128, shared=256)
 
 
-STORE = "mad.lo.u64 %d2, %at, 4, %out; st.global.b32 [%d2], "
+STORE = "st.global.b32 [%d9], "
 HALF = "setp.lt.u32 %p1, %tid, 16;"
 
 
 @pytest.mark.parametrize(
     ("body", "register", "who"),
     [
-        ("add.u32 %r2, %r1, 1;", "%r1", "nothing has"),
         (f"{STORE} %r1;", "%r1", "nothing has"),
         ("st.global.b32 [%d1], %tid;", "%d1", "nothing has"),
         ("@%p1 mov.u32 %r1, 7;", "%p1", "nothing has"),
+        ("@%p1 bra A; A:", "%p1", "nothing has"),
+        ("redux.sync.add.s32 %r2, %r1, -1;", "%r1", "nothing has"),
+        ("shfl.sync.bfly.b32 %r2, %tid, %r1, 31, -1;", "%r1", "nothing has"),
         (f"{HALF} @%p1 mov.u32 %r1, 7; {STORE} %r1;", "%r1", "some of its threads have not"),
         (f"{HALF} @%p1 bra A; mov.u32 %r1, 7; A: {STORE} %r1;", "%r1", "some of its threads have not"),
-        (f"{HALF} @%p1 ld.global.b32 %r1, [%in]; not.b32 %r2, %r1;", "%r1", "some of its threads have not"),
-        ("mov.b32 %r2, %r1; add.u32 %r3, %r2, 1;", "%r2", "nothing has"),
-        ("mov.b64 %d1, {%tid, %r1}; mov.b64 {%r2, %r3}, %d1; not.b32 %r4, %r3;", "%r3", "nothing has"),
-        ("prmt.b32 %r3, %tid, %r1, 0x3214;", "%r1", "nothing has"),
-        ("lop3.b32 %r3, %tid, %r1, %tid, 0x96;", "%r1", "nothing has"),
+        (f"{HALF} @%p1 ld.global.b32 %r1, [%in]; {STORE} %r1;", "%r1", "some of its threads have not"),
+        # What is computed from it was not written either.
+        (f"add.u32 %r2, %r1, 1; {STORE} %r2;", "%r2", "nothing has"),
+        (f"mov.b32 %r2, %r1; mov.b32 %r3, %r2; {STORE} %r3;", "%r3", "nothing has"),
+        (f"mov.b64 %d1, {{%tid, %r1}}; mov.b64 {{%r2, %r3}}, %d1; {STORE} %r3;", "%r3", "nothing has"),
+        (f"prmt.b32 %r3, %tid, %r1, 0x3214; {STORE} %r3;", "%r3", "nothing has"),
+        (f"lop3.b32 %r3, %tid, %r1, %tid, 0x96; {STORE} %r3;", "%r3", "nothing has"),
+        ("setp.eq.u32 %p2, %r1, 0; @%p2 bra A; A:", "%p2", "nothing has"),
+        ("mad.lo.u64 %d1, %d2, 4, %out; st.global.b32 [%d1], %tid;", "%d1", "nothing has"),
+        (f"{HALF} selp.b32 %r2, %tid, %r1, %p1; {STORE} %r2;", "%r2", "some of its threads have not"),
+        (f"{HALF} selp.b32 %r2, %tid, 0, %p3; {STORE} %r2;", "%r2", "nothing has"),
+        (
+            f"{HALF} @%p1 mov.u32 %r1, 7; shfl.sync.bfly.b32 %r2, %r1, 16, 31, -1; @%p1 {STORE} %r2;",
+            "%r2",
+            "some of its threads have not",
+        ),
         # A loop whose first iteration reads what its last instruction writes.
         (
-            "mov.u32 %r2, 0; L: add.u32 %r2, %r2, 1; not.b32 %r3, %r1; mov.u32 %r1, 1;"
+            f"mov.u32 %r2, 0; L: add.u32 %r2, %r2, 1; {STORE} %r1; mov.u32 %r1, 1;"
             " setp.lt.u32 %p1, %r2, 3; @%p1 bra L;",
             "%r1",
             "nothing has",
@@ -532,12 +545,12 @@ HALF = "setp.lt.u32 %p1, %tid, 16;"
 )
 def test_a_register_that_was_not_written_is_not_read(body, register, who):
     with pytest.raises(Uninitialised, match=rf"reads {register}, which {who}"):
-        run(kernel(body), np.zeros(8, np.uint32), np.zeros(32, np.uint32))
+        outputs(body, 32)
 
 
 def test_the_line_of_the_source_is_named():
-    body = ".loc 7 42 1\nadd.u32 %r2, %r1, 1;"  # line 42 of file 7, which has no name here
-    with pytest.raises(Uninitialised, match=r"'add.u32 %r2, %r1, 1' at 7:42 reads %r1"):
+    body = ".loc 7 42 1\nst.global.b32 [%out], %r1;"  # line 42 of file 7, which has no name here
+    with pytest.raises(Uninitialised, match=r"'st.global.b32 \[%out\], %r1' at 7:42 reads %r1"):
         run(kernel(body), np.zeros(1, np.uint32), np.zeros(1, np.uint32))
 
 
@@ -545,15 +558,20 @@ def test_the_line_of_the_source_is_named():
     "body",
     [
         # The same predicate guards what writes a register and what reads it.
-        f"{HALF} @%p1 mov.u32 %r1, 7; mad.lo.u64 %d2, %at, 4, %out; @%p1 st.global.b32 [%d2], %r1;",
+        f"{HALF} @%p1 mov.u32 %r1, 7; @%p1 {STORE} %r1;",
         f"{HALF} @%p1 mov.u32 %r1, 7; @!%p1 mov.u32 %r1, 7; {STORE} %r1;",
         f"{HALF} @%p1 bra A; mov.u32 %r1, 7; bra B; A: mov.u32 %r1, 8; B: {STORE} %r1;",
-        # What nobody uses may be copied, packed and unpacked, and so may operands whose value does not count.
-        "mov.b32 %r2, %r1; mov.b64 %d1, {%tid, %r2}; mov.b64 {%r3, %r4}, %d1;",
-        "prmt.b32 %r3, %tid, %r1, 0x3210; prmt.b32 %r3, %r1, %tid, 0x7654;",
-        "lop3.b32 %r3, %tid, %r1, %tid, 0x0F; lop3.b32 %r3, %tid, %tid, %r1, 0xC0;",
-        f"{HALF} @%p1 mov.u32 %r1, 7; mov.b32 %r2, %r1; @%p1 st.global.b32 [%out], %r2;",
+        # Anything may be computed that nobody uses, and of operands whose value does not count.
+        "mov.b32 %r2, %r1; mov.b64 %d1, {%tid, %r2}; mov.b64 {%r3, %r4}, %d1; add.u32 %r5, %r3, %r4;",
+        f"prmt.b32 %r3, %tid, %r1, 0x3210; {STORE} %r3;",
+        f"prmt.b32 %r3, %r1, %tid, 0x7654; {STORE} %r3;",
+        f"lop3.b32 %r3, %tid, %r1, %tid, 0x0F; {STORE} %r3;",
+        f"lop3.b32 %r3, %tid, %tid, %r1, 0xC0; {STORE} %r3;",
+        f"{HALF} @%p1 mov.u32 %r1, 7; add.u32 %r2, %r1, %tid; @%p1 {STORE} %r2;",
+        f"{HALF} @%p1 mov.u32 %r1, 7; selp.b32 %r2, %r1, 0, %p1; {STORE} %r2;",
+        f"{HALF} @%p1 mov.u32 %r1, 7; mov.u32 %r3, 16; @%p1 mov.u32 %r3, 0;"
+        f" shfl.sync.bfly.b32 %r2, %r1, %r3, 31, -1; {STORE} %r2;",
     ],
 )
 def test_registers_that_were_written_or_do_not_count(body):
-    run(kernel(body), np.zeros(8, np.uint32), np.zeros(32, np.uint32))
+    outputs(body, 32)

@@ -240,7 +240,8 @@ class Run:
             source = {"down": lane + b, "bfly": lane ^ b, "idx": lowest | (b & ~segment)}[mode]
             good = source <= limit
         source = np.where(good, source, lane)
-        return a[np.arange(self.lanes) // WARP * WARP + source], good
+        self.shuffled_from = np.arange(self.lanes) // WARP * WARP + source
+        return a[self.shuffled_from], good
 
     def reduce(self, operation: str, value: Array, members: Array, mask: Array | None, what: Any) -> Array:
         """``redux.sync``."""

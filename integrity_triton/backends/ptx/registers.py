@@ -4,9 +4,12 @@ A read of a register that has been written on every way needs no check when the 
 is read although there is a way on which nothing has written it, or on which only an instruction with a
 predicate has, is followed thread by thread (:class:`Written`).
 
-A copy of such a register is no fault: compilers copy values that nothing uses. The copy then counts as not
-written either, as does a vector packed of parts of which one was not written, and each part of it. Operands
-that an instruction has but whose value it ignores are not read.
+Arithmetic on such a register is no fault by itself: compilers compute values that nothing uses. In a sum over
+the warps of a program, for example, a few threads load from shared memory, and all of them shuffle and add.
+The result then counts as not written either, in the threads concerned; ``selp`` looks at the operand that it
+selects. A fault is what decides something: an address, a value that is stored, a predicate that guards an
+instruction, an operand of an instruction of the whole warp. Operands that an instruction has but whose value
+it ignores are not read.
 """
 
 from __future__ import annotations
@@ -26,9 +29,24 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-def is_copy(instruction: Instruction) -> bool:
-    """Whether an instruction only moves registers."""
-    return instruction.parts[0] == "mov" and bool(effects(instruction)[0])
+_COMPUTATIONS = {
+    "abs", "add", "and", "bfe", "bfi", "brev", "clz", "cvt", "cvta", "div", "fma", "lop3", "mad", "max",
+    "min", "mov", "mul", "neg", "not", "or", "popc", "prmt", "rem", "selp", "setp", "shf", "shfl", "shl",
+    "shr", "sqrt", "sub", "xor",
+}  # fmt: skip
+
+
+def only_computes(instruction: Instruction) -> bool:
+    """Whether an instruction does nothing but to make values of others."""
+    return instruction.parts[0] in _COMPUTATIONS
+
+
+def decisive(instruction: Instruction) -> set[str]:
+    """The registers of an instruction that only computes which have to have been written nevertheless."""
+    found = {instruction.predicate} if instruction.predicate else set()
+    if instruction.parts[0] == "shfl":
+        found |= set().union(*(named_registers(operand) for operand in instruction.operands[2:]))
+    return found
 
 
 def ignored(instruction: Instruction) -> set[str]:
@@ -78,7 +96,7 @@ class DefiniteWrites:
         for number in range(len(module.blocks)):
             for instruction, uncertain in self.steps(number, set(self.before[number] or ())):
                 self.suspects |= uncertain
-                if uncertain and is_copy(instruction):
+                if uncertain and only_computes(instruction):
                     self.suspects |= effects(instruction)[1]
 
     def steps(self, number: int, written: set[str]) -> Iterator[tuple[Instruction, set[str]]]:
@@ -91,7 +109,7 @@ class DefiniteWrites:
                 reads = reads | {instruction.predicate}
             uncertain = reads - written
             yield instruction, uncertain
-            if is_copy(instruction) and uncertain:
+            if only_computes(instruction) and uncertain:
                 written -= writes
             elif not instruction.predicate:
                 written |= writes
@@ -110,13 +128,28 @@ class Written:
     def wrote(self, name: str, mask: Array | None) -> None:
         self._by[name] = np.ones(self._run.lanes, np.bool_) if mask is None else self._threads(name) | mask
 
-    def copied(self, name: str, sources: tuple[str, ...], mask: Array | None) -> None:
-        """A register has been copied from others, which need not have been written."""
-        whole = np.logical_and.reduce([self._threads(source) for source in sources])
-        self._by[name] = whole if mask is None else np.where(mask, whole, self._threads(name))
+    def computed(self, name: str, sources: tuple[str, ...], mask: Array | None) -> None:
+        """A register has been computed from others, which need not have been written."""
+        self._set(name, np.logical_and.reduce([self._threads(source) for source in sources]), mask)
+
+    def selected(
+        self, name: str, sources: tuple[str | None, str | None, str | None], first: Array, mask: Array | None
+    ) -> None:
+        """A register has been selected from one of two others by a third; None stands for a source that has
+        been written."""
+        everyone = np.ones(self._run.lanes, np.bool_)
+        a, b, chooser = (everyone if source is None else self._threads(source) for source in sources)
+        self._set(name, np.where(first, a, b) & chooser, mask)
+
+    def shuffled(self, name: str, source: str, mask: Array | None) -> None:
+        """A register has been filled from those of other threads by the last shuffle."""
+        self._set(name, self._threads(source)[self._run.shuffled_from], mask)
+
+    def _set(self, name: str, threads: Array, mask: Array | None) -> None:
+        self._by[name] = threads if mask is None else np.where(mask, threads, self._threads(name))
 
     def check(self, name: str, mask: Array | None, what: Any) -> None:
-        """Raise Uninitialised if a thread in the mask reads a register that it has not written."""
+        """Raise Uninitialised if what a thread in the mask reads was not written by it."""
         by = self._threads(name)
         missing = ~by if mask is None else mask & ~by
         if missing.any():

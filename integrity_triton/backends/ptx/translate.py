@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ..emulation.faults import Unmodelled
 from .effects import effects, named_registers
 from .parser import ENDS, Instruction, Module, Operand
-from .registers import DefiniteWrites, is_copy
+from .registers import DefiniteWrites, decisive, only_computes
 
 _TYPES = {1: "bool_", 8: "u8", 16: "u16", 32: "u32", 64: "u64"}
 _COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -63,7 +63,7 @@ class Translator:
         for instruction, uncertain in self._definite.steps(n, written):
             self._check_written(instruction, uncertain)
             self._instruction(instruction)
-            self._note_writes(instruction)
+            self._note_writes(instruction, uncertain)
         writes = sorted(self._defined[n] & self.crossing)
         body = [f"{self._names[r]} = R[{r!r}]" for r in sorted(self._live_in[n])] + self._lines
         if writes:
@@ -76,8 +76,8 @@ class Translator:
 
     def _check_written(self, instruction: Instruction, uncertain: set[str]) -> None:
         """Check registers that an instruction reads and that may not have been written."""
-        if is_copy(instruction):
-            uncertain = uncertain & {instruction.predicate or ""}
+        if only_computes(instruction):
+            uncertain = uncertain & decisive(instruction)
         for register in sorted(uncertain):
             mask = "M" if register == instruction.predicate else self._mask(instruction)
             if instruction.parts[0] == "wgmma":
@@ -88,14 +88,22 @@ class Translator:
                     mask = f"both(M, X.full({self._value(sources[-1], 'pred')}))"
             self._lines.append(f"X.written.check({register!r}, {mask}, {self._what(instruction)})")
 
-    def _note_writes(self, instruction: Instruction) -> None:
-        reads, writes = effects(instruction)
-        for register in sorted(writes & self._definite.suspects):
-            mask = self._mask(instruction)
-            if is_copy(instruction):
-                self._lines.append(f"X.written.copied({register!r}, {tuple(sorted(reads))!r}, {mask})")
-            else:
+    def _note_writes(self, instruction: Instruction, uncertain: set[str]) -> None:
+        """Note which threads have written the registers that are followed. ``uncertain`` are the sources that
+        may not have been written."""
+        mask = self._mask(instruction)
+        for register in sorted(effects(instruction)[1] & self._definite.suspects):
+            sources = tuple(sorted(uncertain - decisive(instruction)))
+            if not only_computes(instruction) or not sources:
                 self._lines.append(f"X.written.wrote({register!r}, {mask})")
+            elif instruction.parts[0] == "selp":
+                names = tuple(o.name if o.name in uncertain else None for o in instruction.operands[1:4])
+                chooser = f"X.full({self._value(instruction.operands[3], 'pred')})"
+                self._lines.append(f"X.written.selected({register!r}, {names!r}, {chooser}, {mask})")
+            elif instruction.parts[0] == "shfl":
+                self._lines.append(f"X.written.shuffled({register!r}, {sources[0]!r}, {mask})")
+            else:
+                self._lines.append(f"X.written.computed({register!r}, {sources!r}, {mask})")
 
     def _ending(self, n: int) -> str:
         block, after = self._module.blocks[n], n + 1
