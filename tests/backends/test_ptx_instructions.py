@@ -477,11 +477,12 @@ def wgmma(
     fence: str = "wgmma.fence.sync.aligned;",
     wait: str = "wgmma.wait_group.sync.aligned 0;",
     proxy: str = "fence.proxy.async;",
+    late_proxy: str = "",
 ) -> str:
     """A product of 64 x 32 ones with 8 rows of 32 bytes in shared memory, which are swizzled by 32 bytes."""
     return f"""
     mov.u32 %r1, smem; setp.lt.u32 %p1, %tid, 64; mad.lo.u32 %r2, %tid, 4, %r1; mov.u32 %r3, 0x01010101;
-    @%p1 st.shared.b32 [%r2], %r3; {proxy} bar.sync 0;
+    @%p1 st.shared.b32 [%r2], %r3; {proxy} bar.sync 0; {late_proxy}
     mov.u32 %r10, 0; mov.u32 %r11, 0; mov.u32 %r12, 0; mov.u32 %r13, 0;
     mov.b64 %d1, {(3 << 62) | (16 << 32)}; mov.pred %p2, 0; {fence}
     wgmma.mma_async.sync.aligned.m64n8k32.s32.s8.s8 {{%r10,%r11,%r12,%r13}}, {{%r3,%r3,%r3,%r3}}, %d1, %p2;
@@ -492,6 +493,17 @@ def wgmma(
 def test_products_of_four_warps():
     """``wgmma.mma_async``."""
     assert outputs(wgmma(), 128, threads=128, shared=256) == [32] * 128
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_fence_covers_what_a_barrier_ordered_before_it(seed):
+    """Triton has each group of warps fence after the barrier what all have stored before it. The groups come
+    to the fence in any order."""
+    body = wgmma(proxy="", late_proxy="fence.proxy.async;").replace("%tid, 64;", "%tid, 999;")
+    body = body.replace("{%r3,%r3,%r3,%r3}, %d1", "{%r3,%r3,%r3,%r3}, %d5").replace(
+        "mov.pred", f"mov.b64 %d5, {(3 << 62) | (16 << 32) | 512 >> 4}; mov.pred"
+    )
+    assert outputs(body, 256, threads=256, shared=1024, seed=seed) == [32] * 256
 
 
 @pytest.mark.parametrize(

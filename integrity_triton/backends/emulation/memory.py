@@ -323,7 +323,7 @@ def in_turn(view: Array, places: Array, change: Any) -> Array:
     turn = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
     # Changes in different places may be made together: first the first ones in each place, then the second.
     by_turn = order[np.argsort(turn, kind="stable")]
-    ends = np.cumsum(np.bincount(turn)) if len(turn) else []
+    ends = np.cumsum(np.bincount(turn)) if len(turn) else np.zeros(0, np.int64)
     begin = 0
     for end in ends:
         together = by_turn[begin:end]

@@ -182,13 +182,20 @@ class Run:
         self._proxy[places] = False
 
     def fence_proxy(self, mask: Array | None) -> None:
-        """``fence.proxy.async``: what these warps have written becomes visible to asynchronous instructions
-        (PTX ISA, ``membar``, ``fence``)."""
+        """``fence.proxy.async``: what these warps have written, and what others have written before a barrier
+        that both have passed, becomes visible to asynchronous instructions (PTX ISA, "Proxy-preserved Base
+        Causality Order")."""
         if self._proxy.all():
             return
-        stamps = self.stamp(self.chosen(mask)) >> 28  # program and warp
+        lanes = self.chosen(mask)
         places = np.flatnonzero(~self._proxy)
-        self._proxy[places[np.isin(self.shared.writers(places) >> 28, stamps)]] = True
+        writers = self.shared.writers(places)
+        own = np.isin(writers >> 28, self.stamp(lanes) >> 28)  # program and warp
+        fencing = np.zeros(len(self.scheduler.epoch), np.bool_)
+        fencing[self.program[lanes]] = True
+        program = places // self.shared.stride
+        earlier = fencing[program] & (writers & ((1 << 28) - 1) < self.scheduler.epoch[program])
+        self._proxy[places[own | earlier]] = True
 
     def check_proxy(self, places: Array, what: Any) -> None:
         """Raises Race if an asynchronous instruction reads what no fence made visible to it."""
