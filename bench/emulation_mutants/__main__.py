@@ -44,7 +44,10 @@ def survey(subject: Subject, target: str, count: int, seed: int) -> Entry:
             count // len(known.programs) + (k < count % len(known.programs)) for k in range(number + 1)
         ][-1]
         for change in _changes(laboratory, program, share_of, f"{seed} {subject.name} {target} {number}"):
-            cause = _cause(laboratory, subject, program, change, [trials[n] for n in runs])
+            chosen = [(subject.algorithm, trials[n]) for n in runs]
+            cause = _cause(laboratory, program, change, chosen)
+            if cause is None and not laboratory.code(program).unread(change):
+                cause = _cause(laboratory, program, change, laboratory.further(subject))
             kinds.setdefault(change.kind, [0, 0])[1] += 1
             where = f"{change.kind} {change.before!r} -> {change.after!r} at {change.line}"
             if cause is not None:
@@ -98,13 +101,13 @@ def _changes(laboratory: Laboratory, program: Replaceable, count: int, seed: str
 
 
 def _cause(
-    laboratory: Laboratory, subject: Subject, program: Replaceable, change: Change, trials: Sequence[Trial]
+    laboratory: Laboratory, program: Replaceable, change: Change, trials: Sequence[tuple[str, Trial]]
 ) -> str | None:
     """What kills a mutant, or None if it survives all trials."""
     try:
         program.current = laboratory.code(program).changed(change)
-        for trial in trials:
-            if cause := laboratory.failure(subject, trial):
+        for algorithm, trial in trials:
+            if cause := laboratory.failure(algorithm, trial):
                 return cause
     except EmulationError as error:
         return type(error).__name__

@@ -22,7 +22,7 @@ from integrity_triton.self_tests.catalogue import Trial, trials_of
 from . import amdgcn, ptx
 from .changes import Code
 
-SHORT, LONG = "short messages and a long one", "long messages"
+SHORT, EVERY = "short messages and a long one", "every length"
 # A mutant may execute so many times the blocks of the kernel as it is, and so many more.
 _TIMES, _MORE = 4, 1000
 
@@ -37,13 +37,20 @@ class Subject:
     label: str = SHORT
     way: str | None = None
     starts: tuple[int, ...] = (1, 0)
+    others: tuple[str, ...] = ()
+    """Other algorithms whose kernel is the same compiled text."""
 
 
 SUBJECTS = {
     subject.name: subject
     for subject in (
         Subject("SHA-256", "sha256", "hash_messages"),
-        Subject("SHA3-256", "sha3_256", "hash_messages"),
+        Subject(
+            "SHA3-256",
+            "sha3_256",
+            "hash_messages",
+            others=("shake_128", "sha3_224", "sha3_384", "sha3_512", "keccak_256"),
+        ),
         Subject("BLAKE3", "blake3", "blake3_chunks"),
         Subject("Poly1305 rows", "poly1305", "poly1305_rows", way="rows"),
         Subject("CRC-32C", "crc32c", "crc_finish"),
@@ -143,9 +150,27 @@ class Laboratory:
         ]
         return sorted(wanted, key=lambda trial: (subject.starts.index(trial.start), trial.shape != "table"))
 
-    def failure(self, subject: Subject, trial: Trial) -> str | None:
+    def further(self, subject: Subject) -> list[tuple[str, Trial]]:
+        """The other trials of the self-tests, with the algorithm of each: more lengths and alignments, single
+        messages, streams, and the other algorithms of the kernel."""
+        found = []
+        for name in (subject.algorithm, *subject.others):
+            record = algorithms.get(name)
+            answers = load(record)
+            assert answers is not None
+            found += [
+                (name, trial)
+                for trial in trials_of(record, answers.answers)
+                if trial.way == subject.way
+                and trial.label.partition(",")[0] in (SHORT, EVERY)
+                and (name == subject.algorithm or (trial.shape == "rows" and trial.start in (0, 1)))
+                and not trial.per_message
+            ]
+        return found
+
+    def failure(self, algorithm: str, trial: Trial) -> str | None:
         """What is wrong with the results of a trial: the class of a fault, "digest", or None."""
-        record = algorithms.get(subject.algorithm)
+        record = algorithms.get(algorithm)
         host = Run(self._backend, record, self._backend.launch, trial.way)
         try:
             for _, expected, found in trial.run(host, torch.device("cpu")):
@@ -175,7 +200,7 @@ def baseline(laboratory: Laboratory, subject: Subject, trials: Sequence[Trial]) 
             for program in laboratory.programs:
                 program.ran = False
             start = time.perf_counter()
-            if failed := laboratory.failure(subject, trial):
+            if failed := laboratory.failure(subject.algorithm, trial):
                 raise RuntimeError(f"{subject.name}: trial {trial.label} fails as it is: {failed}")
             seconds[number] = time.perf_counter() - start
             if again:

@@ -175,6 +175,22 @@ def test_a_kernel_is_parsed_once_for_all_its_launches(ptx):
     assert made == [("first", "k"), ("second", "k")]
 
 
+def test_text_is_not_cached_as_a_binary(ptx, monkeypatch):
+    """The keys of Triton 3.6's cache do not tell a kernel that ends as text from a binary."""
+    from triton import knobs
+    from triton.compiler import compiler
+
+    before, variable = knobs.cache.dir, os.environ.get("TRITON_CACHE_DIR")
+    for compile_, inner in (
+        (lambda: knobs.runtime.add_stages_inspection_hook, before),
+        (lambda: None, os.path.join(before, "emulated")),
+    ):
+        monkeypatch.setattr(compiler, "compile", compile_)
+        with ptx.driver_of().active():
+            assert knobs.cache.dir == inner
+        assert (knobs.cache.dir, os.environ.get("TRITON_CACHE_DIR")) == (before, variable)
+
+
 def test_a_target_that_is_not_emulated_is_refused(ptx, monkeypatch):
     monkeypatch.setenv("INTEGRITY_TRITON_PTX_TARGET", "sm_70")
     with pytest.raises(ValueError, match=r"INTEGRITY_TRITON_PTX_TARGET must be one of sm_80, .* not 'sm_70'"):

@@ -7,6 +7,7 @@ the compiler, which makes a binary of the text that is executed here, is left ou
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -96,7 +97,8 @@ class EmulatedDriver:
             knobs.runtime.add_stages_inspection_hook = self._inspect
             self.memory = memory
             try:
-                yield
+                with _own_cache():
+                    yield
             finally:
                 self.memory = own
                 knobs.runtime.add_stages_inspection_hook = hook
@@ -110,6 +112,21 @@ class EmulatedDriver:
         stages = given[1]
         stages[self.target.binary] = lambda text, _metadata: text.encode()
         return None
+
+
+@contextmanager
+def _own_cache() -> Iterator[None]:
+    """Keep text out of the cache of binaries. The cache's key tells them apart where it contains what the
+    hook gives; the key of Triton 3.6 does not, so its cache is a folder within the usual one."""
+    from triton import knobs
+    from triton.compiler.compiler import compile as compiler
+
+    if "add_stages_inspection_hook" in compiler.__code__.co_names:
+        yield
+        return
+    with knobs.cache.scope():
+        knobs.cache.dir = os.path.join(str(knobs.cache.dir), "emulated")
+        yield
 
 
 class _Launcher:
