@@ -15,7 +15,7 @@ from integrity_triton.self_tests.catalogue import Trial
 
 from .changes import Change, draw_changes
 from .report import RESULTS, Entry, load, share, write
-from .trials import SUBJECTS, Laboratory, Replaceable, Subject, baseline
+from .trials import SUBJECTS, EveryLength, Laboratory, Replaceable, Subject, baseline
 
 TARGETS = ("sm_90", "gfx942")
 EVERY_WAY = (
@@ -36,6 +36,10 @@ def survey(subject: Subject, target: str, count: int, seed: int) -> Entry:
         f"{time.perf_counter() - start:.0f} s",
         flush=True,
     )
+    further = laboratory.further(subject)
+    for algorithm, batch in further:
+        if failed := laboratory.failure(algorithm, batch):
+            raise RuntimeError(f"{algorithm}: a batch of every length fails as it is: {failed}")
     killed: Counter[str] = Counter()
     kinds: dict[str, list[int]] = {}
     survivors: list[Entry] = []
@@ -44,10 +48,10 @@ def survey(subject: Subject, target: str, count: int, seed: int) -> Entry:
             count // len(known.programs) + (k < count % len(known.programs)) for k in range(number + 1)
         ][-1]
         for change in _changes(laboratory, program, share_of, f"{seed} {subject.name} {target} {number}"):
-            chosen = [(subject.algorithm, trials[n]) for n in runs]
+            chosen: list[tuple[str, Trial | EveryLength]] = [(subject.algorithm, trials[n]) for n in runs]
             cause = _cause(laboratory, program, change, chosen)
             if cause is None and not laboratory.code(program).unread(change):
-                cause = _cause(laboratory, program, change, laboratory.further(subject))
+                cause = _cause(laboratory, program, change, further)
             kinds.setdefault(change.kind, [0, 0])[1] += 1
             where = f"{change.kind} {change.before!r} -> {change.after!r} at {change.line}"
             if cause is not None:
@@ -101,7 +105,10 @@ def _changes(laboratory: Laboratory, program: Replaceable, count: int, seed: str
 
 
 def _cause(
-    laboratory: Laboratory, program: Replaceable, change: Change, trials: Sequence[tuple[str, Trial]]
+    laboratory: Laboratory,
+    program: Replaceable,
+    change: Change,
+    trials: Sequence[tuple[str, Trial | EveryLength]],
 ) -> str | None:
     """What kills a mutant, or None if it survives all trials."""
     try:
