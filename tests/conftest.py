@@ -31,6 +31,7 @@ from integrity_triton.backends.emulation.backend import EmulatedBackend
 from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.backends.opencl.prebuilt import Specialization
 from integrity_triton.backends.triton_backend import TritonBackend
+from integrity_triton.drivers import driver_class
 from integrity_triton.self_tests.admission import VARIABLE
 from support import driver_family, few_lanes, first_of, kernel_family
 
@@ -112,7 +113,7 @@ def _applicable(backend: str, records: list[Algorithm], test: str) -> list[Algor
 
 def _marks(backend: str, record: Algorithm, test: str) -> list[pytest.MarkDecorator]:
     """The marks ``slow`` and ``rotating``, if the test shows with this algorithm only what the default tier
-    shows with another algorithm of the same kind: how a driver reads messages. In the default tier, the tests
+    shows with another algorithm of the same driver: how it reads messages. In the default tier, the tests
     of lengths and modes run with every algorithm, and the tests of keys with every algorithm, except HMACs
     that differ only in their hash. In the interpreter, the default tier tests the lengths, and the modes of
     streams, of all algorithms that run there."""
@@ -121,13 +122,11 @@ def _marks(backend: str, record: Algorithm, test: str) -> list[pytest.MarkDecora
     repeats = [pytest.mark.slow, pytest.mark.rotating(TURNS)]
     if backend == "interpreter":
         return [] if record.name in INTERPRETED and test not in MODES else repeats
-    return (
-        []
-        if test in MODES
-        or (test in MACS and record.construction.hmac_of is None)
-        or first_of(record, driver_family) is record
-        else repeats
-    )
+    if test in MODES or (test in MACS and record.construction.hmac_of is None):
+        return []
+    if first_of(record, driver_family) is not record:
+        return repeats
+    return [] if first_of(record, driver_class) is record else [pytest.mark.slow]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:

@@ -68,6 +68,7 @@ def test_digests_are_those_of_the_algorithm(amdgcn, monkeypatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.rotating(4)
 @pytest.mark.parametrize(
     ("name", "target"),
     [(name, target) for name in FAMILIES for target in ("gfx942", "gfx1100")]
@@ -78,6 +79,7 @@ def test_digests_on_all_targets(name: str, target: str, amdgcn, monkeypatch) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.rotating(2)
 @pytest.mark.parametrize("target", TARGETS)
 def test_matrix_units_multiply(target: str, amdgcn, monkeypatch) -> None:
     """Rows of Poly1305 that fill the tile of a matrix product: each row and column of it is used."""

@@ -37,6 +37,7 @@ def run(environment, command):
     return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_the_package_conforms(installed, tmp_path):
     install, devices, conformance = COMMANDS.splitlines()
     assert install == "pip install --no-deps ."

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ VENDOR_FILES = {"cuda.py", "hip.py", "xpu.py"}
 VENDOR_FOLDERS = {"aot", "opencl", "ptx", "amdgcn"}
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):

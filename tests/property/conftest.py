@@ -10,13 +10,18 @@ from integrity_triton import algorithms
 from integrity_triton.backends import registry
 from support import EXAMPLES
 
+FEW, ALL = "few examples", "all examples"
 
-@pytest.fixture
-def check(backend):
+
+@pytest.fixture(params=[FEW, pytest.param(ALL, marks=[pytest.mark.slow, pytest.mark.rotating(4)])])
+def check(backend, request):
     """A function that runs a property with as many examples as the speed of the backend allows, or with one
-    in ``share`` of them. The first example is the smallest possible one."""
+    in ``share`` of them. The first example is the smallest possible one. The default tier runs a quarter of
+    the examples."""
 
     def run(*strategies, share=1):
+        share *= 4 if request.param == FEW and backend != "interpreter" else 1
+
         def decorate(prop):
             settings(
                 max_examples=max(2, EXAMPLES.get(backend, 24) // share),
@@ -27,6 +32,20 @@ def check(backend):
         return decorate
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if not _repeats(item)]
+
+
+def _repeats(item: pytest.Item) -> bool:
+    """Whether another test has the same examples: a slow test has all of them, and the interpreter always
+    has."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    slow_anyway = len(list(item.iter_markers("slow"))) > (parameters.get("check") == ALL)
+    return (parameters.get("check") == FEW and slow_anyway) or (
+        parameters.get("check") == ALL and parameters["backend"] == "interpreter" and not slow_anyway
+    )
 
 
 @pytest.fixture

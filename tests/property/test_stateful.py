@@ -26,7 +26,10 @@ from integrity_triton.algorithms import Algorithm
 from integrity_triton.backends import registry
 from support import kernel_family, new, on_device, oracle, required, rows_as_bytes, variants
 
-STEPS = {"interpreter": (4, 8)}
+FEW, ALL = "few examples", "all examples"
+# The number of examples, and of steps in each.
+STEPS = {FEW: (8, 15), ALL: (25, 25)}
+INTERPRETED = {FEW: (4, 8), ALL: (8, 12)}
 
 
 def able(backend: str) -> list[Algorithm]:
@@ -96,8 +99,9 @@ def machine(backend: str) -> type[RuleBasedStateMachine]:
     return Hashes
 
 
-def test_interleaved_hashes(backend):
-    examples, steps = STEPS.get(backend, (25, 25))
+@pytest.mark.parametrize("share", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
+def test_interleaved_hashes(backend, share):
+    examples, steps = (INTERPRETED if backend == "interpreter" else STEPS)[share]
     run_state_machine_as_test(
         machine(backend),
         settings=settings(

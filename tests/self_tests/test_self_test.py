@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import subprocess
 import sys
 import threading
 from functools import cache
@@ -213,6 +212,10 @@ def any_parameters(random: Random, record: Algorithm, count: int) -> dict[str, A
     return found
 
 
+@pytest.mark.slow_if(
+    lambda tuning, algorithm: tuning != "opencl" or first_of(algorithm, launched_family) is not algorithm
+)
+@pytest.mark.rotating(4)
 @pytest.mark.parametrize("tuning", ["opencl", "cuda"])
 def test_whatever_is_launched_has_a_trial(tuning, algorithm):
     """Batches, rows and streams of any sizes, alignments and parameters."""
@@ -682,15 +685,15 @@ def test_a_setting_that_is_neither_is_an_error(monkeypatch, value):
     assert not type(other).launches
 
 
-def test_devices_shows_the_setting():
-    def shown(**environment):
-        command = [sys.executable, "-m", "integrity_triton", "devices"]
-        done = subprocess.run(
-            command, env={**os.environ, **environment}, capture_output=True, text=True, check=True
-        )
-        return re.findall(r"self-tests (.*)", done.stdout)
+def test_devices_shows_the_setting(monkeypatch, capsys):
+    cli = pytest.importorskip("integrity_triton.cli")
+
+    def shown():
+        assert cli.main(["devices"]) == 0
+        return re.findall(r"self-tests (.*)", capsys.readouterr().out)
 
     available = [s for s in it.backends() if s.available and s.self_test is not None]
     assert shown() == ["at first use"] * len(available)
+    monkeypatch.setenv(self_test.VARIABLE, "off")
     off = "OFF because of INTEGRITY_TRITON_SELF_TEST: kernels run untested"
-    assert shown(INTEGRITY_TRITON_SELF_TEST="off") == [off] * len(available)
+    assert shown() == [off] * len(available)
