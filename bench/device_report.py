@@ -2,8 +2,9 @@
 
     python -m bench.device_report
 
-It runs the bit-exactness tests on the device, times every algorithm's kernels beside the device's own copy
-and read bandwidth, and writes ``bench/results/<device>-<date>.json`` and ``.md``. It needs only torch,
+It checks where the device's matrix instructions place their operands, runs the bit-exactness tests on it,
+times every algorithm's kernels beside the device's own copy and read bandwidth and beside the rate that was
+counted for it, and writes ``bench/results/<device>-<date>.json`` and ``.md``. It needs only torch,
 triton, numpy, pytest and hypothesis. ``bench/README.md`` describes what is measured.
 """
 
@@ -34,10 +35,15 @@ import torch
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Algorithm, load_reference
+from integrity_triton.backends.emulation.backend import EmulatedBackend
+from integrity_triton.backends.jit import JitBackend
 from integrity_triton.backends.registry import BackendStatus
 from integrity_triton.backends.registry import get as get_backend
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.launching.launch import Launch
+
+from . import device_layouts
+from .device_layouts import Confirmation
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_SHARE = 0.75  # largest share of the time budget
@@ -60,6 +66,9 @@ REPETITIONS = 5
 # in plain Python can hash in reasonable time.
 LENGTH = 32
 ORACLE_BYTES = 1 << 16
+# The layout for which rates were counted.
+LONG_ROW = 65536
+ROWS = f"rows of {LONG_ROW} bytes"
 
 
 class WrongDigest(Exception):
@@ -97,6 +106,9 @@ class Measurement:
     rate_highest: float | None = None
     call_rate: float | None = None
     percent_of_read: float | None = None
+    counted: int | None = None
+    """The rate that ``bench/results/roofline.json`` has for this device, which it cannot exceed."""
+    counted_limit: str = ""
     first_call_seconds: float | None = None
     host_microseconds: float | None = None
     peak_scratch_bytes: int | None = None
@@ -114,6 +126,8 @@ class DeviceReport:
 
     environment: dict[str, Any]
     tests: Verdict
+    places: list[Confirmation] = field(default_factory=list)
+    """Whether the matrix instructions place their operands where the emulators place them."""
     bandwidth: dict[str, float] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
     sweep: list[dict[str, Any]] = field(default_factory=list)
@@ -122,11 +136,17 @@ class DeviceReport:
 
     @property
     def figures_count(self) -> bool:
-        return self.tests.green and self.wrong_digests == 0
+        return self.tests.green and self.wrong_digests == 0 and not self.misplaced
+
+    @property
+    def misplaced(self) -> list[Confirmation]:
+        return [found for found in self.places if found.wrong]
 
     @property
     def good(self) -> bool:
-        return self.figures_count and not any(m.failed for m in self.measurements)
+        return self.figures_count and not any(
+            [*(m.failed for m in self.measurements), *(found.failed for found in self.places)]
+        )
 
     @property
     def best(self) -> dict[str, dict[str, Any]]:
@@ -141,6 +161,9 @@ class DeviceReport:
         tests = self.tests
         if self.wrong_digests:
             return f"RED, so no figure counts: {self.wrong_digests} timed calls gave wrong digests"
+        if self.misplaced:
+            wrong = "; ".join(found.name for found in self.misplaced)
+            return f"RED, so no figure counts: matrix products are wrong: {wrong}"
         if tests.green:
             absent = f", {tests.absent} absent" if tests.absent else ""
             return f"GREEN: {tests.passed} bit-exactness tests passed on this device{absent}"
@@ -271,6 +294,8 @@ def environment(status: BackendStatus, device: Device) -> dict[str, Any]:
 
 
 def device_name(status: BackendStatus, device: Device) -> str:
+    if isinstance(get_backend(status.name), EmulatedBackend):
+        return status.devices[0]
     if device.module is None:
         return f"{status.name} on {platform.processor() or platform.machine()}"
     return str(device.module.get_device_name(device.device))
@@ -299,12 +324,41 @@ def driver_version(device: Device) -> str:
     return NOT_KNOWN
 
 
-def run_tests(backend: str, seconds: float) -> Verdict:
-    """Run the device tests of this repository on ``backend``, in a separate process."""
+def confirm_places(backend: str, device: Device, *, quick: bool) -> list[Confirmation]:
+    """Matrix products on the device, or in the emulator. The list is empty for a backend that does not launch
+    what Triton compiles."""
+    instance = get_backend(backend)
+    products = device_layouts.PRODUCTS[-2:] if quick else device_layouts.PRODUCTS
+    context: contextlib.AbstractContextManager[Any]
+    if isinstance(instance, JitBackend):
+        context = contextlib.nullcontext()
+    elif isinstance(instance, EmulatedBackend):
+        context = it.emulated(backend)
+    else:
+        return []
+    found = []
+    with context:
+        for one in device_layouts.confirm(device.device, products):
+            found.append(one)
+            print(f"matrix product {one.name}: {outcome(one)}", flush=True)
+    return found
+
+
+def outcome(found: Confirmation) -> str:
+    """What came of a product, in words."""
+    if found.wrong is None:
+        return f"failed: {found.failed}"
+    return "as expected" if found.good else f"WRONG in {found.wrong} places"
+
+
+def run_tests(backend: str, seconds: float, chosen: str | None = None) -> Verdict:
+    """Run the device tests of this repository on ``backend``, in a separate process. ``chosen`` is an
+    expression for pytest's ``-k``; figures do not count after a choice of tests."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tests.xml")
         command = [sys.executable, "-m", "pytest", "tests", "-q", "-p", "no:cacheprovider"]
         command += ["-m", "device and not exhaustive", "--backend", backend, f"--junit-xml={path}"]
+        command += ["-k", chosen] if chosen else []
         print("$", " ".join(command), flush=True)
         try:
             status = subprocess.run(command, cwd=ROOT, timeout=seconds, check=False).returncode
@@ -313,6 +367,8 @@ def run_tests(backend: str, seconds: float) -> Verdict:
         verdict = read_verdict(path)
         if status != 0 and verdict.green:
             verdict.note = f"pytest ended with status {status}"
+        if chosen and verdict.green:
+            verdict.note = f"only the tests of -k {chosen!r} ran"
         return verdict
 
 
@@ -412,7 +468,7 @@ def layouts(quick: bool) -> list[Arrangement]:
     if quick:
         return [_rows(64), _chunks(128), _one_message(), _ragged(16, 200, needs_tree=False)]
     return [
-        _rows(65536),
+        _rows(LONG_ROW),
         _chunks(1024),
         _one_message(),
         _ragged(4096, 64 << 20, needs_tree=True),
@@ -551,6 +607,23 @@ def expected_digest(
     return bytes(oracle(data.tobytes(), **given).digest(*length)), "equal to the tests' oracle"
 
 
+@functools.cache
+def counted_rates() -> dict[str, Any]:
+    """The counted rates by kernel family and device, in the order of the file."""
+    text = (ROOT / "bench" / "results" / "roofline.json").read_text("utf-8")
+    return {name: entry["rates"] for name, entry in json.loads(text)["families"].items()}
+
+
+def counted_rate(algorithm: str, device: str) -> tuple[int, str] | None:
+    """The GB/s over long rows that an algorithm's kernel cannot exceed on a device by its count of
+    instructions, and what limits them."""
+    rates = counted_rates().get("poly1305_rows" if algorithm == "poly1305" else algorithm, {})
+    for name, rate in rates.items():
+        if re.search(rf"\b{re.escape(name)}\b", device):
+            return rate["GB/s"], rate["limit"]
+    return None
+
+
 @contextlib.contextmanager
 def compiling(name: str) -> Iterator[list[dict[str, Any]]]:
     """A context whose list finally holds what was compiled meanwhile: kernel, registers, spills."""
@@ -655,6 +728,12 @@ def markdown(report: DeviceReport) -> str:
     if not report.finished:
         lines += ["This run did not finish.", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
+    if report.places:
+        lines += ["", "| matrix product | instructions | outcome |", "| --- | --- | --- |"]
+        lines += [
+            f"| {found.name} | {', '.join(found.instructions) or NOT_KNOWN} | {outcome(found)} |"
+            for found in report.places
+        ]
     if report.bandwidth:
         lines += ["", "Bandwidth, decimal GB/s: "]
         lines[-1] += ", ".join(
@@ -663,14 +742,14 @@ def markdown(report: DeviceReport) -> str:
     if report.measurements:
         lines += [
             "",
-            "| algorithm | layout | GB/s | lowest to highest | % of read | GB/s, lone call | first call s "
-            "| host µs | registers/spills | check |",
-            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+            "| algorithm | layout | GB/s | lowest to highest | % of read | counted, at most "
+            "| GB/s, lone call | first call s | host µs | registers/spills | check |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
         ]
     for m in report.measurements:
         if m.rate is None:
             why = f"failed: {m.failed}" if m.failed else f"not run: {m.not_run}"
-            lines.append(f"| {m.algorithm} | {m.layout} | {why} {'| ' * 8}|")
+            lines.append(f"| {m.algorithm} | {m.layout} | {why} {'| ' * 9}|")
         else:
             cells = [
                 m.algorithm,
@@ -678,6 +757,7 @@ def markdown(report: DeviceReport) -> str:
                 f"{m.rate:.4g}",
                 f"{m.rate_lowest:.4g} to {m.rate_highest:.4g}",
                 f"{m.percent_of_read:.3g}",
+                "" if m.counted is None else f"{m.counted} ({m.counted_limit})",
                 f"{m.call_rate:.4g}",
                 f"{m.first_call_seconds:.1f}",
                 f"{m.host_microseconds:.0f}",
@@ -718,6 +798,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=450, help="seconds, all in all (default 450)")
     parser.add_argument("--gib", type=float, default=4, help="GiB of data for each timing (default 4)")
     parser.add_argument("--quick", action="store_true", help="a few KiB: tries the machinery")
+    parser.add_argument(
+        "--tests", metavar="EXPRESSION", help="run only these tests (pytest's -k); figures then do not count"
+    )
     parser.add_argument("--no-tests", action="store_true", help="figures then do not count")
     parser.add_argument("--sweep", action="store_true", help="time other tile configurations too")
     return parser.parse_args(argv)
@@ -731,14 +814,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.sweep and not isinstance(get_backend(status.name), TritonBackend):
         raise SystemExit(f"device_report: --sweep: backend {status.name!r} has no tiles to configure")
     device = Device(device_of(status.name, options.device))
-    tests = (
-        Verdict(note="the tests were not run")
-        if options.no_tests
-        else run_tests(status.name, clock.left() * TEST_SHARE)
-    )
-    report = DeviceReport(environment(status, device), tests)
+    report = DeviceReport(environment(status, device), Verdict(note="the tests were not run"))
+    report.places = confirm_places(status.name, device, quick=options.quick)
     write(report, options.out)
-    if tests.green or options.no_tests:
+    if not options.no_tests:
+        report.tests = run_tests(status.name, clock.left() * TEST_SHARE, options.tests)
+        write(report, options.out)
+    if report.tests.green or options.no_tests or (options.tests and not report.tests.failed):
         time_everything(report, options, device, status.name, clock)
     report.finished = True
     path = write(report, options.out)
@@ -772,13 +854,16 @@ def time_everything(
             else:
                 try:
                     done = measure(record, layout, buffers, device, backend, report.bandwidth["read"])
+                    if layout.name == ROWS:
+                        rate = counted_rate(record.name, report.environment["device"])
+                        done.counted, done.counted_limit = rate or (None, "")
                 except Exception as error:  # a failure is a result and must not hide the others
                     report.wrong_digests += isinstance(error, WrongDigest)
                     done.failed = brief(error)
             report.measurements.append(done)
             write(report, options.out)
-            rate = f"{done.rate:.4g} GB/s" if done.rate is not None else done.failed or done.not_run
-            print(f"{record.name}, {layout.name}: {rate}", flush=True)
+            shown = f"{done.rate:.4g} GB/s" if done.rate is not None else done.failed or done.not_run
+            print(f"{record.name}, {layout.name}: {shown}", flush=True)
     if options.sweep:
         for entry in sweep(buffers[0], device, backend, clock, quick=options.quick):
             report.sweep.append(entry)

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import integrity_triton as it
-from bench import device_report
+from bench import device_layouts, device_report
+from bench.device_layouts import Confirmation, Product
 from bench.device_report import DeviceReport, Measurement, Verdict
 from integrity_triton import algorithms
 from integrity_triton.self_tests.admission import VARIABLE
@@ -380,6 +381,138 @@ def test_the_tests_run_in_a_process_of_their_own_on_the_backend_alone(monkeypatc
     assert "status 1" in verdict.note
 
 
+def test_chosen_tests_do_not_make_figures_count(monkeypatch):
+    def run(command, **options):
+        assert command[-2:] == ["-k", "sha256"]
+        Path(command[-3].partition("=")[2]).write_text(GREEN)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(device_report.subprocess, "run", run)
+    verdict = device_report.run_tests("xpu", 5, "sha256")
+    assert verdict.passed == 3
+    assert not verdict.green
+    assert "only the tests of -k 'sha256' ran" in verdict.note
+
+
+class Multiplied:
+    """In place of the kernel: a product whose rows come out in another order if ``order`` says so."""
+
+    def __init__(self, order=None, error=None):
+        self.order, self.error = order, error
+        self.asm = {"ptx": "wgmma.mma_async.sync.aligned.m64n16k32.s32.s8.s8 {%r1};\nmma.sync.x.y {%r1};"}
+
+    def __getitem__(self, grid):
+        return self.launch
+
+    def launch(self, left, right, result, turns, **constants):
+        if self.error is not None:
+            raise self.error
+        product = left.int() @ right.int().T
+        result.copy_(product if self.order is None else product[self.order])
+        return self
+
+
+def test_a_product_in_another_place_is_found(monkeypatch):
+    product = Product(16, 16, 32, 1)
+    order = list(range(16))
+    for kernel, wrong in (
+        (Multiplied(), 0),
+        (Multiplied([1, 0, *order[2:]]), 32),
+        (Multiplied(error=ValueError("no such thing\nat all")), None),
+    ):
+        monkeypatch.setattr(device_layouts, "multiply", kernel)
+        (found,) = device_layouts.confirm(torch.device("cpu"), (product,))
+        assert found.name == "16x16x32, 1 warps"
+        if wrong is None:
+            assert found.wrong is None
+            assert found.failed == "ValueError: no such thing"
+        else:
+            assert wrong - 1 <= found.wrong <= wrong  # two random rows may agree in a place
+            assert found.instructions == [
+                "mma.sync.x.y",
+                "wgmma.mma_async.sync.aligned.m64n16k32.s32.s8.s8",
+            ]
+
+
+def test_a_product_in_another_place_makes_the_report_red(tmp_path, monkeypatch):
+    found = [Confirmation("16x16x32", wrong=3), Confirmation("32x32x32", wrong=0)]
+    monkeypatch.setattr(device_report, "confirm_places", lambda *_, **__: found)
+    status, report, page = run_native(tmp_path, monkeypatch)
+    assert status == 1
+    assert report["figures_count"] is False
+    assert page.startswith("# RED, so no figure counts: matrix products are wrong: 16x16x32 (")
+    assert "| 16x16x32 | not known | WRONG in 3 places |" in page
+
+
+def test_a_product_that_fails_makes_the_status_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        device_report, "confirm_places", lambda *_, **__: [Confirmation("16x16x32", failed="none")]
+    )
+    status, report, _ = run_native(tmp_path, monkeypatch)
+    assert status == 1
+    assert report["figures_count"] is True
+
+
+def test_rates_are_shown_beside_the_counted_ones():
+    assert device_report.counted_rate("sha256", "NVIDIA H100 80GB HBM3") == (794, "alu")
+    assert device_report.counted_rate("sha256", "NVIDIA H200")[0] == 794
+    assert device_report.counted_rate("poly1305", "NVIDIA H200") == (4800, "memory")
+    assert device_report.counted_rate("sha256", "NVIDIA GH200") is None
+    assert device_report.counted_rate("sha224", "NVIDIA H200") is None
+
+
+class EmulatedDevice(device_report.Device):
+    """An emulated device that answers as torch's module of a GPU does."""
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.module = FakeDevices()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ptx", "amdgcn"])
+def test_the_whole_run_on_an_emulated_device(name, tmp_path, monkeypatch):
+    """The rehearsal of a run on a GPU: compiled code, events, properties, the tests, and the page."""
+    status = next(s for s in it.backends() if s.name == name)
+    if not status.available:
+        pytest.skip(f"absent: {status.reason}")
+    monkeypatch.setattr(device_report, "Device", EmulatedDevice)
+    monkeypatch.setattr(device_report, "REPETITIONS", 1)
+    monkeypatch.setattr(algorithms, "all_algorithms", lambda: tuple(map(algorithms.get, ("sha256", "kt128"))))
+    options = ["--backend", name, "--quick", "--out", str(tmp_path), "--budget", "500"]
+    options += ["--tests", "test_equal_rows and sha256 and not hmac"]
+    assert device_report.main(options) == 1  # since not all tests ran
+    (path,) = tmp_path.glob("emulated-*.json")
+    report = json.loads(path.read_text())
+    assert report["finished"]
+    assert report["tests"]["passed"] > 0
+    assert report["tests"]["failed"] == 0
+    assert "only the tests of" in report["headline"]
+    assert report["environment"]["device"] in status.devices
+    assert report["environment"]["multi_processor_count"] == 7
+    assert report["places"]
+    for found in report["places"]:
+        assert found["wrong"] == 0, found
+        assert re.search(r"mma", " ".join(found["instructions"]))
+    measured = [m for m in report["measurements"] if not m["not_run"]]
+    assert len(measured) > 5
+    assert [m for m in measured if m["failed"] or not m["rate"]] == []
+    assert "as expected" in path.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "target"), [("ptx", "sm_80"), ("ptx", "sm_90"), ("amdgcn", "gfx942"), ("amdgcn", "gfx1100")]
+)
+def test_products_of_all_shapes_in_the_emulators(name, target):
+    status = next(s for s in it.backends() if s.name == name)
+    if not status.available:
+        pytest.skip(f"absent: {status.reason}")
+    with it.emulated(name, target=target):
+        for found in device_layouts.confirm(torch.device("cpu")):
+            assert found.good, found
+
+
 def test_a_machine_without_an_accelerator_is_told_so():
     command = [sys.executable, "-m", "bench.device_report", "--backend", "xpu"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -432,6 +565,7 @@ def test_the_page_of_a_whole_report():
     report = DeviceReport(
         {"device": "A GPU", "date": "2026-01-02T03:04:05+00:00"},
         Verdict(passed=9),
+        [Confirmation("16x16x32, 1 warps", ["mma.sync"], wrong=0), Confirmation("turned", failed="no such")],
         {"read": 4000.0, "bytes": 1},
         [
             Measurement(
@@ -442,6 +576,8 @@ def test_the_page_of_a_whole_report():
                 rate_highest=810.0,
                 call_rate=700.0,
                 percent_of_read=20.0,
+                counted=850,
+                counted_limit="alu",
                 first_call_seconds=8.0,
                 host_microseconds=40.0,
                 compiled=[{"kernel": "hash_messages", "registers": 56, "spills": 0}],
@@ -461,7 +597,12 @@ def test_the_page_of_a_whole_report():
         ],
     )
     page = device_report.markdown(report)
+    assert "| 16x16x32, 1 warps | mma.sync | as expected |" in page
+    assert "| turned | not known | failed: no such |" in page
     assert "GREEN: 9 bit-exactness tests passed" in page
-    assert "| sha256 | rows | 800 | 790 to 810 | 20 | 700 | 8.0 | 40 | hash_messages 56/0 | equal |" in page
+    assert (
+        "| sha256 | rows | 800 | 790 to 810 | 20 | 850 (alu) | 700 | 8.0 | 40 | hash_messages 56/0 | equal |"
+        in page
+    )
     assert "| blake3 | rows | not run: out of time |" in page
     assert "| sha256 | rows | 32 | 1 | 4 | 5 |" in page
