@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm
+from ..messages.copying import bytes_of_rows
 from ..messages.layout import Messages, Ragged, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
@@ -97,7 +98,7 @@ class Backend(abc.ABC):
         keys = passwords.repeated(blocks)
         first = self.digest_batch(algorithm, {"key": keys}, messages, size)
         total = self.mac_chain(algorithm, keys, first, iterations - 1)
-        return total.reshape(count, blocks * size)[:, :length].contiguous()
+        return bytes_of_rows(total.reshape(count, blocks * size), 0, length)
 
     def mac_chain(
         self, algorithm: Algorithm, keys: PerMessage, first: torch.Tensor, rounds: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..messages.copying import side_by_side
 from ..messages.layout import Addressed, Messages, Ragged, Rows, signed
 from ..messages.per_message import PerMessage
 from .iterated import IteratedDriver, Start
@@ -160,7 +161,7 @@ class GmacDriver(_AesDriver):
         plain = sizes == 12
         rows = ivs.rows(device, -(-int(sizes.max()) // 16) * 16)
         one = self.host.words(b"\0\0\0\1", device, 8).expand(len(ivs), -1)
-        direct = torch.cat([rows[:, :12], one], dim=1)
+        direct = side_by_side([rows[:, :12], one])
         if plain.all():
             return direct
         count = max(len(ivs), subkeys.shape[0])

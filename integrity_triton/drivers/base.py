@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..algorithms import Algorithm, Construction
 from ..launching.host import Host
+from ..messages.copying import clear
 from ..messages.layout import Messages, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream, piece_on
@@ -39,7 +40,7 @@ class Secrets:
         while self._held:
             memory, stream = self._held[-1]
             with _on_stream(memory.device, stream):
-                memory.zero_()
+                clear(memory)
             self._held.pop()  # only now, so that an interrupt before it leaves the memory to the next call
 
     def __del__(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import algorithms
 from ..algorithms import Algorithm, Blake2Parallel, Blake2X, load_constant
 from ..launching.host import Host
+from ..messages.copying import bytes_of_rows, repeated
 from ..messages.layout import Addressed, Messages, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
@@ -178,22 +179,12 @@ class Blake2ParallelDriver(Driver):
             messages.device,
             messages,
         )
-        start = replace(
-            start, state=self._signed(start.state).repeat(messages.count, 1).view(start.state.dtype)
-        )
+        start = replace(start, state=repeated(start.state, messages.count))
         return self.leaf.iterate(places, start, final=final, step=self.stripe)
 
-    def _signed(self, words: torch.Tensor) -> torch.Tensor:
-        """The same words as signed ones: unsigned words lack operations on some devices."""
-        import torch
-
-        return words.view(torch.int64 if words.dtype == torch.uint64 else torch.int32)
-
     def root_states(self, parameters: Mapping[str, Any], leaves: torch.Tensor) -> torch.Tensor:
-        import torch
-
         count = leaves.shape[0] // self.construction.leaves
-        digests = self._signed(leaves)[:, :8].contiguous().view(torch.uint8).reshape(count, -1)
+        digests = bytes_of_rows(leaves, 0, 8 * leaves.element_size()).reshape(count, -1)
         size = digests.shape[1]
         rows = Rows(digests, digests.data_ptr(), count, size, size, count * size)
         words = self.root.start_words(self.node_parameters(parameters, node_depth=1))
@@ -215,9 +206,8 @@ class Blake2ParallelDriver(Driver):
             firsts = self.block_size * np.arange(self.construction.leaves)
             empty = (places.lengths[:, None] <= firsts).reshape(-1)
             if empty.any():
-                only_keys = self._signed(self.leaf_states(keys, before, final=True))
-                values = only_keys.repeat(places.count, 1).view(states.dtype)
-                states = self.leaf.replace_rows(states, empty, values)
+                only_keys = self.leaf_states(keys, before, final=True)
+                states = self.leaf.replace_rows(states, empty, repeated(only_keys, places.count))
         return self.root.output(self.root_states(parameters, states), length, 0)
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
@@ -287,7 +277,6 @@ class Blake2XDriver(Driver):
         self, parameters: Mapping[str, Any], roots: torch.Tensor, length: int, seek: int
     ) -> torch.Tensor:
         """``length`` bytes of output of root hashes, from byte ``seek`` on: uint8 ``[n, length]``."""
-        import torch
 
         size, count = self.node.algorithm.digest_size, roots.shape[0]
         tree = {"fanout": 0, "depth": 0, "leaf_size": size, "inner_size": size, "key": b""}
@@ -313,7 +302,7 @@ class Blake2XDriver(Driver):
             },
             {"BLOCK": self.node.construction.block, "WORD_BITS": self.node.construction.word_bits},
         )
-        return out.view(torch.uint8)[:, skip : skip + length].contiguous()
+        return bytes_of_rows(out, skip, skip + length)
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
         return _Blake2XStream(self, parameters, device)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Blake3Tree, load_constant
+from ..messages.copying import bytes_of_rows
 from ..messages.layout import Messages, Rows
 from ..messages.stream import Stream
 from .base import BlockStream, Driver
@@ -90,7 +91,7 @@ class Blake3TreeDriver(Driver):
             {"nodes_ptr": nodes, "out_ptr": out, "count": count, "per_message": blocks, "first_block": first},
             {},
         )
-        return out.view(torch.uint8)[:, skip : skip + length].contiguous()
+        return bytes_of_rows(out, skip, skip + length)
 
     @staticmethod
     def _node_words() -> int:

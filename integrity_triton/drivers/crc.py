@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Crc, load_constant
 from ..algorithms.binary_field import BinaryField, reflected
 from ..launching.launch import Address
+from ..messages.copying import clear
 from ..messages.layout import Messages, Rows
 from ..messages.stream import Stream, piece_on
 from .base import Driver
@@ -81,7 +82,7 @@ class CrcDriver(Driver):
         chunks = divide(places, chunks_of)
         pieces = divide(places, lambda n: np.maximum(chunks_of(n) + (n % unit > 0), 1))
         placement = self.host.placement(places, table_of(places, pieces.firsts, chunks.firsts))
-        out = self.host.empty((messages.count, self.algorithm.digest_size), torch.uint8, device).zero_()
+        out = clear(self.host.empty((messages.count, self.algorithm.digest_size), torch.uint8, device))
         begin = start.view(torch.uint32)
         constants = {
             "REFLECTED": reflected(self.construction.polynomial, width),

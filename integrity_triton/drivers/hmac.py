@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm
 from ..launching.host import Host
+from ..messages.copying import bytes_of_rows, copy_rows
 from ..messages.layout import Messages, Ragged, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
@@ -69,7 +70,7 @@ class HmacDriver(Driver):
     def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
         inner, outer = self.pads(parameters["key"], messages.device)
         tags = self.hash_behind(outer, Rows.of(self.hash_behind(inner, messages)))
-        return tags[:, :length].contiguous()
+        return bytes_of_rows(tags, 0, length)
 
     def hash_behind(self, blocks: Rows, messages: Messages) -> torch.Tensor:
         """Digests of messages, each with a block before it. ``blocks`` holds one block for all messages, or
@@ -91,8 +92,8 @@ class HmacDriver(Driver):
             out = torch.empty(
                 (messages.count, size + messages.length), dtype=torch.uint8, device=messages.device
             )
-            self.secret(out[:, :size]).copy_(whole)
-            out[:, size:] = torch.stack([messages.view(i) for i in range(messages.count)])
+            copy_rows(self.secret(out[:, :size]), whole)
+            copy_rows(out[:, size:], messages.table())
             return Rows.of(out)
         views = [torch.cat([whole[i], messages.view(i)]) for i in range(messages.count)]
         for view in views:
@@ -142,7 +143,7 @@ class HmacDriver(Driver):
                 "BIG_ENDIAN": construction.byteorder == "big",
             },
         )
-        return out.view(torch.uint8)[:, : self.size].contiguous()
+        return bytes_of_rows(out, 0, self.size)
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device) -> Stream:
         return _HmacStream(self, parameters, device)

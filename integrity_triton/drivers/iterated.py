@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, IteratedHash
 from ..launching.host import Host
+from ..messages.copying import bytes_of_rows
 from ..messages.layout import AnyMessages, Messages, Places, Rows
 from ..messages.stream import Stream
 from .base import BlockStream, Driver, Secrets
@@ -102,9 +103,8 @@ class ChainingDriver(Driver):
 
     def output(self, states: torch.Tensor, length: int, seek: int) -> torch.Tensor:
         """``length`` bytes of output of final states, from byte ``seek`` on: uint8 ``[n, length]``."""
-        import torch
 
-        return states.view(torch.uint8)[:, seek : seek + length].contiguous()
+        return bytes_of_rows(states, seek, seek + length)
 
     def enqueue(self, parameters: Mapping[str, Any], messages: Messages, length: int) -> torch.Tensor:
         start = self.finish(self.start(parameters, messages.device), length)

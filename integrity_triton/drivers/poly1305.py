@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import load_constant
+from ..messages.copying import clear
 from ..messages.layout import AnyMessages, Messages, Places, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
@@ -256,7 +257,7 @@ class Poly1305Driver(Driver):
         import torch
 
         count, device = messages.count, messages.device
-        out = secrets.hold(self.host.empty((5, count), torch.int64, device).zero_()).view(torch.uint64)
+        out = secrets.hold(clear(self.host.empty((5, count), torch.int64, device))).view(torch.uint64)
         places = messages.places()
         if isinstance(places, Rows):
             (way,) = self.ways_of(np.array([places.longest()]), key).tolist()

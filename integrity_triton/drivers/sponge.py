@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm, Sponge
 from ..algorithms.encoding import bytepad, encode_string, left_encode, right_encode
 from ..launching.host import Host
+from ..messages.copying import bytes_of_rows
 from ..messages.layout import Messages, Ragged, Rows
 from ..messages.per_message import PerMessage
 from .iterated import IteratedDriver, Start
@@ -89,7 +90,7 @@ class SpongeDriver(IteratedDriver):
             },
             {},
         )
-        return out.view(torch.uint8)[:, seek : seek + length].contiguous()
+        return bytes_of_rows(out, seek, seek + length)
 
 
 class KmacDriver(SpongeDriver):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm, KangarooTree, SpongeTree
 from ..algorithms.encoding import left_encode, right_encode
 from ..launching.host import Host
+from ..messages.copying import side_by_side
 from ..messages.layout import Addressed, AnyMessages, Messages, Rows, signed
 from ..messages.stream import Stream
 from .base import BlockStream, Driver
@@ -168,7 +169,6 @@ class ParallelHashDriver(SpongeTreeDriver):
         length: int,
     ) -> torch.Tensor:
         """Digests of ``number`` messages of ``count`` chunks each, from their chaining values in order."""
-        import torch
 
         device = values.device
         head, tail = left_encode(size), right_encode(count)
@@ -176,13 +176,12 @@ class ParallelHashDriver(SpongeTreeDriver):
         used = len(head) + inner + len(tail)
         glue = self.host.words(head + tail + bytes(-used % _ALIGNMENT), device, 8)
         before, behind = glue[: len(head)], glue[len(head) :]
-        nodes = torch.cat(
+        nodes = side_by_side(
             [
                 before.expand(number, -1),
                 values.reshape(number, inner),
                 behind.expand(number, -1),
-            ],
-            dim=1,
+            ]
         )
         stride = nodes.shape[1]
         rows = Rows(nodes.view(-1), nodes.data_ptr(), number, stride, used, number * stride)

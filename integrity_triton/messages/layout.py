@@ -69,6 +69,14 @@ class Rows:
         start = i * self.stride
         return self.data[start : start + self.row_length(i)]
 
+    def table(self) -> torch.Tensor:
+        """All messages over the same memory, uint8 ``[count, length]``. All have to be of the same length."""
+        import torch
+
+        if self.data.dim() == 2:
+            return self.data.view(torch.uint8)[: self.count]
+        return self.data.as_strided((self.count, self.length), (self.stride, 1))
+
     def only(self, i: int) -> Rows:
         """A batch of nothing but message ``i``."""
         size, start = self.row_length(i), i * self.stride
