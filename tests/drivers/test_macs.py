@@ -174,7 +174,7 @@ def test_an_interrupt_leaves_no_key_in_device_memory():
 
         device = torch.device("cpu")
 
-        def zero_(self):
+        def is_contiguous(self):
             if not interrupted:
                 interrupted.append(True)
                 raise KeyboardInterrupt
