@@ -56,8 +56,17 @@ class Case:
         return {name: part.view(1024, -1).t() for name, part in self.model.items()}
 
     @cached_property
+    def table(self) -> torch.Tensor:
+        """Rows whose bytes are not in one piece."""
+        return self.data.view(_SHORT, -1).t()
+
+    @cached_property
     def tuples(self) -> list[tuple[torch.Tensor, ...]]:
         return [(part,) for part in self.model.values()]
+
+    @cached_property
+    def tuples_of_bytes(self) -> list[tuple[bytes, ...]]:
+        return [(string,) for string in self.short_strings]
 
     @cached_property
     def file(self) -> str:
@@ -115,6 +124,13 @@ CALLS: dict[str, Entry] = {
         lambda c: c.transposed,
         lambda c: c.batch(list(c.transposed.values())),
     ),
+    "hash_batch of a transposed table": (lambda c: c.table, lambda c: c.batch(c.table)),
+    "hash_batch of one transposed tensor": (lambda c: c.table, lambda c: c.batch([c.table])),
+    "hash_chunks of a transposed tensor": (
+        lambda c: c.table,
+        lambda c: it.hash_chunks(c.table, c.name, chunk_size=1 << 16, length=c.length, **c.options),
+    ),
+    "Hash.update of a transposed tensor": (lambda c: c.table, lambda c: c.stream([c.table])),
     "hash_chunks": (
         lambda c: c.data,
         lambda c: it.hash_chunks(c.data, c.name, chunk_size=1 << 16, length=c.length, **c.options),
@@ -125,6 +141,33 @@ CALLS: dict[str, Entry] = {
 }
 FIXED_CALLS: dict[str, tuple[tuple[str, ...], Entry]] = {
     "hash_batch of tuples": (("tuplehash_128",), (lambda c: c.tuples, lambda c: c.batch(c.tuples))),
+    "hash_batch of tuples of bytes": (
+        ("tuplehash_128",),
+        (lambda c: c.tuples_of_bytes, lambda c: c.batch(c.tuples_of_bytes)),
+    ),
+    "hkdf_batch of a transposed table": (
+        ("sha256",),
+        (lambda c: c.table, lambda c: it.hkdf_batch(c.table, c.name, length=32, backend=c.backend)),
+    ),
+    "pbkdf2_batch of a transposed table": (
+        ("sha256",),
+        (
+            lambda c: c.table,
+            lambda c: it.pbkdf2_batch(c.table, c.name, salt=b"salt", iterations=2, backend=c.backend),
+        ),
+    ),
+    "LtHash.add_batch of transposed tensors": (
+        ("blake3",),
+        (lambda c: c.transposed, lambda c: it.LtHash(backend=c.backend).add_batch([*c.transposed.values()])),
+    ),
+    "TensorChunks.of a transposed tensor": (
+        ("blake3",),
+        (lambda c: c.table, lambda c: TensorChunks.of("data", c.table, backend=c.backend)),
+    ),
+    "mac_tensors of one transposed tensor": (
+        ("poly1305",),
+        (lambda c: c.table, lambda c: it.mac_tensors({"x": c.table}, _KEY, backend=c.backend)),
+    ),
     "hkdf_batch": (
         ("sha256",),
         (
@@ -150,8 +193,8 @@ FIXED_CALLS: dict[str, tuple[tuple[str, ...], Entry]] = {
         (lambda c: c.transposed, lambda c: it.mac_tensors(c.transposed, _KEY, backend=c.backend)),
     ),
     "Manifest.build of transposed tensors": (
-        ("blake3",),
-        (lambda c: c.transposed, lambda c: it.models.Manifest.build(c.transposed, backend=c.backend)),
+        ("blake3", "sha256"),
+        (lambda c: c.transposed, lambda c: it.models.Manifest.build(c.transposed, c.name, backend=c.backend)),
     ),
     "mac_tensors": (
         ("poly1305",),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import algorithms
 from .backends.registry import dispatch
-from .messages.from_caller import batch_messages, chunk_messages, tuple_messages
-from .messages.layout import Messages
+from .hashing import Hash
+from .messages.batches import Batch
+from .messages.from_caller import chunk_batch, message_batch, tuple_batch
 from .messages.parameters import checked_parameters
+from .messages.per_message import PerMessage
 from .messages.tensors import check_has_bytes, is_tensor, is_traced, named
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def hash_batch(
 ) -> torch.Tensor:
     """See :func:`integrity_triton.hash_batch`; ``parameters`` include the key."""
     record = algorithms.get(algorithm)
-    batch = tuple_messages(messages, record.name) if record.takes_tuples else batch_messages(messages)
+    batch = tuple_batch(messages, record.name) if record.takes_tuples else message_batch(messages)
     return _digests(record, batch, parameters, length, out, backend)
 
 
@@ -46,12 +48,12 @@ def hash_chunks(
     record = algorithms.get(algorithm)
     if record.takes_tuples:
         raise ValueError(f"{record.name} takes tuples of byte strings, not chunks")
-    return _digests(record, chunk_messages(tensor, chunk_size), parameters, length, out, backend)
+    return _digests(record, chunk_batch(tensor, chunk_size), parameters, length, out, backend)
 
 
 def _digests(
     record: algorithms.Algorithm,
-    messages: Messages,
+    messages: Batch,
     parameters: Mapping[str, Any],
     length: int | None,
     out: torch.Tensor | None,
@@ -62,8 +64,61 @@ def _digests(
     size = record.check_length(length, checked)
     if out is not None:
         check_out(out, (messages.count, size), messages.device)
-    digests = dispatch(record, checked, messages, size, backend=backend)
+    digests = digests_of(record, checked, messages, size, backend)
     return digests if out is None else out.copy_(digests)
+
+
+def digests_of(
+    record: algorithms.Algorithm,
+    parameters: Mapping[str, Any],
+    batch: Batch,
+    length: int,
+    backend: str | None,
+) -> torch.Tensor:
+    """Digests of all messages, uint8 ``[n, length]``, with checked parameters.
+
+    A message on the CPU whose copy would take too much memory is hashed as a stream.
+    """
+    import torch
+
+    digests = None
+    for group in batch.groups():
+        long = group.long and batch.device.type == "cpu"
+        if group.count == batch.count and not long:
+            return dispatch(record, parameters, batch.whole(), length, backend=backend)
+        if digests is None:  # is allocated before the copies, between which it would fragment the memory
+            digests = torch.empty((batch.count, length), dtype=torch.uint8, device=batch.device)
+        own = {
+            name: value.between(group.first, group.last) if isinstance(value, PerMessage) else value
+            for name, value in parameters.items()
+        }
+        part = digests[group.first : group.last]
+        if long:
+            part.copy_(_stream_digest(record, own, batch.updates(group.first), length, backend))
+        else:
+            messages = batch.messages(group.first, group.last)
+            part.copy_(dispatch(record, own, messages, length, backend=backend))
+            del messages  # or its copies would be kept until the next ones are made
+    assert digests is not None
+    return digests
+
+
+def _stream_digest(
+    record: algorithms.Algorithm,
+    parameters: Mapping[str, Any],
+    updates: Iterable[Any],
+    length: int,
+    backend: str | None,
+) -> torch.Tensor:
+    """The digest of one message: uint8 ``[1, length]``."""
+    import torch
+
+    own = {name: value[0] if isinstance(value, PerMessage) else value for name, value in parameters.items()}
+    hasher = Hash(record, own, backend)
+    for data in updates:
+        hasher.update(data)
+    digest = bytearray(hasher.digest(length if record.xof else None))
+    return torch.frombuffer(digest or bytearray(1), dtype=torch.uint8)[: len(digest)].view(1, length)
 
 
 def check_out(out: torch.Tensor, shape: tuple[int, ...], device: torch.device) -> None:

@@ -11,7 +11,8 @@ from . import algorithms
 from .algorithms import Algorithm
 from .backends.registry import requested, select
 from .errors import IntegrityError
-from .messages.from_caller import message_bytes, tuple_parts
+from .messages.batches import pieces
+from .messages.from_caller import message_view, tuple_parts
 from .messages.parameters import checked_parameters, octet_string
 from .messages.stream import Stream
 from .messages.tensors import is_tensor
@@ -71,7 +72,7 @@ class Hash:
         BufferError for a buffer that is not C-contiguous, and RuntimeError if an exception broke off an
         earlier update.
         """
-        parts = tuple_parts(data, self.name) if self._algorithm.takes_tuples else [message_bytes(data)]
+        parts = tuple_parts(data, self.name) if self._algorithm.takes_tuples else [message_view(data)]
         filled = [view for view in parts if view.nbytes]
         if not filled:
             return
@@ -84,7 +85,8 @@ class Hash:
             assert self._stream is not None
             self._whole = False
             for view in filled:
-                self._stream.update(view)
+                for piece in pieces(view) if is_tensor(view) else (view,):
+                    self._stream.update(piece)
             self._whole = True
 
     def _check_whole(self) -> None:

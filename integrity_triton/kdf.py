@@ -8,7 +8,8 @@ from . import algorithms
 from .algorithms import Algorithm
 from .backends.registry import dispatch as run_batch
 from .backends.registry import dispatch_pbkdf2 as pbkdf2
-from .messages.from_caller import batch_messages
+from .eager import digests_of
+from .messages.from_caller import message_batch
 from .messages.layout import Messages, Ragged, Rows
 from .messages.parameters import octet_string, parameter_value
 from .messages.per_message import PerMessage
@@ -56,7 +57,7 @@ def hkdf_batch(
     record = _hmac(hash_name)
     size = record.digest_size
     _positive("length", length, 255 * size)
-    messages = batch_messages(key_material)
+    messages = message_batch(key_material)
     salts = parameter_value(salt, messages.count, "salt")
     if not isinstance(salts, PerMessage):
         # Without a salt, RFC 5869 (section 2.2) takes as many zeros as a digest has bytes.
@@ -65,7 +66,7 @@ def hkdf_batch(
         raise ValueError(
             "a salt is empty; give one salt for all messages, no salt at all, or a salt with bytes for each"
         )
-    secrets = [run_batch(record, {"key": salts}, messages, size, backend=backend)]
+    secrets = [digests_of(record, {"key": salts}, messages, size, backend)]
     keys = PerMessage(secrets[0])
     info = octet_string(info, "info")
     context = torch.frombuffer(bytearray(info) or bytearray(1), dtype=torch.uint8)
@@ -101,15 +102,23 @@ def pbkdf2_batch(
     Raises ValueError for a hash without HMAC, an impossible length or number of iterations, and as
     ``hash_batch`` does.
     """
+    import torch
+
     record = _hmac(hash_name)
     size = record.digest_size
     length = size if length is None else _positive("length", length, size * (2**32 - 1))
     _positive("iterations", iterations, 2**63 - 1)
-    messages = batch_messages(passwords)
+    messages = message_batch(passwords)
     salts = parameter_value(salt, messages.count, "salt")
     if not isinstance(salts, PerMessage):
         salts = octet_string(salts, "salt")
-    return pbkdf2(record, _values(messages), salts, iterations, length, messages.device, backend=backend)
+    derived = []
+    for group in messages.groups():
+        own = salts.between(group.first, group.last) if isinstance(salts, PerMessage) else salts
+        values = _values(messages.messages(group.first, group.last))
+        derived.append(pbkdf2(record, values, own, iterations, length, messages.device, backend=backend))
+        del values  # or its copies would be kept until the next ones are made
+    return derived[0] if len(derived) == 1 else torch.cat(derived)
 
 
 def _values(messages: Messages) -> PerMessage:

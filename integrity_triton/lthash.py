@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import algorithms
 from .batch import hash_batch, hash_chunks
 from .hashing import new
-from .messages.from_caller import message_bytes, sequence_messages
+from .messages.from_caller import message_view, sequence_batch
 from .messages.moving import moved
 from .messages.parameters import checked_parameters, octet_string
 from .messages.tensors import check_has_bytes, is_tensor
@@ -62,7 +62,7 @@ class TensorChunks:
         if not isinstance(name, str):
             raise TypeError(f"a tensor is named by a str, not {type(name).__name__}")
         digests = hash_chunks(tensor, "blake3", chunk_size=chunk_size, backend=backend)
-        nbytes = message_bytes(tensor).nbytes
+        nbytes = message_view(tensor).nbytes
         if not nbytes:
             digests = hash_batch([b""], "blake3", backend=backend).to(digests.device)
         return cls(name, nbytes, chunk_size, digests)
@@ -176,7 +176,7 @@ class LtHash:
         if is_tensor(elements):
             check_has_bytes(elements)
         else:
-            elements = sequence_messages(elements).views
+            elements = sequence_batch(elements).given
         total = None
         for start in range(0, len(elements), _MOST_AT_ONCE):
             part = self._sum(elements[start : start + _MOST_AT_ONCE])

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from . import algorithms
 from .backends.registry import dispatch as run_batch
+from .eager import digests_of
 from .errors import BackendUnavailable, IntegrityError
 from .hashing import new
+from .messages.from_caller import chunks_of_tensors
 from .messages.layout import Ragged, Rows
 from .messages.moving import moved
 from .messages.parameters import octet_string
 from .messages.per_message import PerMessage
-from .messages.tensors import check_has_bytes, flattened, is_tensor, is_traced, named, tensor_bytes
+from .messages.tensors import check_has_bytes, flattened, is_tensor, is_traced, named
 from .strict_json import check_members, check_sizes, parse_hex, parse_object, shown
 
 if TYPE_CHECKING:
@@ -321,7 +323,7 @@ def tags_of(
     specs, data = [], []
     for name, tensor in flattened(tensors).items():
         specs.append(_TensorSpec.of(name, tensor))
-        data.append(tensor_bytes(tensor))
+        data.append(tensor)
     chunks: list[Any] = [None] * len(data)
     tags: list[Any] = [None] * len(data)
     for device in dict.fromkeys(view.device for view in data):
@@ -347,7 +349,7 @@ def _chunk_tags(
     import torch
 
     device = data[0].device
-    counts = [-(-view.numel() // chunk_size) for view in data]
+    counts = [-(-x.nbytes // chunk_size) for x in data]
     total = sum(counts)
     # The pseudorandom function's inputs: first that for r, then one for each chunk's pad.
     inputs = np.zeros((1 + total, 64), np.uint8)
@@ -366,13 +368,12 @@ def _chunk_tags(
         backend=backend,
     )
     keys = torch.cat([outputs[:1].expand(total, -1), outputs[1:]], dim=1)
-    views = [view[i : i + chunk_size] for view in data for i in range(0, view.numel(), chunk_size)]
-    tags = run_batch(
+    tags = digests_of(
         algorithms.get("poly1305"),
         {"key": PerMessage(keys, shared=16)},
-        Ragged(views, device),
+        chunks_of_tensors(data, chunk_size),
         TAG_SIZE,
-        backend=backend,
+        backend,
     )
     keys.zero_()
     outputs.zero_()

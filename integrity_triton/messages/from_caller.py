@@ -9,14 +9,16 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms.encoding import left_encode
-from .layout import Messages, Ragged, Rows
-from .moving import moved
-from .tensors import array_at, check_has_bytes, is_tensor, named, tensor_bytes
+from . import batches
+from .batches import Batch, Cut, CutCopy, InPlace, Packed, Several, Tuples
+from .layout import Messages, Rows
+from .tensors import array_at, bytes_in_place, check_has_bytes, is_tensor, named, tensor_bytes
 
 if TYPE_CHECKING:
     import torch
 
 _SMALL = 4096  # Up to so many bytes, copying a message costs less than wrapping it in a tensor.
+_SMALL_COPIES = 64 << 20  # bytes in such copies, after which the memory matters more
 
 BytesLike = Any  # Anything with the buffer protocol: collections.abc.Buffer came with Python 3.12.
 
@@ -68,14 +70,18 @@ def _array_view(x: Any) -> memoryview:
     return memoryview(np.frombuffer(x, dtype=np.uint8))  # type: ignore[arg-type]
 
 
-def message_bytes(x: Any) -> memoryview | torch.Tensor:
-    """The bytes of one message. Raises as :func:`tensor_bytes` and :func:`buffer_view` do."""
-    return tensor_bytes(x) if is_tensor(x) else buffer_view(x)
+def message_view(x: Any) -> memoryview | torch.Tensor:
+    """One message as flat bytes, or as the tensor that it is if that needs a copy. Raises as
+    :func:`tensor_bytes` and :func:`buffer_view` do."""
+    if not is_tensor(x):
+        return buffer_view(x)
+    view = bytes_in_place(x)
+    return x if view is None else view
 
 
 def tuple_parts(x: Any, algorithm: str) -> list[memoryview | torch.Tensor]:
-    """The parts of the encoding of a tuple of byte strings: each string follows its length (SP 800-185,
-    section 2.3.2). ``algorithm`` is named in errors.
+    """The parts of the encoding of a tuple of byte strings, each as :func:`message_view` gives it: each
+    string follows its length (SP 800-185, section 2.3.2). ``algorithm`` is named in errors.
 
     Raises TypeError if ``x`` is not a tuple or a list of messages.
     """
@@ -84,14 +90,13 @@ def tuple_parts(x: Any, algorithm: str) -> list[memoryview | torch.Tensor]:
     parts: list[memoryview | torch.Tensor] = []
     for i, element in enumerate(x):
         with named(f"string {i}"):
-            view = message_bytes(element)
-        size = view.numel() if is_tensor(view) else view.nbytes
-        parts += [memoryview(left_encode(8 * size)), view]
+            view = message_view(element)
+        parts += [memoryview(left_encode(8 * view.nbytes)), view]
     return parts
 
 
-def tuple_messages(messages: Any, algorithm: str) -> Ragged:
-    """A batch for a hash of tuples. Each encoded tuple is a new tensor on the device of the batch.
+def tuple_batch(messages: Any, algorithm: str) -> Tuples:
+    """A batch for a hash of tuples.
 
     Raises TypeError for a batch that does not consist of tuples, and ValueError for tensors on different
     devices.
@@ -107,25 +112,12 @@ def tuple_messages(messages: Any, algorithm: str) -> Ragged:
     devices = {part.device for parts in batch for part in parts if is_tensor(part)}
     if len(devices) > 1:
         raise ValueError(f"the messages of a batch must be on one device, not on {sorted(map(str, devices))}")
-    device = devices.pop() if devices else torch.device("cpu")
-    host = bytearray().join(part for parts in batch for part in parts if isinstance(part, memoryview))
-    joined = torch.frombuffer(host or bytearray(1), dtype=torch.uint8)
-    joined = moved(joined, device)
-    views, used = [], 0
-    for parts in batch:
-        pieces = []
-        for part in parts:
-            if isinstance(part, memoryview):
-                pieces.append(joined[used : used + part.nbytes])
-                used += part.nbytes
-            else:
-                pieces.append(part)
-        views.append(torch.cat(pieces) if pieces else joined[:0])
-    return Ragged(views, device)
+    return Tuples(messages, batch, devices.pop() if devices else torch.device("cpu"))
 
 
-def _buffer_tensor(x: BytesLike) -> torch.Tensor:
-    """The bytes of a bytes-like object as a CPU tensor over the same memory."""
+def _buffer_tensor(x: BytesLike, small: int = _SMALL) -> torch.Tensor:
+    """The bytes of a bytes-like object as a CPU tensor over the same memory, or over a copy if there are at
+    most ``small``."""
     import numpy as np
     import torch
 
@@ -133,7 +125,7 @@ def _buffer_tensor(x: BytesLike) -> torch.Tensor:
     if not view.nbytes:
         return torch.empty(0, dtype=torch.uint8, device="cpu")  # the default device may be another one
     array = np.frombuffer(view, dtype=np.uint8)
-    if view.readonly and view.nbytes <= _SMALL:
+    if view.readonly and view.nbytes <= small:
         array = array.copy()
     elif view.readonly:
         # torch has no read-only tensors and warns of read-only arrays: the memory is presented as writable.
@@ -142,7 +134,15 @@ def _buffer_tensor(x: BytesLike) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def chunk_messages(x: Any, chunk_size: int) -> Rows:
+def _small_copy(x: torch.Tensor) -> torch.Tensor | None:
+    """The bytes of a tensor, in place or copied; None if the copy would take too much memory at once."""
+    view = bytes_in_place(x)
+    if view is None and x.nbytes > batches.COPIES_SIZE:
+        return None
+    return tensor_bytes(x) if view is None else view
+
+
+def chunk_batch(x: Any, chunk_size: int) -> Batch:
     """The bytes of ``x`` cut into messages of ``chunk_size`` bytes; the last may be shorter.
 
     Raises TypeError for a chunk size that is no integer, and ValueError for one that is not between 1 and
@@ -154,23 +154,41 @@ def chunk_messages(x: Any, chunk_size: int) -> Rows:
         raise ValueError(f"chunk_size must be positive, got {chunk_size}")
     if chunk_size >= 1 << 63:  # kernels count bytes in int64
         raise ValueError(f"chunk_size must be less than 2**63, got {chunk_size}")
-    data = tensor_bytes(x) if is_tensor(x) else _buffer_tensor(x)
+    data = _small_copy(x) if is_tensor(x) else _buffer_tensor(x)
+    if data is None:
+        return CutCopy(x, chunk_size)
     total = data.numel()
-    return Rows(data, data.data_ptr(), -(-total // chunk_size), chunk_size, chunk_size, total)
+    return InPlace(Rows(data, data.data_ptr(), -(-total // chunk_size), chunk_size, chunk_size, total))
+
+
+def chunk_messages(x: Any, chunk_size: int) -> Messages:
+    """All messages of :func:`chunk_batch` at the same time."""
+    return chunk_batch(x, chunk_size).whole()
+
+
+def chunks_of_tensors(tensors: Sequence[torch.Tensor], chunk_size: int) -> Cut:
+    """The bytes of tensors on one device, each cut into messages of ``chunk_size`` bytes; the last of each
+    may be shorter."""
+    return Cut(tensors, chunk_size)
+
+
+def message_batch(messages: Any) -> Batch:
+    """A batch: a 2-D tensor or array whose rows are messages, or a sequence of messages.
+
+    Raises ValueError for tensors on different devices and for a tensor or array that is not 2-D, and as
+    :func:`message_view` does for an element that is not a message, with its index.
+    """
+    return _row_batch(messages) if is_tensor(messages) else sequence_batch(messages)
 
 
 def batch_messages(messages: Any) -> Messages:
-    """A batch as :data:`Messages`: a 2-D tensor or array whose rows are messages, or a sequence of messages.
-
-    Raises ValueError for tensors on different devices and for a tensor or array that is not 2-D, and as
-    :func:`message_bytes` does for an element that is not a message, with its index.
-    """
-    return _row_messages(messages) if is_tensor(messages) else sequence_messages(messages)
+    """All messages of :func:`message_batch` at the same time."""
+    return message_batch(messages).whole()
 
 
-def sequence_messages(messages: Any) -> Ragged:
+def sequence_batch(messages: Any) -> Several | Packed:
     """A batch that is no tensor: a sequence of messages, or a 2-D array whose rows are messages. Raises as
-    :func:`batch_messages` does."""
+    :func:`message_batch` does."""
     import torch
 
     if isinstance(messages, str | bytes | bytearray | memoryview):
@@ -184,9 +202,12 @@ def sequence_messages(messages: Any) -> Ragged:
             raise TypeError(
                 f"a batch is a 2-D tensor or a sequence of messages, not {type(messages).__name__}"
             ) from None
-    views = _packed(messages) or _views(messages)
+    packed = _packed(messages)
+    if packed is not None:
+        return packed
+    views, copied = _views(messages)
     if not views:
-        return Ragged((), torch.device("cpu"))
+        return Several((), {}, torch.device("cpu"))
     device = views[0].device
     for i, view in enumerate(views):
         if view.device != device:
@@ -194,31 +215,38 @@ def sequence_messages(messages: Any) -> Ragged:
                 f"the messages of a batch must be on one device: message 0 is on {device}, "
                 f"message {i} on {view.device}"
             )
-    return Ragged(views, device)
+    return Several(views, copied, device)
 
 
-def _views(messages: Iterable[Any]) -> list[torch.Tensor]:
+def _views(messages: Iterable[Any]) -> tuple[list[torch.Tensor], dict[int, int]]:
+    """The views and the sizes of copies of :class:`Several`."""
     views: list[torch.Tensor] = []
+    copied: dict[int, int] = {}
+    small = 0  # bytes in short messages, which may be copies
     try:
         for message in messages:
-            views.append(tensor_bytes(message) if is_tensor(message) else _buffer_tensor(message))
+            if is_tensor(message):
+                view = bytes_in_place(message)
+                if view is None:
+                    view = message
+                    copied[len(views)] = message.nbytes
+            else:
+                view = _buffer_tensor(message, _SMALL if small < _SMALL_COPIES else 0)
+                small += view.numel() if view.numel() <= _SMALL else 0
+            views.append(view)
     except (TypeError, ValueError, BufferError) as error:
         raise type(error)(f"message {len(views)}: {error}") from None
-    return views
+    return views, copied
 
 
-def _packed(messages: Sequence[Any]) -> Sequence[torch.Tensor] | None:
-    """Short ``bytes`` copied into one tensor, which takes a fifth of the time of a tensor for each; None for
-    any other batch."""
+def _packed(messages: Sequence[Any]) -> Packed | None:
+    """Short ``bytes``; None for any other batch."""
     if set(map(type, messages)) != {bytes}:
         return None
     sizes = [len(m) for m in messages]
     if sum(sizes) > _SMALL * len(sizes) or not any(sizes):
         return None
-    import torch
-
-    joined = torch.frombuffer(bytearray().join(messages), dtype=torch.uint8)
-    return torch.split_with_sizes(joined, sizes)
+    return Packed(messages, sizes)
 
 
 def _not_two_dimensional(kind: str, dimensions: int) -> str:
@@ -228,7 +256,7 @@ def _not_two_dimensional(kind: str, dimensions: int) -> str:
     )
 
 
-def _row_messages(x: torch.Tensor) -> Messages:
+def _row_batch(x: torch.Tensor) -> Batch:
     check_has_bytes(x)
     if x.dim() != 2:
         raise ValueError(_not_two_dimensional("tensor", x.dim()))
@@ -239,7 +267,10 @@ def _row_messages(x: torch.Tensor) -> Messages:
         row = columns * x.element_size()
         stride = x.stride(0) * x.element_size()
         x = x.detach().as_strided(x.shape, (x.stride(0), 1))  # the stride of a single column may be any
-        return Rows(x, x.data_ptr(), count, stride, row, (count - 1) * stride + row if count else 0)
-    data = tensor_bytes(x)
+        total = (count - 1) * stride + row if count else 0
+        return InPlace(Rows(x, x.data_ptr(), count, stride, row, total))
+    data = _small_copy(x)
+    if data is None:
+        return CutCopy(x, columns * x.element_size())
     row = data.numel() // count if count else 0
-    return Rows(data, data.data_ptr(), count, row, row, data.numel())
+    return InPlace(Rows(data, data.data_ptr(), count, row, row, data.numel()))

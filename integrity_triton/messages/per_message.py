@@ -54,6 +54,11 @@ class PerMessage(ValuesPerMessage):
             return PerMessage(self._rows.repeat_interleave(times, dim=0))
         return PerMessage([view for view in self._views for _ in range(times)])
 
+    def between(self, first: int, last: int) -> PerMessage:
+        """The values of the messages from index ``first`` on and before ``last``."""
+        values = self._views[first:last] if self._rows is None else self._rows[first:last]
+        return PerMessage(values, shared=self.shared)
+
     def views(self, device: torch.device) -> list[torch.Tensor]:
         """Each value, flat uint8, on ``device``."""
         values = list(self._views) if self._rows is None else list(self._rows.contiguous())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -39,13 +40,9 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
     The bytes are the elements in C order, little-endian, which is what safetensors stores. A contiguous
     tensor is viewed and not copied. Raises as :func:`check_has_bytes` does.
     """
-    import torch
-
-    # Most batches consist of flat uint8 tensors, for which a part of the checks is enough.
-    flat = type(x) is torch.Tensor and x.dtype is torch.uint8 and x.layout is torch.strided and x.dim() == 1
-    if flat and x.is_contiguous() and not (x.is_nested or x.is_meta):
-        return x if _check_memory(x, x.numel()) else x.clone()
-    check_has_bytes(x)
+    view = bytes_in_place(x)
+    if view is not None:
+        return view
     x = x.detach()
     if x._is_zerotensor():
         x = x.clone()
@@ -53,10 +50,65 @@ def tensor_bytes(x: torch.Tensor) -> torch.Tensor:
         x = x.resolve_conj()
     if x.is_neg():
         x = x.resolve_neg()
-    x = x.contiguous().reshape(-1)
+    return _flat_bytes(x.contiguous())
+
+
+def bytes_in_place(x: torch.Tensor) -> torch.Tensor | None:
+    """The same as :func:`tensor_bytes`, over the memory of ``x``; None if a copy is needed. Raises as
+    :func:`check_has_bytes` does."""
+    import torch
+
+    # Most batches consist of flat uint8 tensors, for which a part of the checks is enough.
+    flat = type(x) is torch.Tensor and x.dtype is torch.uint8 and x.layout is torch.strided and x.dim() == 1
+    if flat and x.is_contiguous() and not (x.is_nested or x.is_meta):
+        return x if _check_memory(x, x.numel()) else None
+    check_has_bytes(x)
+    if not x.is_contiguous() or x.is_conj() or x.is_neg() or x._is_zerotensor():
+        return None
+    return _flat_bytes(x.detach())
+
+
+def _flat_bytes(x: torch.Tensor) -> torch.Tensor:
+    """The bytes of a contiguous tensor."""
+    import torch
+
+    x = x.reshape(-1)
     if x.stride(0) != 1:  # one element or none: such a tensor is contiguous, whatever its stride
         x = x.as_strided(x.shape, (1,))
     return x if x.dtype is torch.uint8 else x.view(torch.uint8)
+
+
+def byte_range(x: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """A copy of a part of what :func:`tensor_bytes` gives, from byte ``first`` on and before byte ``last``.
+    It takes no more memory than that part."""
+    import torch
+
+    if (first, last) == (0, x.nbytes):  # torch transposes whole tensors faster than parts
+        return tensor_bytes(x)
+    size = x.element_size()
+    start, end = first // size, -(-last // size)
+    elements = torch.empty(end - start, dtype=x.dtype, device=x.device)
+    _copy_elements(elements, x.detach(), start, end)
+    return elements.view(torch.uint8)[first - start * size : last - start * size]
+
+
+def _copy_elements(out: torch.Tensor, x: torch.Tensor, first: int, last: int) -> None:
+    """Copy elements of ``x``, which are counted in C order, to the flat tensor ``out``."""
+    if x.dim() < 2:
+        out.copy_(x.reshape(-1)[first:last])
+        return
+    row = math.prod(x.shape[1:])
+    before, after = -(-first // row), last // row  # the first whole row, and the one after the last
+    if before > after:
+        _copy_elements(out, x[after], first - after * row, last - after * row)
+        return
+    head, middle = before * row - first, (after - before) * row
+    if head:
+        _copy_elements(out[:head], x[before - 1], row - head, row)
+    if middle:
+        out[head : head + middle].view(after - before, *x.shape[1:]).copy_(x[before:after])
+    if head + middle < len(out):
+        _copy_elements(out[head + middle :], x[after], 0, last - after * row)
 
 
 def check_has_bytes(x: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm
 from ..batch import hash_batch
 from ..files import Progress
-from ..messages.tensors import check_has_bytes, is_tensor, named, tensor_bytes
+from ..messages.tensors import check_has_bytes, is_tensor, named
 from .dtypes import safetensors_type
 from .entry import TensorEntry, check_name
 from .errors import shown
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _HOST_GROUP_SIZE = 256 << 20  # bytes between two calls of progress
 _DEVICE_GROUP_SIZE = 1 << 30  # enough to fill a device; a tree's inner nodes take a few per cent of it
-_COPIES_SIZE = 256 << 20  # bytes of non-contiguous tensors that are copied for hashing at a time
 _LARGE_MESSAGE = 1 << 20  # from this size on, a tree hash keeps all CPU cores busy with one tensor
 
 
@@ -81,10 +80,6 @@ def _describe(name: str, value: Any) -> _Memory:
     return _Memory(value.detach(), dtype, shape)
 
 
-def _needs_copy(x: torch.Tensor) -> bool:
-    return not x.is_contiguous() or x.is_conj() or x.is_neg()
-
-
 def _key(name: str, x: torch.Tensor) -> Any:
     """A key that is equal for all names of one tensor: the same elements of the same storage, in the same
     order."""
@@ -107,7 +102,7 @@ def _hash_on_device(
     digests = torch.empty((len(memories), size), dtype=torch.uint8, device=memories[0].tensor.device)
     groups, done = [], 0
     for group in _groups(memories, hash_.algorithm):
-        data = [tensor_bytes(m.tensor) for m in group]
+        data = [m.tensor for m in group]
         out = digests[done : done + len(group)]
         hash_batch(data, hash_.name, length=hash_.length, out=out, backend=backend)
         if progress is not None:
@@ -121,11 +116,10 @@ def _hash_on_device(
 def _groups(memories: Iterable[_Memory], algorithm: Algorithm) -> Iterator[list[_Memory]]:
     """Cut one device's tensors into batches.
 
-    A sequential hash on an accelerator has one lane for each tensor, so that all tensors stay together except
-    where copies reach their limit.
+    A sequential hash on an accelerator has one lane for each tensor, so that all tensors stay together.
     """
     group: list[_Memory] = []
-    size = copied = 0
+    size = 0
     for memory in memories:
         on_host = memory.tensor.device.type == "cpu"
         if on_host and algorithm.parallel and memory.nbytes >= _LARGE_MESSAGE:
@@ -133,11 +127,10 @@ def _groups(memories: Iterable[_Memory], algorithm: Algorithm) -> Iterator[list[
             continue
         group.append(memory)
         size += memory.nbytes
-        copied += memory.nbytes if _needs_copy(memory.tensor) else 0
         full = size >= (_HOST_GROUP_SIZE if on_host else _DEVICE_GROUP_SIZE)
-        if copied >= _COPIES_SIZE or (full and (on_host or algorithm.parallel)):
+        if full and (on_host or algorithm.parallel):
             yield group
-            group, size, copied = [], 0, 0
+            group, size = [], 0
     if group:
         yield group
 

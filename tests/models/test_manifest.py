@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import integrity_triton as it
 from bench import memory
+from integrity_triton.messages import batches
 from integrity_triton.models import (
     Manifest,
     ManifestError,
@@ -345,7 +346,7 @@ def test_other_backends_agree(tmp_path: Path, self_tests_off: None) -> None:
 def test_grouping_and_progress(tmp_path: Path, monkeypatch, source: str, algorithm_name: str) -> None:
     """The limits are small, so that the work is divided in every possible way."""
     monkeypatch.setattr(live, "_HOST_GROUP_SIZE", 300)
-    monkeypatch.setattr(live, "_COPIES_SIZE", 100)
+    monkeypatch.setattr(batches, "COPIES_SIZE", 100)
     monkeypatch.setattr(live, "_LARGE_MESSAGE", 1000)
     monkeypatch.setattr(stored, "_RUN_SIZE", 256)
     generator = torch.Generator().manual_seed(1)
