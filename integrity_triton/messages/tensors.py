@@ -106,9 +106,27 @@ def _copy_elements(out: torch.Tensor, x: torch.Tensor, first: int, last: int) ->
     if head:
         _copy_elements(out[:head], x[before - 1], row - head, row)
     if middle:
-        out[head : head + middle].view(after - before, *x.shape[1:]).copy_(x[before:after])
+        _copy_rows(out[head : head + middle].view(after - before, *x.shape[1:]), x[before:after])
     if head + middle < len(out):
         _copy_elements(out[head + middle :], x[after], 0, last - after * row)
+
+
+_BLOCK_SIZE = 8 << 20  # of a part that is transposed
+
+
+def _copy_rows(out: torch.Tensor, x: torch.Tensor) -> None:
+    """Copy ``x`` to ``out``, which is contiguous.
+
+    torch has a fast copy for a matrix that is the transpose of a contiguous one. Blocks of rows of a larger
+    matrix are made such transposes first, which takes a third of the time.
+    """
+    if x.dim() != 2 or x.stride(0) >= x.stride(1):
+        out.copy_(x)
+        return
+    step = max(1, _BLOCK_SIZE // (x.shape[1] * x.element_size()))
+    for start in range(0, len(x), step):
+        columns = x[start : start + step].t().contiguous()
+        out[start : start + step].copy_(columns.t())
 
 
 def check_has_bytes(x: torch.Tensor) -> None:

@@ -19,7 +19,7 @@ from integrity_triton import eager, kdf
 from integrity_triton.algorithms import get
 from integrity_triton.backends import registry
 from integrity_triton.lthash import TensorChunks
-from integrity_triton.messages import batches
+from integrity_triton.messages import batches, tensors
 from integrity_triton.messages.from_caller import message_batch, tuple_batch
 from integrity_triton.messages.tensors import byte_range
 from support import device_of, oracle, rows_as_bytes, tensor_message
@@ -57,8 +57,10 @@ def limit(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.parametrize("block", [1, 100, 8 << 20])
 @pytest.mark.parametrize("name", SCATTERED)
-def test_any_range_of_bytes(name):
+def test_any_range_of_bytes(monkeypatch, name, block):
+    monkeypatch.setattr(tensors, "_BLOCK_SIZE", block)
     x = SCATTERED[name]
     message = tensor_message(x)
     drawn = random.Random(name)
@@ -100,8 +102,8 @@ def test_a_batch(limit, where, name):
     if reason is not None:
         pytest.skip(f"absent: {reason}")
     on = device_of(where)
-    tensors = [m.to(on) for m in MESSAGES if isinstance(m, torch.Tensor)]
-    for messages in [tensors, MESSAGES] if on == "cpu" else [tensors]:
+    moved = [m.to(on) for m in MESSAGES if isinstance(m, torch.Tensor)]
+    for messages in [moved, MESSAGES] if on == "cpu" else [moved]:
         expected = [oracle(get(name), _bytes(message)) for message in messages]
         out = torch.full((len(messages), get(name).digest_size), 0xA5, dtype=torch.uint8, device=on)
         assert rows_as_bytes(it.hash_batch(messages, name, backend=where)) == expected
