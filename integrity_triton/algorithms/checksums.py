@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -38,12 +38,26 @@ class _Running:
         return _Running(self._extend, self.digest_size, value=self._value)
 
 
+_PIECE_SIZE = 1 << 18  # of data that have to be copied: a copy of them stays in the cache
+
+
 def _google_crc32c(data: Any, value: int) -> int:
-    extend: Callable[[int, bytes], int] = import_module("google_crc32c").extend
-    return extend(value, data if isinstance(data, bytes) else bytes(data))
+    extend: Callable[[int, Any], int] = import_module("google_crc32c").extend
+    view = memoryview(data).cast("B")
+    owner = view.obj
+    # The library takes only objects whose buffers need no release: bytes and NumPy arrays, but no memoryview.
+    if isinstance(owner, bytes) and len(owner) == view.nbytes:
+        return extend(value, owner)
+    if not isinstance(data, memoryview | bytearray):
+        return extend(value, data)
+    for start in range(0, len(view), _PIECE_SIZE):
+        value = extend(value, bytes(view[start : start + _PIECE_SIZE]))
+    return value
 
 
+@cache
 def _crc32c() -> Callable[[Any, int], int]:
+    """The library, which is looked for only once: a failed import takes a quarter of a millisecond."""
     try:
         extend: Callable[[Any, int], int] = import_module("crc32c").crc32c
     except ImportError:

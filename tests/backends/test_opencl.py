@@ -297,6 +297,20 @@ def test_the_choice_follows_the_figures(monkeypatch):
     assert not faster(batch_messages([]))
 
 
+@pytest.mark.parametrize("name", ["sha256", "hmac_sha256", "blake3", "poly1305", "crc32c", "sha224"])
+def test_the_quick_choice_for_one_message_is_that_of_the_estimates(runtime, name):
+    opencl, record = registry.get("opencl"), algorithms.get(name)
+    quick = 0
+    for size in (0, 1, 1000, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 26):
+        data = torch.empty(size, dtype=torch.uint8)
+        for messages in (batch_messages([data]), batch_messages(data.view(1, size))):
+            found = cpu_choice.estimates(opencl, record, messages)
+            expected = found is not None and found[0] < found[1]
+            assert cpu_choice.kernels_are_faster(opencl, record, messages) == expected, size
+            quick += cpu_choice._is_soon_done(record, messages)
+    assert bool(quick) == (found is not None)
+
+
 def test_an_automatic_batch_runs_on_opencl_and_one_message_on_native(runtime, monkeypatch):
     from integrity_triton.backends.registry import select
 

@@ -6,6 +6,7 @@ import itertools
 import random
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.algorithms import Crc, Security, XxHash
+from integrity_triton.algorithms import checksums as cpu_library
 from integrity_triton.backends import registry
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.drivers import crc as crc_driver
@@ -294,3 +296,47 @@ def test_one_long_crc(backend, length):
 def test_constructions_that_are_no_crc(arguments, message):
     with pytest.raises(ValueError, match=message):
         Crc(**arguments)
+
+
+def test_the_library_of_crc32c_takes_any_buffer_in_pieces_or_in_place(monkeypatch):
+    library = pytest.importorskip("google_crc32c", reason="absent: google_crc32c")
+    data = pattern(1000)
+    passed = []
+
+    class Library:
+        @staticmethod
+        def extend(value, chunk):
+            passed.append(chunk)
+            return library.extend(value, chunk)
+
+    monkeypatch.setattr(cpu_library, "import_module", lambda name: Library)
+    monkeypatch.setattr(cpu_library, "_PIECE_SIZE", 300)
+    array = np.frombuffer(data, np.uint8)
+    in_place = {"bytes": data, "a view of bytes": memoryview(data), "an array": array}
+    copied = {
+        "a part of bytes": memoryview(b"12" + data)[2:],
+        "a bytearray": bytearray(data),
+        "a view of a bytearray": memoryview(bytearray(data)),
+        "wide items": memoryview(array.view(np.uint32)),
+    }
+    for label, x in {**in_place, **copied}.items():
+        passed.clear()
+        assert cpu_library._google_crc32c(x, 5) == library.extend(5, data), label
+        sizes = [len(chunk) if isinstance(chunk, bytes) else chunk.nbytes for chunk in passed]
+        assert sizes == ([1000] if label in in_place else [300, 300, 300, 100]), label
+        assert label not in in_place or isinstance(passed[0], type(x)) or passed[0] is data
+
+
+def test_the_library_of_crc32c_is_looked_for_once(monkeypatch):
+    real, asked = cpu_library.import_module, []
+
+    def import_module(name):
+        asked.append(name)
+        return real(name)
+
+    cpu_library._crc32c.cache_clear()
+    monkeypatch.setattr(cpu_library, "import_module", import_module)
+    for _ in range(3):
+        assert cpu_library.crc32c(b"123456789").hexdigest() == CHECK_VALUES["crc32c"]
+    assert asked.count("crc32c") == 1
+    cpu_library._crc32c.cache_clear()

@@ -80,6 +80,17 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
     return kernels, native
 
 
+def _is_soon_done(algorithm: Algorithm, messages: Messages) -> bool:
+    """Whether one thread of the library takes less time for a message than a call of the kernels without any
+    data. :func:`estimates` would say the same, in more time than the library takes for a short message."""
+    figures = _figures()["algorithms"].get(algorithm.construction.hmac_of or algorithm.name)
+    if figures is None:
+        return False
+    size = messages.longest() if isinstance(messages, Rows) else messages.views[0].numel()
+    seconds = figures["native_message"] + size / figures["native_bytes_per_second"]
+    return bool(seconds <= figures["opencl_call"])
+
+
 def _work(messages: Messages, lanes: int) -> tuple[int, int, int, int]:
     """The number of messages, the bytes in all of them, the bytes in the longest, and the bytes in all lanes
     if each lane of a program counts as long as the longest message of the program."""
@@ -101,6 +112,8 @@ def _work(messages: Messages, lanes: int) -> tuple[int, int, int, int]:
 
 
 def kernels_are_faster(backend: TritonBackend, algorithm: Algorithm, messages: Messages) -> bool:
+    if messages.count == 1 and _is_soon_done(algorithm, messages):
+        return False
     found = estimates(backend, algorithm, messages)
     return found is not None and found[0] < found[1]
 
