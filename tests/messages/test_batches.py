@@ -141,7 +141,7 @@ def test_rows_and_chunks(limit, name):
     rows = [hashlib.sha256(tensor_message(row)).digest() for row in x]
     assert rows_as_bytes(it.hash_batch(x, "sha256")) == rows
     message = tensor_message(x)
-    for size in (1, 5, 64, 100, 10_000):
+    for size in (5, 100, 10_000):
         chunks = [hashlib.sha256(message[i : i + size]).digest() for i in range(0, len(message), size)]
         assert rows_as_bytes(it.hash_chunks(x, "sha256", chunk_size=size)) == chunks
         keys = [bytes([i % 251]) * 8 for i in range(len(chunks))]
