@@ -35,7 +35,7 @@ def hash_batch(
     ``messages`` is a sequence of tensors (of any dtypes and shapes, all on one device) or bytes-like
     objects, or a 2-D tensor or NumPy array whose rows are the messages. For an algorithm that hashes tuples
     it is a sequence of tuples of tensors or bytes-like objects. Tuples, tensors that are not contiguous and
-    short ``bytes`` are copied, as many of a batch as fit into 192 MiB at the same time; on an accelerator, a
+    short ``bytes`` are copied, as many of a batch as fit into 128 MiB at the same time; on an accelerator, a
     longer message is copied as a whole. All other data is read in place.
 
     Returns uint8 ``[n, digest_size]`` on the messages' device, or ``[n, length]`` for extendable output. On

@@ -18,7 +18,7 @@ from .tensors import byte_range, bytes_in_place, is_tensor, tensor_bytes
 if TYPE_CHECKING:
     import torch
 
-COPIES_SIZE = 192 << 20
+COPIES_SIZE = 128 << 20
 """How many bytes of copies there are at a time, except for a longer message on an accelerator."""
 _PIECE_SIZE = 64 << 20  # of a message that is copied in pieces
 
