@@ -21,7 +21,6 @@ from integrity_triton.backends import registry
 from integrity_triton.conformance import processes, render, suite
 from integrity_triton.conformance.cells import Request, lost_cell
 from integrity_triton.conformance.processes import Lost, share
-from support import interruptible
 
 
 def here() -> bool:
@@ -315,6 +314,9 @@ def test_the_module_is_not_run_again_by_the_processes_that_it_starts():
 @pytest.mark.skipif(sys.platform != "linux", reason="not applicable: process groups, and /proc")
 @pytest.mark.parametrize("other", ["at work", "starting"])
 def test_an_interrupt_from_the_keyboard_ends_all(tmp_path, other):
+    # This imports torch, and the processes that the other tests start import this module.
+    from support import interruptible
+
     mark = f"INTEGRITY_TRITON_TEST={tmp_path}"
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "INTEGRITY_TRITON_TEST": str(tmp_path)}
     if other == "starting":  # Python imports this module before any other, and the import does not end
