@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..backends.emulation.program import Missed
+
 __all__ = ["ABSENT", "COMPILED", "FAILED", "RAN", "Cell", "Failure", "KernelExecution", "Report"]
 
 RAN, FAILED, ABSENT, COMPILED = "ran", "failed", "absent", "compile-only"
@@ -30,8 +32,8 @@ class KernelExecution:
 
     blocks: int
     """The number of basic blocks."""
-    missed: tuple[str, ...]
-    """The blocks, and rows and columns of matrix products, that were never executed, in words."""
+    missed: tuple[Missed, ...]
+    """The blocks, and rows and columns of matrix products, that were never executed."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from .. import algorithms as registry
@@ -16,9 +17,11 @@ from ..backends.triton_backend import TritonBackend
 from .cells import Request, lost_cell
 from .compilation import Compilation
 from .environment import describe
+from .execution import problems
 from .processes import START_TIMEOUT, Lost, share, within
 from .report import Cell, Report
 from .subject import EFFORTS
+from .unexecuted import REVIEWED, UNEXECUTED
 
 # Another process takes seconds to start, so it needs at least so many cells.
 _CELLS_A_PROCESS = 8
@@ -110,7 +113,7 @@ def run(
             except Lost as error:
                 cells.append(compiling.lost(record, error))
             done(cells[-1:])
-    return Report(
+    report = Report(
         cells=tuple(cells),
         problems=tuple(request.problems(cells)),
         seed=request.seed,
@@ -127,6 +130,15 @@ def run(
         },
         environment=describe(),
     )
+    return replace(report, problems=(*report.problems, *_unexecuted(report)))
+
+
+def _unexecuted(report: Report) -> list[str]:
+    """What the run left out of the kernels of the algorithms that have been gone through."""
+    cells = tuple(cell for cell in report.cells if cell.algorithm in REVIEWED.get(cell.device_name, ()))
+    executions = replace(report, cells=cells).executions()
+    missed = {key: execution.missed for key, execution in executions.items()}
+    return list(problems(missed, UNEXECUTED))
 
 
 def _load() -> dict[str, BackendStatus]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..backends.base import Backend
+from ..backends.emulation.backend import EmulatedBackend
 from ..backends.triton_backend import TritonBackend
 from .checks import CHECKS
+from .kernels import every_kernel
 from .report import Failure
 from .subject import Subject
 
@@ -34,7 +36,8 @@ class Tally:
 def check(subject: Subject, backend: Backend) -> Tally:
     """Run all checks that apply to the algorithm."""
     tally = Tally()
-    for name, run in CHECKS.items():
+    checks = {**CHECKS, "every kernel": every_kernel} if isinstance(backend, EmulatedBackend) else CHECKS
+    for name, run in checks.items():
         watch = subject.watch
         before, cases = watch.launches, 0
         try:

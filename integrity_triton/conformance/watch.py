@@ -21,6 +21,8 @@ class Watch:
         self._backend = backend
         self._others = others
         self.launches = 0
+        self.configurations: set[tuple[Any, ...]] = set()
+        """The configurations of the kernels that ran, self-tests included."""
         self.strangers: set[str] = set()
         """The names of the other backends that were used."""
 
@@ -29,24 +31,28 @@ class Watch:
         """Watch while the block runs, and restore the backends' methods after it."""
         replaced: list[tuple[Backend, str, Any]] = []
 
-        def intercept(instance: Backend, method: str, note: Callable[[], None]) -> None:
+        def intercept(instance: Backend, method: str, note: Callable[..., object]) -> None:
             called = getattr(instance, method)
 
             def noted(*arguments: Any, **keywords: Any) -> Any:
-                note()
+                note(*arguments)
                 return called(*arguments, **keywords)
 
             replaced.append((instance, method, instance.__dict__.get(method)))
             setattr(instance, method, noted)
 
-        def launched() -> None:
-            self.launches += 1
+        backend = self._backend
+        if isinstance(backend, TritonBackend):
+            configuration = backend.configuration
 
-        if isinstance(self._backend, TritonBackend):
-            intercept(self._backend, "admit", launched)
+            def admitted(*_: Any) -> None:
+                self.launches += 1
+
+            intercept(backend, "admit", admitted)
+            intercept(backend, "launch", lambda *of: self.configurations.add(configuration(*of)))
         for other in self._others:
             for method in ("digest_batch", "stream"):
-                intercept(other, method, lambda name=other.name: self.strangers.add(name))  # type: ignore[misc]
+                intercept(other, method, lambda *_, name=other.name: self.strangers.add(name))
         try:
             yield
         finally:

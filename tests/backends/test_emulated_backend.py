@@ -52,6 +52,7 @@ def test_it_is_listed_as_emulated_and_never_chosen():
     assert Request(("ptx",), (), (), "quick", 0).obstacle(status) is None
 
 
+@pytest.mark.slow_if(lambda name: name == "crc32")
 @pytest.mark.parametrize("name", ["crc32", "siphash_2_4"])
 def test_digests_are_those_of_the_algorithm(ptx, name):
     record = algorithms.get(name)

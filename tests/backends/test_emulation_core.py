@@ -11,7 +11,7 @@ from integrity_triton.backends.emulation import scheduler as scheduler_module
 from integrity_triton.backends.emulation.coverage import Coverage
 from integrity_triton.backends.emulation.faults import Deadlock, MemoryFault, Race, Uninitialised
 from integrity_triton.backends.emulation.memory import GlobalMemory, SharedMemory, combined, in_turn
-from integrity_triton.backends.emulation.program import Block
+from integrity_triton.backends.emulation.program import Block, Missed
 from integrity_triton.backends.emulation.scheduler import DONE, Scheduler
 from integrity_triton.backends.emulation.stamps import of_several, stamps, unordered
 from integrity_triton.conformance.render.json import to_dict
@@ -221,10 +221,12 @@ def test_coverage_tells_what_was_missed():
 
 
 def test_a_report_names_code_that_no_cell_executed():
-    def cell(*missed: str) -> Cell:
+    a, b = Missed("block", "1", "a"), Missed("block", "2", "b")
+
+    def cell(*missed: Missed) -> Cell:
         return Cell("sha256", "ptx", "cpu", "", RAN, coverage={"k 12": KernelExecution(3, missed)})
 
-    report = Report((cell("block 1: a", "block 2: b"), cell("block 2: b")), (), 0, "", 0.0, {}, {})
+    report = Report((cell(a, b), cell(b)), (), 0, "", 0.0, {}, {})
     assert to_dict(report)["executed"] == [
-        {"backend": "ptx", "kernel": "k 12", "blocks": 3, "missed": ("block 2: b",)}
+        {"backend": "ptx", "kernel": "k 12", "blocks": 3, "missed": ["block 2: b"]}
     ]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .program import Missed
+
 if TYPE_CHECKING:
     from .program import Block
 
@@ -42,15 +44,21 @@ class KernelCoverage:
         """How many basic blocks were executed, and how many there are."""
         return int(self._executed.sum()), len(self._blocks)
 
-    def missed(self) -> tuple[str, ...]:
-        """The basic blocks, rows and columns that were never executed, in words."""
-        found = [f"block {n}: {self._blocks[n]}" for n in np.flatnonzero(~self._executed).tolist()]
+    def gaps(self) -> tuple[Missed, ...]:
+        """The basic blocks, rows and columns that were never executed. Of a matrix product that was not
+        executed at all, all rows and columns are missing."""
+        found = [
+            Missed("block", str(n), str(self._blocks[n])) for n in np.flatnonzero(~self._executed).tolist()
+        ]
         for name in self._rows:
-            for kind, seen in (("row", self._rows[name]), ("column", self._columns[name])):
+            for kind, seen in (("rows", self._rows[name]), ("columns", self._columns[name])):
                 if not seen.all():
-                    numbers = ", ".join(map(str, np.flatnonzero(~seen)))
-                    found.append(f"{kind}s {numbers} of {name}")
+                    found.append(Missed(kind, ", ".join(map(str, np.flatnonzero(~seen))), name))
         return tuple(found)
+
+    def missed(self) -> tuple[str, ...]:
+        """The same, in words."""
+        return tuple(map(str, self.gaps()))
 
 
 class Coverage:

@@ -323,9 +323,8 @@ def in_turn(view: Array, places: Array, change: Any) -> Array:
     turn = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
     # Changes in different places may be made together: first the first ones in each place, then the second.
     by_turn = order[np.argsort(turn, kind="stable")]
-    ends = np.cumsum(np.bincount(turn)) if len(turn) else np.zeros(0, np.int64)
     begin = 0
-    for end in ends:
+    for end in np.cumsum(np.bincount(turn)).tolist():
         together = by_turn[begin:end]
         old[together] = view[places[together]]
         view[places[together]] = change(old[together], together)

@@ -25,6 +25,22 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """A part of a kernel that was never executed."""
+
+    kind: str
+    """``block``, ``rows`` or ``columns``."""
+    number: str
+    """The number of the block, or the numbers of rows or columns of a matrix product."""
+    what: str
+    """The first instruction of the block, or the matrix product, with the lines of the source from which it
+    was compiled."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.number}{':' if self.kind == 'block' else ' of'} {self.what}"
+
+
+@dataclass(frozen=True)
 class KernelLaunch:
     """One launch of a program."""
 

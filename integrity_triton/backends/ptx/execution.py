@@ -46,6 +46,7 @@ class Run:
             name: int(value) & ((1 << 8 * size) - 1)
             for (name, size), value in zip(module.parameters, launch.arguments, strict=True)
         }
+        self._shape = (self.lanes,)
         lane = np.arange(self.lanes)
         self.program = lane // self.threads
         """The program of each thread, from 0."""
@@ -99,7 +100,7 @@ class Run:
 
     def full(self, value: Any) -> Array:
         """A value for each thread."""
-        return value if np.shape(value) == (self.lanes,) else np.broadcast_to(value, (self.lanes,))
+        return value if value.shape == self._shape else np.full(self.lanes, value)
 
     def chosen(self, mask: Array | None) -> Array:
         """The numbers of the threads in a mask."""

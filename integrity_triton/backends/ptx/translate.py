@@ -508,6 +508,15 @@ class Translator:
     def _op_bfe(self, ins: Instruction, modifiers: list[str], o: list[Operand]) -> None:
         (kind,) = modifiers
         value = self._value(o[1], f"u{kind[1:]}")
+        if o[2].kind == o[3].kind == "immediate":
+            bits, start, size = int(kind[1:]), o[2].value, o[3].value
+            if 0 <= start < start + size <= bits:
+                moved, rest = f"({value} << u{bits}({bits - start - size}))", bits - size
+                field = f"{moved} >> u{bits}({rest})"
+                if kind[0] == "s":
+                    field = f"({moved}.view(i{bits}) >> i{bits}({rest})).view(u{bits})"
+                self._assign(ins, o[0], f"X.full({field})", bits)
+                return
         position, length = (self._value(x, "u32") for x in o[2:4])
         given = f"{value}, {position}, {length}, signed={kind[0] == 's'}"
         self._assign(ins, o[0], f"X.full(extract({given}))", int(kind[1:]))

@@ -23,7 +23,12 @@ def to_dict(report: Report) -> dict[str, Any]:
         "counts": report.counts(),
         "cells": [_cell(cell) for cell in report.cells],
         "executed": [
-            {"backend": backend, "kernel": kernel, **asdict(execution)}
+            {
+                "backend": backend,
+                "kernel": kernel,
+                "blocks": execution.blocks,
+                "missed": list(map(str, execution.missed)),
+            }
             for (backend, kernel), execution in report.executions().items()
         ],
     }

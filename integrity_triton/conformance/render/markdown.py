@@ -35,7 +35,7 @@ def to_markdown(report: Report) -> str:
             "| --- | --- | --- | --- |",
         ]
         for (backend, kernel), execution in executions.items():
-            missed = "; ".join(map(_escape, execution.missed)) or "-"
+            missed = _escape("; ".join(map(str, execution.missed))) or "-"
             lines.append(f"| {backend} | {kernel} | {execution.blocks} | {missed} |")
     for cell in report.cells:
         if cell.status != FAILED:

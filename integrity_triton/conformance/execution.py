@@ -1,0 +1,95 @@
+"""What a run on an emulated backend has to have executed: all of the code of the kernels that it launched,
+but for the places in :mod:`.unexecuted`, each of which has a reason."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ..backends.emulation.program import Missed
+
+_PLACE = re.compile(r"([\w.]+\.py):(\d+)")
+
+
+@dataclass(frozen=True)
+class Unexecuted:
+    """A place of a kernel that a run need not execute. What is empty is true of everything."""
+
+    reason: str
+    """Why no check executes it, as a sentence."""
+    kernel: str = ""
+    """The kernel's function."""
+    instruction: str = ""
+    """What the first instruction of the block, or the matrix product, starts with."""
+    function: str = ""
+    """``file.py:function`` of the source from which the code was compiled, or of a caller of it."""
+    source: str = ""
+    """A part of the line of source from which the code was compiled, or of that of a call of it."""
+    kind: str = "block"
+    """``block``, ``rows`` or ``columns``."""
+    numbers: range | None = None
+    """The rows or columns of a matrix product."""
+    backends: tuple[str, ...] = ()
+
+    def covers(self, backend: str, kernel: str, missed: Missed) -> bool:
+        """Whether something that was not executed is this place. ``kernel`` is the name of a compiled
+        kernel, which starts with that of its function."""
+        if missed.kind != self.kind or (self.kernel and kernel.partition(" ")[0] != self.kernel):
+            return False
+        if not missed.what.startswith(self.instruction):
+            return False
+        if self.backends and backend not in self.backends:
+            return False
+        if self.numbers is not None and not {int(n) for n in missed.number.split(", ")} <= {*self.numbers}:
+            return False
+        if not (self.function or self.source):
+            return True
+        return any(
+            (not self.function or self.function == function) and self.source in line
+            for function, line in places(missed.what)
+        )
+
+
+def places(text: str) -> list[tuple[str, str]]:
+    """For each line of the kernels' source that a text names, ``file.py:function`` and the line."""
+    found = []
+    for file, number in _PLACE.findall(text):
+        functions, lines = _source(file)
+        if int(number) <= len(lines):
+            line = lines[int(number) - 1].strip() if int(number) else ""  # 0 where the compiler does not tell
+            found.append((f"{file}:{functions.get(int(number), '')}", line))
+    return found
+
+
+@cache
+def _source(file: str) -> tuple[Mapping[int, str], Sequence[str]]:
+    """The function of each line of a file of the kernels, and the lines."""
+    spec = importlib.util.find_spec("integrity_triton.kernels")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder) / file
+        if path.is_file():
+            text = path.read_text("utf-8")
+            functions = {
+                number: node.name
+                for node in ast.walk(ast.parse(text))
+                if isinstance(node, ast.FunctionDef)
+                for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            }
+            return functions, text.split("\n")
+    return {}, []
+
+
+def problems(
+    missed: Mapping[tuple[str, str], Sequence[Missed]], listed: Sequence[Unexecuted]
+) -> Iterator[str]:
+    """What of the kernels of a run was never executed, though no entry of the list names it: a sentence for
+    each kernel. ``missed`` has a key for each backend and compiled kernel."""
+    for (backend, kernel), gaps in missed.items():
+        left = [gap for gap in gaps if not any(entry.covers(backend, kernel, gap) for entry in listed)]
+        if left:
+            yield f"{kernel} on {backend} was not executed in full: {'; '.join(map(str, left))}"

@@ -1,0 +1,59 @@
+"""The places of the kernels that a conformance run on an emulated backend need not execute, with reasons."""
+
+from __future__ import annotations
+
+from .execution import Unexecuted
+
+_HASHES = (
+    "blake3", "md5", "ripemd160", "sha1", "sha224", "sha256", "sha384", "sha512", "sha512_224", "sha512_256",
+    "sm3",
+)  # fmt: skip
+
+REVIEWED: dict[str, frozenset[str]] = {
+    "emulated sm_90": frozenset(("crc32", *_HASHES, *(f"hmac_{name}" for name in _HASHES))),
+}
+"""For each emulated device, the algorithms whose kernels have been gone through: a run fails if it leaves
+code of these out. Of the others, the report says what was not executed."""
+
+_SHORT = (
+    "The compiler divides numbers below 2^32 in a way of their own, and other numbers only occur with "
+    "messages of 4 GiB, which take too long to emulate."
+)
+_WHOLE_BLOCKS = (
+    "A launch that only absorbs whole blocks (without FINAL) gives all of its messages equally many, so that "
+    "none of them ends before the others."
+)
+
+UNEXECUTED: tuple[Unexecuted, ...] = (
+    Unexecuted(_SHORT, instruction="div.s64", backends=("ptx",)),
+    Unexecuted(
+        _WHOLE_BLOCKS,
+        kernel="hash_messages",
+        function="batch.py:hash_messages",
+        source="left = tl.minimum(tl.maximum(size - number * block, -8), block)",
+    ),
+    Unexecuted(
+        _WHOLE_BLOCKS,
+        kernel="hash_messages",
+        function="batch.py:hash_messages",
+        source="raw = end_block(",
+    ),
+    Unexecuted(
+        "A launch always has a message with a block, so that the loop over the blocks is never left out.",
+        kernel="hash_messages",
+        function="batch.py:hash_messages",
+        source="store_words(out_ptr + row * STATE_WORDS",
+    ),
+    Unexecuted(
+        "Before its end, a stream only hashes whole chunks (ROOTS is 0), so that none of them ends early.",
+        kernel="blake3_chunks",
+        function="blake3_tree.py:blake3_chunks",
+        source="m = end_block(",
+    ),
+    Unexecuted(
+        "Every chunk has at least one block, so that the loop over its blocks is never left out.",
+        kernel="crc_fold",
+        function="crc.py:crc_fold",
+        source="pointer = rows_ptr + row",
+    ),
+)

@@ -1,0 +1,143 @@
+"""A run on an emulated backend fails if it leaves code of the kernels out, unless the list has a reason."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from integrity_triton import algorithms, conformance
+from integrity_triton.backends import registry
+from integrity_triton.backends.emulation.program import Missed
+from integrity_triton.conformance import checks, execution, suite, tally
+from integrity_triton.conformance.execution import Unexecuted, places, problems
+from integrity_triton.conformance.unexecuted import REVIEWED, UNEXECUTED
+from integrity_triton.self_tests.admission import VARIABLE
+
+ROOT = Path(__file__).resolve().parents[2]
+LINES = (ROOT / "kernels" / "crc.py").read_text("utf-8").split("\n")
+CALL = next(n for n, line in enumerate(LINES, 1) if "message_of_piece(" in line)
+TARGETS = [
+    *(("ptx", name) for name in ("sm_80", "sm_89", "sm_90")),
+    *(("amdgcn", name) for name in ("gfx942", "gfx950", "gfx1100", "gfx1201")),
+]
+
+
+@pytest.fixture
+def on_target(monkeypatch):
+    """A function that has an emulated backend emulate a target."""
+
+    def choose(backend: str, target: str) -> None:
+        kind = type(registry.get(backend))
+        monkeypatch.setenv(kind.target_variable, target)
+        monkeypatch.setitem(registry._backends, backend, kind())
+        monkeypatch.delitem(registry._probes, backend, raising=False)
+
+    return choose
+
+
+def test_code_that_no_check_executes_fails_the_run(monkeypatch):
+    """With one check instead of all of them, and without self-tests, blocks remain that nothing executed."""
+    monkeypatch.setenv(VARIABLE, "off")
+    monkeypatch.setattr(tally, "CHECKS", {"one message": checks.one_message})
+    monkeypatch.setattr(tally, "every_kernel", lambda subject: iter(()))
+    monkeypatch.setattr(suite, "UNEXECUTED", ())
+    monkeypatch.setattr(suite, "REVIEWED", {"emulated sm_90": {"siphash_2_4"}})
+    given = {"backends": ["ptx"], "algorithms": ["siphash_2_4"], "effort": "quick", "seed": 1}
+    report = conformance.run(**given)
+    assert [cell.status for cell in report.cells] == ["ran"]
+    (problem,) = report.problems
+    assert problem.startswith("siphash_messages ")
+    assert " on ptx was not executed in full: block " in problem
+    assert not report.ok
+    monkeypatch.setattr(suite, "UNEXECUTED", (Unexecuted("For a test.", kernel="siphash_messages"),))
+    assert conformance.run(**given).ok
+    monkeypatch.setattr(suite, "UNEXECUTED", ())
+    monkeypatch.setattr(suite, "REVIEWED", {"emulated sm_90": {"sha256"}})
+    assert conformance.run(**given).ok
+
+
+def test_a_place_is_found_by_what_stays_when_lines_move():
+    missed = Missed("block", "3", f"div.s64 %rd1 at crc.py:{CALL}, called at batch.py:1")
+    kernel = "crc_fold 0123456789ab"
+    entry = Unexecuted("Why.", kernel="crc_fold", instruction="div.s64", source="message_of_piece(")
+    assert entry.covers("ptx", kernel, missed)
+    function = places(missed.what)[0][0]
+    assert function.startswith("crc.py:crc_")
+    assert replace(entry, function=function).covers("ptx", kernel, missed)
+    for other in (
+        {"kernel": "crc_finish"},
+        {"instruction": "div.u64"},
+        {"function": "crc.py:other"},
+        {"source": "no such text"},
+        {"kind": "rows"},
+        {"backends": ("amdgcn",)},
+    ):
+        assert not replace(entry, **other).covers("ptx", kernel, missed), other
+    rows = Missed("columns", "17, 18, 31", "wgmma at poly1305_matrix.py:1")
+    columns = Unexecuted("Why.", kind="columns", numbers=range(17, 32))
+    assert columns.covers("ptx", kernel, rows)
+    assert not replace(columns, numbers=range(17, 31)).covers("ptx", kernel, rows)
+
+
+def test_only_what_is_not_listed_is_a_problem():
+    missed = [Missed("block", str(n), f"instruction{n}") for n in range(3)]
+    listed = [Unexecuted("Why.", instruction="instruction1")]
+    assert list(problems({("ptx", "k 12"): missed, ("ptx", "l 34"): missed[1:2]}, listed)) == [
+        "k 12 on ptx was not executed in full: block 0: instruction0; block 2: instruction2"
+    ]
+
+
+def test_every_listed_place_exists():
+    """A function or a line that was changed needs another look at its reason."""
+    for entry in UNEXECUTED:
+        assert entry.reason.endswith("."), entry
+        assert entry.kernel or entry.instruction or entry.function or entry.source, entry
+        assert set(entry.backends) <= {"ptx", "amdgcn"}, entry
+        files = list((ROOT / "kernels").glob("*.py"))
+        if entry.function:
+            file, _, name = entry.function.partition(":")
+            tree = ast.parse((ROOT / "kernels" / file).read_text("utf-8"))
+            assert name in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}, entry
+            files = [ROOT / "kernels" / file]
+        if entry.source:
+            assert any(entry.source in file.read_text("utf-8") for file in files), entry
+        if entry.kernel:
+            assert any(
+                f"def {entry.kernel}(" in p.read_text("utf-8") for p in (ROOT / "kernels").glob("*.py")
+            )
+
+
+def test_every_reviewed_algorithm_exists():
+    known = {name for backend in ("ptx", "amdgcn") for name in registry.get(backend).targets()}
+    for device, names in REVIEWED.items():
+        assert device.removeprefix("emulated ") in known
+        assert names <= {record.name for record in algorithms.all_algorithms()}
+
+
+def test_places_outside_the_kernels_are_none():
+    assert places("add at standard.py:5, called at nowhere.py:1 and crc.py:999999") == []
+    assert execution._source("nowhere.py") == ({}, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("emulator", "target"), [t for t in TARGETS if t[1] in ("sm_90", "gfx942", "gfx1100")]
+)
+def test_a_sample_conforms(emulator, target, on_target):
+    on_target(emulator, target)
+    report = conformance.run(
+        backends=[emulator], algorithms=["md5", "siphash_2_4"], effort="quick", seed=20261129
+    )
+    assert report.ok, report.problems
+    assert {cell.device_name for cell in report.cells} == {f"emulated {target}"}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("emulator", "target"), TARGETS)
+def test_the_backend_conforms(emulator, target, on_target):
+    on_target(emulator, target)
+    report = conformance.run(backends=[emulator], effort="quick", seed=20261129)
+    assert report.ok, report.problems
