@@ -51,7 +51,7 @@ SUBJECTS = {
             "SHA3-256",
             "sha3_256",
             "hash_messages",
-            others=("shake_128", "sha3_224", "sha3_384", "sha3_512", "keccak_256"),
+            others=("shake_128", "sha3_224", "sha3_512"),
         ),
         Subject("BLAKE3", "blake3", "blake3_chunks"),
         Subject(
@@ -74,18 +74,20 @@ class EveryLength:
 
     def run(self, host: Run, device: torch.device) -> Iterator[tuple[str, bytes, torch.Tensor]]:
         record = algorithms.get(self.algorithm)
-        lengths = [*range(2 * record.block_size + 10)]
+        # The first message is not the empty one, whose digest lanes without a message compute, too.
+        lengths = [*range(1, 2 * record.block_size + 10), 0]
         lengths += [n + k for n in (1024, 2048, 4096) for k in (-1, 0, 1, 5)]
         messages = []
         for n in lengths:
-            memory = torch.zeros(n + 128, dtype=torch.uint8)
+            memory = torch.full((n + 128,), 0xFF, dtype=torch.uint8)  # around it, which must not count
             first = -memory.data_ptr() % 64 + self.start
             message = memory[first : first + n]
             if n:
                 message.copy_(torch.frombuffer(bytearray(pattern(n)), dtype=torch.uint8))
             messages.append(message)
-        size = record.digest_size
-        known = it.hash_batch(messages, self.algorithm, backend="native", **self.parameters)
+        # What is squeezed out beyond a block depends on all words of the state.
+        size = record.digest_size or 400
+        known = it.hash_batch(messages, self.algorithm, length=size, backend="native", **self.parameters)
         found = host.execute(dict(self.parameters), Ragged(messages, device), size)
         for n, one, other in zip(lengths, known, found, strict=True):
             yield f"{n} bytes", one.numpy().tobytes(), other
@@ -187,7 +189,7 @@ class Laboratory:
         return [
             (name, EveryLength(name, subject.parameters, start, subject.way))
             for name in (subject.algorithm, *subject.others)
-            for start in (1, 0, 4)
+            for start in ((1, 0, 4) if name == subject.algorithm else (1,))
         ]
 
     def failure(self, algorithm: str, trial: Trial | EveryLength) -> str | None:
