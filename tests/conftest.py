@@ -126,7 +126,7 @@ def _marks(backend: str, record: Algorithm, test: str) -> list[pytest.MarkDecora
         return []
     if first_of(record, driver_family) is not record:
         return repeats
-    return [] if first_of(record, driver_class) is record else [pytest.mark.slow]
+    return [] if first_of(record, driver_class) is record else [pytest.mark.slow, pytest.mark.rotating(2)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:

@@ -470,6 +470,7 @@ class EmulatedDevice(device_report.Device):
 
 
 @pytest.mark.slow
+@pytest.mark.rotating(2)
 @pytest.mark.parametrize("name", ["ptx", "amdgcn"])
 def test_the_whole_run_on_an_emulated_device(name, tmp_path, monkeypatch):
     """The rehearsal of a run on a GPU: compiled code, events, properties, the tests, and the page."""

@@ -123,6 +123,7 @@ def test_places_outside_the_kernels_are_none():
 
 
 @pytest.mark.slow
+@pytest.mark.rotating(3)
 @pytest.mark.parametrize(
     ("emulator", "target"), [t for t in TARGETS if t[1] in ("sm_90", "gfx942", "gfx1100")]
 )
