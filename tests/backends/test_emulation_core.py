@@ -75,7 +75,7 @@ def test_lent_memory_goes_when_the_launch_has_ended():
     found.load(at(0), 4, who((0, 0, 0)), "a load")
 
 
-@pytest.mark.parametrize("address", [START - 4096, START + 4096])
+@pytest.mark.parametrize("address", [START - 4096, START + 4096], ids=["before", "behind"])
 def test_races_belong_to_their_range(address):
     """Memory that is registered during a launch would give the ranges other numbers, and a race would be
     looked for in another range, or be forgotten."""
