@@ -1,7 +1,8 @@
-"""A caller's batch of messages, in groups.
+"""A caller's batch of messages, in groups, so that a call takes little memory above its inputs.
 
 Most messages are hashed where they are. Those that have to be copied, such as tensors that are not
-contiguous, are copied a group at a time, so that a call takes little memory above its inputs.
+contiguous, are copied a group at a time. Very many rows on the CPU are hashed in groups, too, since kernels
+keep states for each message: up to 600 bytes for BLAKE2bp.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 COPIES_SIZE = 128 << 20
 """How many bytes of copies there are at a time, except for a longer message on an accelerator."""
+ROWS_COUNT = 1 << 18
+"""How many rows on the CPU are hashed at a time."""
 _PIECE_SIZE = 64 << 20  # of a message that is copied in pieces
 
 
@@ -85,9 +88,19 @@ class InPlace(Batch):
         super().__init__(given.count, given.device)
         self._given = given
 
+    def groups(self) -> Iterator[Group]:
+        if self.device.type != "cpu" or not isinstance(self._given, Rows) or self.count <= ROWS_COUNT:
+            yield from super().groups()
+            return
+        step = -(-self.count // -(-self.count // ROWS_COUNT))
+        for first in range(0, self.count, step):
+            yield Group(first, min(first + step, self.count))
+
     def messages(self, first: int, last: int) -> Messages:
-        assert (first, last) == (0, self.count)  # there is one group
-        return self._given
+        if (first, last) == (0, self.count):
+            return self._given
+        assert isinstance(self._given, Rows)  # there is one group of others
+        return self._given.between(first, last)
 
     def updates(self, i: int) -> Iterator[Any]:
         yield self._given.view(i)

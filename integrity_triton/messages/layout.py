@@ -79,9 +79,16 @@ class Rows:
 
     def only(self, i: int) -> Rows:
         """A batch of nothing but message ``i``."""
-        size, start = self.row_length(i), i * self.stride
-        data = self.data[i:] if self.data.dim() == 2 else self.data[start:]
-        return Rows(data, self.address + start, 1, self.stride, size, size)
+        return replace(self.between(i, i + 1), length=self.row_length(i))
+
+    def between(self, first: int, last: int) -> Rows:
+        """The messages from index ``first`` on and before ``last``, which are not none."""
+        start = first * self.stride
+        end = min(self.total, (last - 1) * self.stride + self.length)
+        data = self.data[first:] if self.data.dim() == 2 else self.data[start:]
+        return replace(
+            self, data=data, address=self.address + start, count=last - first, total=max(0, end - start)
+        )
 
     def to(self, device: torch.device) -> Rows:
         """The same messages on ``device``: a copy unless they are there already."""

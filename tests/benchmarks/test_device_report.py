@@ -307,7 +307,7 @@ def test_a_device_of_another_backend_is_refused(tmp_path, name):
         device_report.main(["--backend", "native", "--device", name, "--out", str(tmp_path)])
 
 
-def test_registers_of_what_a_call_compiled(monkeypatch):
+def test_registers_of_what_a_call_compiled(self_tests_off, monkeypatch):
     kernel = device_report.load_reference("integrity_triton.kernels.batch:hash_messages")
     old, new = (types.SimpleNamespace(n_regs=r, n_spills=0) for r in (40, 56))
     cache = {"old": old}

@@ -331,3 +331,37 @@ def test_messages_in_place_are_one_group():
     assert [g.count for g in message_batch([X] * 9).groups()] == [9]
     assert message_batch([X] * 9).whole().view(3).data_ptr() == X.data_ptr()
     assert message_batch(X).whole().data.data_ptr() == X.data_ptr()
+
+
+@pytest.mark.parametrize("name", ["sha256", "sha3_384", "blake2bp", "poly1305", "kt128"])
+@pytest.mark.parametrize("where", ["native", "opencl"])
+def test_many_rows_on_the_cpu_are_hashed_in_groups(monkeypatch, name, where):
+    if registry.get(where).unsupported(get(name)) is not None or not registry.get(where).probe().available:
+        pytest.skip(f"not applicable: {where} does not run here, or does not have {name}")
+    keys = table(24, 32) if get(name).keyed == "required" else None
+    options = {"backend": where, **({} if keys is None else {"key": keys})}
+    chunks = {**options, "chunk_size": 40}
+    if keys is not None:
+        chunks["key"] = table(22, 32)
+    asks = [
+        lambda: it.hash_batch(X, name, **options),
+        lambda: it.hash_batch(X.view(torch.int32), name, **options),
+        lambda: it.hash_batch(table(24, 50)[:, 3:41], name, **options),
+        lambda: it.hash_chunks(X, name, **chunks),  # the last one is shorter
+    ]
+    for ask in asks:
+        GENERATOR.manual_seed(7)
+        whole = ask()
+        seen = []
+        dispatch = eager.dispatch
+
+        def counted(record, parameters, messages, *rest, **options):
+            seen.append(messages.count)  # noqa: B023
+            return dispatch(record, parameters, messages, *rest, **options)  # noqa: B023
+
+        with monkeypatch.context() as patched:
+            patched.setattr(batches, "ROWS_COUNT", 7)
+            patched.setattr(eager, "dispatch", counted)
+            GENERATOR.manual_seed(7)
+            assert ask().equal(whole)
+        assert seen in ([6, 6, 6, 6], [6, 6, 6, 4])
