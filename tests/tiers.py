@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-import time
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -51,11 +50,6 @@ def mark(item: pytest.Item) -> None:
 def _holds(condition: Any, item: pytest.Item) -> bool:
     parameters = item.callspec.params  # type: ignore[attr-defined]  # a test with parameters
     return bool(condition(**{name: parameters[name] for name in inspect.signature(condition).parameters}))
-
-
-def today() -> int:
-    """The number of the turn of rotating tests, unless a run is given another. It changes every day."""
-    return int(time.time()) // 86_400
 
 
 def processor_seconds() -> float:

@@ -320,6 +320,7 @@ def test_lds_has_an_end() -> None:
         ("v_mfma_f32_32x32x8_f16 a[0:15], v[0:1], v[2:3], a[0:15]", "v_mfma_f32_32x32x8_f16"),
         ("flat_load_dword v2, v[0:1]", "flat_load_dword"),
         ("s_waitcnt 0x70", "s_waitcnt"),
+        ("buffer_load_dword v1, s[4:7], 0 offen lds", "the modifier lds"),
     ],
 )
 def test_what_is_not_modelled_is_refused_by_name(body: str, what: str) -> None:
