@@ -99,7 +99,8 @@ def blake3_chunks(
         row = node + message
         one_message = first_message == final_message
         final_end = (final_node - tl.load(prefix_ptr + final_message) + 1) * CHUNK_BYTES
-        all_whole = one_message & (final_end <= tl.load(table_ptr + count + final_message))
+        final_size = tl.load(table_ptr + count + final_message)
+        all_whole = one_message & (final_end <= final_size)
     else:
         message = node // per_row
         chunk = node - message * per_row
@@ -123,7 +124,11 @@ def blake3_chunks(
 
     place = start + chunk * CHUNK_BYTES
     if VECTOR == 0:
-        # Lanes without a chunk read the program's last chunk, if all of its chunks are whole.
+        # Blocks that lie whole in all chunks of the program. Lanes without a chunk read those of the last
+        # chunk, which has none if the last message is shorter than the others.
+        final_rest = tl.minimum(tl.maximum(final_size - (final_end - CHUNK_BYTES), 0), CHUNK_BYTES)
+        shortest = tl.min(tl.where(valid, chunk_size, CHUNK_BYTES), axis=0)
+        whole_blocks = tl.minimum(shortest, final_rest.to(tl.int32)) // BLOCK_BYTES
         final_start = tl.load(table_ptr + final_message) if TABLE else address + final_message * stride
         readable = tl.where(valid, place, final_start + final_end - CHUNK_BYTES)
     cv = load_state(key_ptr, message, in_range, KEY_PER_MESSAGE, 8, BLOCK_MSGS, VECTOR)
@@ -132,7 +137,7 @@ def blake3_chunks(
         left = tl.minimum(tl.maximum(chunk_size - (word * 4).to(tl.int32), 0), BLOCK_BYTES)
         last = n + 1 == blocks
         if VECTOR == 0:
-            if all_whole:
+            if n < whole_blocks:
                 m = load_whole_block(readable + word * 4, BLOCK_WORDS, 32, False)
             else:
                 m = load_block(place, word, left, valid, BLOCK_WORDS, ALIGN, 2)
