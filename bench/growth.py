@@ -59,10 +59,10 @@ def inputs(against: str, most: int) -> torch.Tensor:
 
 
 def steps(against: str, most: int) -> Iterator[int]:
-    n, factor = (LEAST_BYTES, 4) if against == "bytes" else (1, 10)
+    n = LEAST_BYTES if against == "bytes" else 1
     while n < most:
         yield n
-        n *= factor
+        n *= 4
     yield most
 
 

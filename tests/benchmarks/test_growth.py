@@ -51,15 +51,15 @@ def test_a_knee_has_the_nearest_cause():
 
 def test_steps_end_where_they_should():
     assert list(growth.steps("bytes", 1 << 13)) == [1 << 10, 1 << 12, 1 << 13]
-    assert list(growth.steps("messages", 1000)) == [1, 10, 100, 1000]
+    assert list(growth.steps("messages", 1000)) == [1, 4, 16, 64, 256, 1000]
 
 
 def test_series_stop_before_calls_that_are_too_long(monkeypatch):
     monkeypatch.setattr(growth, "shortest", lambda call: 1.0)
     data = torch.zeros(64 * 1000, dtype=torch.uint8)
-    found = growth.series(algorithms.get("md5"), "messages", data, 1000, 5.0)
+    found = growth.series(algorithms.get("md5"), "messages", data, 1000, 3.0)
     assert [point["n"] for point in found["points"]] == [1]
-    assert found["not_run"] == "10 and more, which would take 10 s and more"
+    assert found["not_run"] == "4 and more, which would take 4 s and more"
 
 
 def test_a_run_is_written_and_taken_further(tmp_path, monkeypatch, capsys):
@@ -77,7 +77,7 @@ def test_a_run_is_written_and_taken_further(tmp_path, monkeypatch, capsys):
     assert all(float(run["load"]) >= 0 for run in document["runs"])
     assert document["runs"][1]["command"].startswith("python -m bench.growth sha256 --only streams")
     assert [found["key"] for found in document["bytes"]] == [["md5", "bytes"], ["sha256", "bytes"]]
-    assert [point["n"] for point in document["messages"][1]["points"]] == [1, 10, 20]
+    assert [point["n"] for point in document["messages"][1]["points"]] == [1, 4, 16, 20]
     assert document["streams"][0]["growth"] > 0
     assert "bytes: sha256 bytes: " in capsys.readouterr().out
     with pytest.raises(SystemExit, match="name another"):
