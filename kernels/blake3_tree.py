@@ -46,6 +46,11 @@ def _store_node(nodes_ptr, message, cv, m, block_len, flags, mask, VECTOR: tl.co
     store_words(nodes_ptr + message * NODE_WORDS, node, mask, WORDS, VECTOR)
 
 
+@triton.jit
+def _smaller(x, y):
+    return tl.minimum(x, y)
+
+
 @kernel
 def blake3_chunks(
     table_ptr,
@@ -127,7 +132,7 @@ def blake3_chunks(
         # Blocks that lie whole in all chunks of the program. Lanes without a chunk read those of the last
         # chunk, which has none if the last message is shorter than the others.
         final_rest = tl.minimum(tl.maximum(final_size - (final_end - CHUNK_BYTES), 0), CHUNK_BYTES)
-        shortest = tl.min(tl.where(valid, chunk_size, CHUNK_BYTES), axis=0)
+        shortest = tl.reduce(tl.where(valid, chunk_size, CHUNK_BYTES), 0, _smaller)
         whole_blocks = tl.minimum(shortest, final_rest.to(tl.int32)) // BLOCK_BYTES
         final_start = tl.load(table_ptr + final_message) if TABLE else address + final_message * stride
         readable = tl.where(valid, place, final_start + final_end - CHUNK_BYTES)

@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     import torch
 
 
+def by_one_thread(x: torch.Tensor) -> bool:
+    """Whether one thread copies what is in the memory of ``x``."""
+    return x.device.type == "cpu"
+
+
 def copy_rows(to: torch.Tensor, source: torch.Tensor) -> None:
     """Copy bytes to memory of our own: uint8 2-D tensors of one shape on one device, with any strides."""
     import numpy as np
 
-    if to.device.type == "cpu":
+    if by_one_thread(to):
         np.copyto(_rows(to), _rows(source))
     else:
         to.copy_(source)
@@ -73,7 +78,7 @@ def repeated(rows: torch.Tensor, count: int) -> torch.Tensor:
 
 def clear(memory: torch.Tensor) -> torch.Tensor:
     """Overwrite memory of our own with zeros, and return it."""
-    if memory.device.type != "cpu":
+    if not by_one_thread(memory):
         return memory.zero_()
     if memory.is_contiguous():
         host_memory(memory).fill(0)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.backends import registry
-from integrity_triton.messages import moving
+from integrity_triton.messages import copying, moving
 from integrity_triton.self_tests.admission import VARIABLE
 from support import oracle, pattern, required, rows_as_bytes
 
@@ -72,6 +72,7 @@ def graph(monkeypatch):
     monkeypatch.setattr(moving, "_pinned", graph.pinned)
     monkeypatch.setattr(moving, "_is_upload", lambda tensor, device: True)
     monkeypatch.setattr(moving, "capturing", lambda device: True)
+    monkeypatch.setattr(copying, "by_one_thread", lambda tensor: False)  # as for memory of a device
     return graph
 
 
