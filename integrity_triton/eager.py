@@ -10,6 +10,7 @@ from . import algorithms
 from .backends.registry import dispatch
 from .hashing import Hash
 from .messages.batches import Batch
+from .messages.copying import copy_rows
 from .messages.from_caller import chunk_batch, message_batch, tuple_batch
 from .messages.parameters import checked_parameters
 from .messages.per_message import PerMessage
@@ -65,7 +66,10 @@ def _digests(
     if out is not None:
         check_out(out, (messages.count, size), messages.device)
     digests = digests_of(record, checked, messages, size, backend)
-    return digests if out is None else out.copy_(digests)
+    if out is None:
+        return digests
+    copy_rows(out, digests)
+    return out
 
 
 def digests_of(
@@ -94,10 +98,10 @@ def digests_of(
         }
         part = digests[group.first : group.last]
         if long:
-            part.copy_(_stream_digest(record, own, batch.updates(group.first), length, backend))
+            copy_rows(part, _stream_digest(record, own, batch.updates(group.first), length, backend))
         else:
             messages = batch.messages(group.first, group.last)
-            part.copy_(dispatch(record, own, messages, length, backend=backend))
+            copy_rows(part, dispatch(record, own, messages, length, backend=backend))
             del messages  # or its copies would be kept until the next ones are made
     assert digests is not None
     return digests
