@@ -23,7 +23,8 @@ def by_one_thread(x: torch.Tensor) -> bool:
 
 
 def copy_rows(to: torch.Tensor, source: torch.Tensor) -> None:
-    """Copy bytes to memory of our own: uint8 2-D tensors of one shape on one device, with any strides."""
+    """Copy bytes to memory of our own, or to the ``out`` of a caller: uint8 2-D tensors of one shape on one
+    device, with any strides."""
     import numpy as np
 
     if by_one_thread(to):
