@@ -5,6 +5,13 @@ TORCH=${TORCH:-torch==2.13.0}
 . .venv-test/bin/activate
 pip install --quiet --disable-pip-version-check "$TORCH"
 pip install --quiet --disable-pip-version-check -e ".[dev]"
+# Other projects' packages, one at a time: where one has no wheel, the tests that need it report "absent".
+lists=tests/integrations/requirements.txt
+[ "${CI:-}" != true ] || lists="$lists tests/integrations/requirements-large.txt"
+for package in $(sed -e 's/#.*//' $lists); do
+    [ -d ".venv-test/other-projects/$package" ] || pip install --quiet --disable-pip-version-check --no-deps \
+        --target ".venv-test/other-projects/$package" "$package" || rm -rf ".venv-test/other-projects/$package"
+done
 # Intel's compiler for its GPUs. Where it cannot be installed, the tests that need it report "absent".
 if [ "${CI:-}" = true ] && ! command -v ocloc >/dev/null; then
     root=$([ "$(id -u)" = 0 ] || echo "sudo -n")

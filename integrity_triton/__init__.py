@@ -13,6 +13,7 @@ from ._version import __version__
 from .errors import BackendUnavailable, IntegrityError, IntegrityTritonError, SelfTestError
 
 if TYPE_CHECKING:
+    from . import integrations as integrations
     from . import models as models
     from . import ops as ops
     from .backends.registry import BackendStatus, use_backend
@@ -48,6 +49,7 @@ __all__ = [
     "hash_chunks",
     "hash_file",
     "hkdf_batch",
+    "integrations",
     "mac_tensors",
     "models",
     "new",
@@ -83,7 +85,7 @@ _LAZY = {
     "pbkdf2_batch": "kdf",
     "use_backend": "backends.registry",
 }
-_SUBMODULES = ("algorithms", "batch", "conformance", "hashing", "lthash", "models", "ops")
+_SUBMODULES = ("algorithms", "batch", "conformance", "hashing", "integrations", "lthash", "models", "ops")
 
 if not TYPE_CHECKING:
 

@@ -34,7 +34,7 @@ class _Memory:
 
     @property
     def nbytes(self) -> int:
-        return self.tensor.numel() * self.tensor.element_size()
+        return _nbytes(self.tensor)
 
 
 def hash_state_dict(
@@ -51,19 +51,43 @@ def hash_state_dict(
         check_name(name)
         memory = _describe(name, value)
         memories.setdefault(_key(name, memory.tensor), memory).names.append(name)
-    by_device: dict[torch.device, list[_Memory]] = {}
-    for memory in memories.values():
-        by_device.setdefault(memory.tensor.device, []).append(memory)
-    # All devices are given their work before the host waits for the first.
-    queued = [_hash_on_device(on_device, hash_, backend, progress) for on_device in by_device.values()]
+    tensors = [memory.tensor for memory in memories.values()]
+    digests = digest_tensors(
+        tensors, hash_.algorithm, length=hash_.length, backend=backend, progress=progress
+    )
     entries = []
-    for groups, digests in queued:
-        for memory, digest in zip((m for group in groups for m in group), _rows(digests), strict=True):
-            first, *others = sorted(memory.names)
-            entries.append(
-                TensorEntry(first, memory.dtype, memory.shape, memory.nbytes, digest, tuple(others))
-            )
+    for memory, digest in zip(memories.values(), digests, strict=True):
+        first, *others = sorted(memory.names)
+        entries.append(TensorEntry(first, memory.dtype, memory.shape, memory.nbytes, digest, tuple(others)))
     return entries
+
+
+def digest_tensors(
+    tensors: Sequence[torch.Tensor],
+    algorithm: Algorithm,
+    *,
+    length: int | None = None,
+    backend: str | None = None,
+    progress: Progress | None = None,
+) -> list[bytes]:
+    """The digest of each tensor's bytes, in the order of the tensors, which may be on several devices.
+
+    They are hashed in groups, so that the copies which some tensors need take bounded memory. The host waits
+    once for each device or, with ``progress``, which is called with the bytes of each group, once for each
+    group. ``length`` is in bytes, for extendable output. Raises as :func:`integrity_triton.hash_batch` does.
+    """
+    by_device: dict[torch.device, list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        by_device.setdefault(tensor.device, []).append(place)
+    # All devices are given their work before the host waits for the first.
+    queued = [
+        _hash_on_device([(place, tensors[place]) for place in places], algorithm, length, backend, progress)
+        for places in by_device.values()
+    ]
+    found: dict[int, bytes] = {}
+    for order, digests in queued:
+        found.update(zip(order, _rows(digests), strict=True))
+    return [found[place] for place in range(len(tensors))]
 
 
 def _describe(name: str, value: Any) -> _Memory:
@@ -91,42 +115,51 @@ def _key(name: str, x: torch.Tensor) -> Any:
 
 
 def _hash_on_device(
-    memories: Sequence[_Memory], hash_: TensorHash, backend: str | None, progress: Progress | None
-) -> tuple[list[list[_Memory]], torch.Tensor]:
-    """The groups of one device's tensors, and a row with the digest of each tensor."""
+    tensors: Sequence[tuple[int, torch.Tensor]],
+    algorithm: Algorithm,
+    length: int | None,
+    backend: str | None,
+    progress: Progress | None,
+) -> tuple[list[int], torch.Tensor]:
+    """The places of one device's tensors in the order of their groups, and a row with the digest of each."""
     import torch
 
     # Digests that were allocated between the copies of groups would keep the allocator from giving the memory
     # of one copy to the next.
-    size = hash_.length or hash_.algorithm.digest_size
-    digests = torch.empty((len(memories), size), dtype=torch.uint8, device=memories[0].tensor.device)
-    groups, done = [], 0
-    for group in _groups(memories, hash_.algorithm):
-        data = [m.tensor for m in group]
-        out = digests[done : done + len(group)]
-        hash_batch(data, hash_.name, length=hash_.length, out=out, backend=backend)
+    size = length or algorithm.digest_size
+    digests = torch.empty((len(tensors), size), dtype=torch.uint8, device=tensors[0][1].device)
+    order: list[int] = []
+    for group in _groups(tensors, algorithm):
+        data = [tensor for _, tensor in group]
+        out = digests[len(order) : len(order) + len(group)]
+        hash_batch(data, algorithm.name, length=length, out=out, backend=backend)
         if progress is not None:
             out.cpu()  # this waits for the group, so that progress reports bytes that were hashed
-            progress(sum(m.nbytes for m in group))
-        groups.append(group)
-        done += len(group)
-    return groups, digests
+            progress(sum(_nbytes(tensor) for tensor in data))
+        order += [place for place, _ in group]
+    return order, digests
 
 
-def _groups(memories: Iterable[_Memory], algorithm: Algorithm) -> Iterator[list[_Memory]]:
+def _nbytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _groups(
+    tensors: Iterable[tuple[int, torch.Tensor]], algorithm: Algorithm
+) -> Iterator[list[tuple[int, torch.Tensor]]]:
     """Cut one device's tensors into batches.
 
     A sequential hash on an accelerator has one lane for each tensor, so that all tensors stay together.
     """
-    group: list[_Memory] = []
+    group: list[tuple[int, torch.Tensor]] = []
     size = 0
-    for memory in memories:
-        on_host = memory.tensor.device.type == "cpu"
-        if on_host and algorithm.parallel and memory.nbytes >= _LARGE_MESSAGE:
-            yield [memory]
+    for place, tensor in tensors:
+        on_host = tensor.device.type == "cpu"
+        if on_host and algorithm.parallel and _nbytes(tensor) >= _LARGE_MESSAGE:
+            yield [(place, tensor)]
             continue
-        group.append(memory)
-        size += memory.nbytes
+        group.append((place, tensor))
+        size += _nbytes(tensor)
         full = size >= (_HOST_GROUP_SIZE if on_host else _DEVICE_GROUP_SIZE)
         if full and (on_host or algorithm.parallel):
             yield group
