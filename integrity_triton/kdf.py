@@ -9,7 +9,7 @@ from .algorithms import Algorithm
 from .backends.registry import dispatch as run_batch
 from .backends.registry import dispatch_pbkdf2 as pbkdf2
 from .eager import digests_of
-from .messages.copying import bytes_of_rows, clear, side_by_side
+from .messages.copying import clear, copy_rows, side_by_side
 from .messages.from_caller import message_batch
 from .messages.layout import Messages, Ragged, Rows
 from .messages.parameters import octet_string, parameter_value
@@ -79,8 +79,9 @@ def hkdf_batch(
         block = run_batch(record, {"key": keys}, Rows.of(text), size, backend=backend)
         secrets += [text, block]
     blocks = side_by_side(secrets[2::2])
-    out = bytes_of_rows(blocks, 0, length)
-    for secret in secrets if blocks.shape[1] == length else [*secrets, blocks]:
+    out = torch.empty((messages.count, length), dtype=torch.uint8, device=messages.device)
+    copy_rows(out, blocks[:, :length])
+    for secret in (*secrets, blocks):
         clear(secret)
     return out
 
