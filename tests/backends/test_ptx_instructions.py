@@ -81,6 +81,22 @@ def prmt(a: int, b: int, c: int) -> int:
     return found
 
 
+PRMT_MODES = {  # the bytes that each value of the two lowest bits selects, from d.b3 to d.b0
+    "f4e": ("3210", "4321", "5432", "6543"),
+    "b4e": ("5670", "6701", "7012", "0123"),
+    "rc8": ("0000", "1111", "2222", "3333"),
+    "ecl": ("3210", "3211", "3222", "3333"),
+    "ecr": ("0000", "1110", "2210", "3210"),
+    "rc16": ("1010", "3232", "1010", "3232"),
+}
+
+
+def prmt_mode(a: int, b: int, c: int, mode: str) -> int:
+    """The table of the specialised forms under ``prmt``."""
+    source = (b << 32 | a).to_bytes(8, "little")
+    return int.from_bytes((source[int(digit)] for digit in PRMT_MODES[mode][c & 3]), "big")
+
+
 def shf(a: int, b: int, c: int, *, left: bool, wrap: bool) -> int:
     """The definition under ``shf``."""
     n = c & 31 if wrap else min(c, 32)
@@ -174,6 +190,19 @@ CASES: list[Case] = [
     *[
         (f"prmt.b32 %x, %a, %b, {c};", (32, 32, 32), lambda a, b, c=c: prmt(a, b, c))
         for c in (0x0123, 0x7531, 0x5410, 0xF8A9)
+    ],
+    *[
+        (f"prmt.b32.{mode} %x, %a, %b, %c;", (32, 32, 32, 32), lambda a, b, c, m=mode: prmt_mode(a, b, c, m))
+        for mode in PRMT_MODES
+    ],
+    *[
+        (
+            f"prmt.b32.{mode} %x, %a, %b, {c};",
+            (32, 32, 32),
+            lambda a, b, c=c, m=mode: prmt_mode(a, b, c, m),
+        )
+        for mode in PRMT_MODES
+        for c in (0, 1, 2, 7)
     ],
     ("cvt.s64.s32 %x, %a;", (64, 32), lambda a: signed(a, 32)),
     ("cvt.u64.u32 %x, %a;", (64, 32), lambda a: a),
@@ -541,6 +570,7 @@ HALF = "setp.lt.u32 %p1, %tid, 16;"
         (f"mov.b32 %r2, %r1; mov.b32 %r3, %r2; {STORE} %r3;", "%r3", "nothing has"),
         (f"mov.b64 %d1, {{%tid, %r1}}; mov.b64 {{%r2, %r3}}, %d1; {STORE} %r3;", "%r3", "nothing has"),
         (f"prmt.b32 %r3, %tid, %r1, 0x3214; {STORE} %r3;", "%r3", "nothing has"),
+        (f"prmt.b32.f4e %r3, %tid, %r1, 1; {STORE} %r3;", "%r3", "nothing has"),
         (f"lop3.b32 %r3, %tid, %r1, %tid, 0x96; {STORE} %r3;", "%r3", "nothing has"),
         ("setp.eq.u32 %p2, %r1, 0; @%p2 bra A; A:", "%p2", "nothing has"),
         ("mad.lo.u64 %d1, %d2, 4, %out; st.global.b32 [%d1], %tid;", "%d1", "nothing has"),
@@ -582,6 +612,7 @@ def test_the_line_of_the_source_is_named():
         "mov.b32 %r2, %r1; mov.b64 %d1, {%tid, %r2}; mov.b64 {%r3, %r4}, %d1; add.u32 %r5, %r3, %r4;",
         f"prmt.b32 %r3, %tid, %r1, 0x3210; {STORE} %r3;",
         f"prmt.b32 %r3, %r1, %tid, 0x7654; {STORE} %r3;",
+        f"prmt.b32.f4e %r3, %tid, %r1, 4; {STORE} %r3;",
         f"lop3.b32 %r3, %tid, %r1, %tid, 0x0F; {STORE} %r3;",
         f"lop3.b32 %r3, %tid, %tid, %r1, 0xC0; {STORE} %r3;",
         f"{HALF} @%p1 mov.u32 %r1, 7; add.u32 %r2, %r1, %tid; @%p1 {STORE} %r2;",

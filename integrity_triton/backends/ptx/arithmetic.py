@@ -10,6 +10,17 @@ Array = np.ndarray[Any, Any]
 
 _32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
+PERMUTATIONS = {
+    "f4e": (0x3210, 0x4321, 0x5432, 0x6543),
+    "b4e": (0x5670, 0x6701, 0x7012, 0x0123),
+    "rc8": (0x0000, 0x1111, 0x2222, 0x3333),
+    "ecl": (0x3210, 0x3211, 0x3222, 0x3333),
+    "ecr": (0x0000, 0x1110, 0x2210, 0x3210),
+    "rc16": (0x1010, 0x3232, 0x1010, 0x3232),
+}
+"""For each mode of ``prmt``, the selectors of the form without a mode that the two lowest bits of its last
+operand stand for (PTX ISA 9.0, section 9.7.9.7)."""
+
 
 def divide(a: Array, b: Array, *, signed: bool) -> tuple[Array, Array]:
     """The quotient, rounded towards zero, and the remainder, as unsigned integers (``div`` and ``rem``).
@@ -53,6 +64,11 @@ def permute(a: Array, b: Array, selector: Array) -> Array:
         sign = np.where(byte & np.uint64(128), np.uint64(255), np.uint64(0))
         result = result | np.where(nibble & np.uint64(8), sign, byte) << np.uint64(8 * i)
     return np.asarray(result.astype(np.uint32))
+
+
+def permute_in_mode(a: Array, b: Array, selector: Array, mode: str) -> Array:
+    """``prmt`` with one of the modes of :data:`PERMUTATIONS`."""
+    return permute(a, b, np.array(PERMUTATIONS[mode], np.uint32)[selector & np.uint32(3)])
 
 
 def multiply_high(a: Array, b: Array, *, signed: bool) -> Array:

@@ -70,6 +70,7 @@ _NAMES: dict[str, Any] = {
             "leading",
             "multiply_high",
             "permute",
+            "permute_in_mode",
             "reverse_bits",
         )
     },

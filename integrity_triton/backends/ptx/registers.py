@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..emulation.faults import Uninitialised
+from .arithmetic import PERMUTATIONS
 from .effects import effects, named_registers
 from .parser import Instruction, Module, Operand
 
@@ -49,12 +50,21 @@ def decisive(instruction: Instruction) -> set[str]:
     return found
 
 
+def selector_of_prmt(instruction: Instruction) -> int | None:
+    """The selector of a ``prmt`` in the form that it has without a mode; None if a register holds it."""
+    selector = instruction.operands[3]
+    if selector.kind != "immediate":
+        return None
+    mode = instruction.parts[2:]
+    return PERMUTATIONS[mode[0]][selector.value & 3] if mode else int(selector.value)
+
+
 def ignored(instruction: Instruction) -> set[str]:
     """Registers among the sources of an instruction whose values do not count."""
     parts, operands = instruction.parts, instruction.operands
     used: list[Operand] = []
-    if parts[0] == "prmt" and operands[3].kind == "immediate":
-        chosen = {operands[3].value >> (4 * i) & 7 for i in range(4)}
+    if parts[0] == "prmt" and (selector := selector_of_prmt(instruction)) is not None:
+        chosen = {selector >> (4 * i) & 7 for i in range(4)}
         used = [operands[1 + half] for half in (0, 1) if any(byte >> 2 == half for byte in chosen)]
     elif parts[0] == "lop3" and operands[4].kind == "immediate":
         table = operands[4].value

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..emulation.faults import Unmodelled
+from .arithmetic import PERMUTATIONS
 from .effects import effects, named_registers
 from .parser import ENDS, Instruction, Module, Operand
-from .registers import DefiniteWrites, decisive, only_computes
+from .registers import DefiniteWrites, decisive, only_computes, selector_of_prmt
 
 _TYPES = {1: "bool_", 8: "u8", 16: "u16", 32: "u32", 64: "u64"}
 _COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -316,15 +317,19 @@ class Translator:
         self._assign(ins, o[0], f"X.full({value})", bits)
 
     def _op_prmt(self, ins: Instruction, modifiers: list[str], o: list[Operand]) -> None:
-        if modifiers != ["b32"]:
+        if modifiers != ["b32"] and (modifiers[0] != "b32" or modifiers[1] not in PERMUTATIONS):
             raise Unmodelled("a mode of prmt")
-        if o[3].kind != "immediate":
+        fixed = selector_of_prmt(ins)
+        if fixed is None:
             a, b, selector = (f"X.full({self._value(x, 'u32')})" for x in o[1:4])
-            self._assign(ins, o[0], f"permute({a}, {b}, {selector})", 32)
+            call = f"permute({a}, {b}, {selector})"
+            if len(modifiers) > 1:
+                call = f"permute_in_mode({a}, {b}, {selector}, {modifiers[1]!r})"
+            self._assign(ins, o[0], call, 32)
             return
         terms = []
         for i in range(4):
-            nibble = o[3].value >> (4 * i) & 15
+            nibble = fixed >> (4 * i) & 15
             source = self._value(o[1] if nibble & 7 < 4 else o[2], "u32")
             at = 8 * (nibble & 3)
             if nibble & 8:
