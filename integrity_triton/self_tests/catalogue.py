@@ -49,6 +49,8 @@ _LINE = 64
 _AROUND = 0xFF
 # Short messages have at most this many blocks, or this many bytes if that is more.
 _SHORT_BLOCKS, _SHORT_BYTES = 4, 256
+# A turn of a kernel's loop takes a block of each message, or this many bytes if that is more.
+_TURN_BYTES = 32
 _SHORT_MESSAGES = "short messages and a long one"
 MODES = "modes"
 """The label of trials in which parameters or a length of output are given that need not be given."""
@@ -253,14 +255,23 @@ def _bounded(host: Run, answers: Sequence[Answer]) -> list[Answer]:
 
 
 def _filling(host: Run, answers: Sequence[Answer], per_message: bool) -> list[Answer]:
-    """The answers, those to short messages so often that there are enough messages for the lanes of more
-    than one program. A driver that hashes one message after the other, because each has its own parameters,
-    gets the answers as they are."""
+    """The answers, some of those to short messages so often that there are enough messages for the lanes of
+    more than one program. A driver that hashes one message after the other, because each has its own
+    parameters, gets the answers as they are.
+
+    Kernels sort the messages of a table by length, and treat the part that all messages of a program have
+    apart from the rest. So the messages that are there several times are those that have at least one block:
+    the first program has only these, and the last one has the shortest messages.
+    """
     if per_message and not host.driver().per_message:
         return list(answers)
-    short = [a for a in answers if not is_long(host.algorithm, a.size)]
-    missing = _lanes(host) - len(answers)
-    return [*itertools.islice(itertools.cycle(short), max(0, missing)), *answers]
+    record = host.algorithm
+    repeated = short = [a for a in answers if not is_long(record, a.size)]
+    whole = [a for a in short if a.size >= max(record.block_size, _TURN_BYTES)]
+    if len({a.size for a in whole}) > 1:
+        repeated = whole
+    missing = _lanes(host) - len(repeated)
+    return [*itertools.islice(itertools.cycle(repeated), max(0, missing)), *answers]
 
 
 def _lanes(host: Run) -> int:
@@ -288,6 +299,9 @@ def _ragged(
     answers = _filling(host, _bounded(host, answers), per_message)
     if len(answers) == 1:
         answers *= _copies(host, answers[0])
+    # A kernel gives lanes without a message the result row 0 and no bytes. If the first message were empty,
+    # such a lane could store its digest, and nobody would notice.
+    answers = [answers[-1], *answers[:-1]]
     messages = Ragged(placed([_content(host, a) for a in answers], start, device), device)
     yield from _batch(host, device, answers, messages, per_message, start)
 

@@ -337,6 +337,27 @@ def test_a_planted_fault_gives_no_digest(fault, broken_kernels):
     assert type(broken).launches == launches
 
 
+STORES = {
+    "md5": ("bits", "tl.store(pointer + i, words[i], mask=mask)", ", mask=mask"),
+    "siphash_2_4": ("siphash", "tl.store(out_ptr + row * out_words, out[0], mask=valid)", ", mask=valid"),
+    "xxh64": ("xxhash", "tl.store(out_ptr + row, bswap64(h), mask=valid)", ", mask=valid"),
+    "xxh3_64": ("xxhash", "tl.store(out_ptr + row, bswap64(low), mask=valid)", ", mask=valid"),
+}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_store_without_its_mask_gives_no_digest(name, broken_kernels):
+    """Lanes without a message then store the digest of an empty message in the row of the first message.
+    Therefore the first message of a trial is not empty."""
+    file, store, mask = STORES[name]
+    broken = registered("broken", broken_kernels(file, store, store.replace(mask, "")))
+    given = algorithms.get(name).trial_parameters()
+    failure = rf"broken on cpu fails its self-test.*{name}, message of [1-9]"
+    with pytest.raises(it.SelfTestError, match=failure):
+        it.hash_batch([MESSAGE, MESSAGE[:3]], name, backend="broken", **given)
+    assert type(broken).launches
+
+
 def _length_of(bits: int) -> Any:
     def changed(launch: Launch, options: dict[str, int]) -> Launch:
         arguments, mask = dict(launch.arguments), (1 << bits) - 1
