@@ -16,7 +16,6 @@ from .backends.registry import dispatch as run_batch
 from .eager import digests_of
 from .errors import BackendUnavailable, IntegrityError
 from .hashing import new
-from .messages.copying import clear, side_by_side
 from .messages.from_caller import chunks_of_tensors
 from .messages.layout import Ragged, Rows
 from .messages.moving import moved
@@ -368,7 +367,7 @@ def _chunk_tags(
         TAG_SIZE,
         backend=backend,
     )
-    keys = side_by_side([outputs[:1].expand(total, -1), outputs[1:]])
+    keys = torch.cat([outputs[:1].expand(total, -1), outputs[1:]], dim=1)
     tags = digests_of(
         algorithms.get("poly1305"),
         {"key": PerMessage(keys, shared=16)},
@@ -376,8 +375,8 @@ def _chunk_tags(
         TAG_SIZE,
         backend,
     )
-    clear(keys)
-    clear(outputs)
+    keys.zero_()
+    outputs.zero_()
     return list(torch.split_with_sizes(tags, counts))
 
 

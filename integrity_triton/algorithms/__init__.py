@@ -41,7 +41,6 @@ from .constructions import (
     XxHash,
 )
 from .hmac import hmac_over
-from .package_name import IS_INSTALLED, module_here
 from .parameter import Parameter, ValuesPerMessage
 from .record import Algorithm, Security
 
@@ -153,7 +152,7 @@ def _load_entry_points() -> None:
             return
         from importlib.metadata import entry_points  # This import is slow, and only unknown names need it.
 
-        for entry in entry_points(group=ENTRY_POINT_GROUP) if IS_INSTALLED else ():
+        for entry in entry_points(group=ENTRY_POINT_GROUP):
             label = f"the entry point {entry.name} = {entry.value}"
             if label in _unloadable:
                 continue
@@ -212,7 +211,7 @@ def without_checksums() -> tuple[str, ...]:
 def load_reference(reference: str) -> Any:
     """Import and return the object that a reference ``"package.module:name"`` names."""
     module, _, name = reference.partition(":")
-    return getattr(import_module(module_here(module)), name)
+    return getattr(import_module(module), name)
 
 
 def syntax(source: bytes) -> ast.Module:
@@ -230,7 +229,7 @@ def load_constant(reference: str) -> Any:
     Raises ValueError if the file has no such constant, or if the constant is not made of integers.
     """
     module, _, name = reference.partition(":")
-    spec = find_spec(module_here(module))
+    spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise ValueError(f"{reference}: the source of {module} was not found")
     for node in syntax(Path(spec.origin).read_bytes()).body:

@@ -112,7 +112,7 @@ class Request:
             seconds=round(time.perf_counter() - began, 3),
             asked=place.backend in self.backends or record.name in self.algorithms,
             coverage={
-                kernel.name: KernelExecution(kernel.blocks[1], kernel.gaps())
+                kernel.name: KernelExecution.of(kernel)
                 for kernel in (() if coverage is None else coverage.take())
             },
         )

@@ -7,11 +7,13 @@ import ast
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..backends.emulation.program import Missed
+from .report import KernelExecution
 
 _PLACE = re.compile(r"([\w.]+\.py):(\d+)")
 
@@ -35,10 +37,16 @@ class Unexecuted:
     numbers: range | None = None
     """The rows or columns of a matrix product."""
     backends: tuple[str, ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Some of the compile-time constants of the kernel, with their values."""
 
-    def covers(self, backend: str, kernel: str, missed: Missed) -> bool:
+    def covers(
+        self, backend: str, kernel: str, missed: Missed, constants: Mapping[str, Any] | None = None
+    ) -> bool:
         """Whether something that was not executed is this place. ``kernel`` is the name of a compiled
-        kernel, which starts with that of its function."""
+        kernel, which starts with that of its function, and ``constants`` are its compile-time constants."""
+        if any((constants or {}).get(name) != value for name, value in self.constants.items()):
+            return False
         if missed.kind != self.kind or (self.kernel and kernel.partition(" ")[0] != self.kernel):
             return False
         if not missed.what.startswith(self.instruction):
@@ -84,12 +92,23 @@ def _source(file: str) -> tuple[Mapping[int, str], Sequence[str]]:
     return {}, []
 
 
+def unlisted(
+    backend: str, kernel: str, execution: KernelExecution, listed: Sequence[Unexecuted]
+) -> list[Missed]:
+    """What of a compiled kernel was not executed, though no entry of the list names it."""
+    return [
+        gap
+        for gap in execution.missed
+        if not any(entry.covers(backend, kernel, gap, execution.constants) for entry in listed)
+    ]
+
+
 def problems(
-    missed: Mapping[tuple[str, str], Sequence[Missed]], listed: Sequence[Unexecuted]
+    executions: Mapping[tuple[str, str], KernelExecution], listed: Sequence[Unexecuted]
 ) -> Iterator[str]:
     """What of the kernels of a run was never executed, though no entry of the list names it: a sentence for
-    each kernel. ``missed`` has a key for each backend and compiled kernel."""
-    for (backend, kernel), gaps in missed.items():
-        left = [gap for gap in gaps if not any(entry.covers(backend, kernel, gap) for entry in listed)]
+    each kernel. ``executions`` has a key for each backend and compiled kernel."""
+    for (backend, kernel), execution in executions.items():
+        left = unlisted(backend, kernel, execution, listed)
         if left:
             yield f"{kernel} on {backend} was not executed in full: {'; '.join(map(str, left))}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from ..backends.emulation.program import Missed
+
+if TYPE_CHECKING:
+    from ..backends.emulation.coverage import KernelCoverage
 
 __all__ = ["ABSENT", "COMPILED", "FAILED", "RAN", "Cell", "Failure", "KernelExecution", "Report"]
 
@@ -34,6 +37,12 @@ class KernelExecution:
     """The number of basic blocks."""
     missed: tuple[Missed, ...]
     """The blocks, and rows and columns of matrix products, that were never executed."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """The compile-time constants of the kernel."""
+
+    @classmethod
+    def of(cls, kernel: KernelCoverage) -> KernelExecution:
+        return cls(kernel.blocks[1], kernel.gaps(), kernel.constants)
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ class Report:
             for name, execution in cell.coverage.items():
                 before = found.get((cell.backend, name), execution)
                 missed = tuple(what for what in execution.missed if what in before.missed)
-                found[cell.backend, name] = KernelExecution(execution.blocks, missed)
+                found[cell.backend, name] = replace(execution, missed=missed)
         return found
 
     def counts(self) -> dict[str, int]:

@@ -95,7 +95,7 @@ def run(
 
     # A request that only names targets asks for compiling, and for no run.
     asked = [s for s in known.values() if s.name in backends or not (backends or targets)]
-    items = [(_kernels_of(record, s), (record.name, s.name)) for s in asked for record in records]
+    items = [(kernels_of(record, s), (record.name, s.name)) for s in asked for record in records]
     running = sum(request.obstacle(s) is None for s in asked) * len(records)
     shared = share(
         items,
@@ -133,12 +133,53 @@ def run(
     return replace(report, problems=(*report.problems, *_unexecuted(report)))
 
 
+def merged(reports: Sequence[Report]) -> Report:
+    """One report of several runs over different algorithms, as if one run had checked all of them.
+
+    Its problems are found anew: what one run did not execute of a kernel, another one may have. Raises
+    ValueError if there is no report, if two differ in their effort, seed, backends, devices, targets or
+    environment, or if two checked the same algorithm.
+    """
+    if not reports:
+        raise ValueError("there are no reports to merge")
+    first, cells = reports[0], [cell for report in reports for cell in report.cells]
+    same = ("effort", "backends", "devices", "targets")
+    for report in reports:
+        for name in same:
+            if report.options[name] != first.options[name]:
+                raise ValueError(f"the option {name} is {first.options[name]} and {report.options[name]}")
+        if report.seed != first.seed:
+            raise ValueError(f"the seed is {first.seed} and {report.seed}")
+        for name in first.environment.keys() | report.environment.keys():
+            values = [str(x.environment.get(name)) for x in (first, report)]
+            if values[0] != values[1]:
+                raise ValueError(f"{name} of the environment is {' and '.join(values)}")
+    places = [(cell.algorithm, cell.backend, cell.device) for cell in cells]
+    twice = sorted({place for place in places if places.count(place) > 1})
+    if twice:
+        raise ValueError(f"{twice[0][0]} on {twice[0][1]} was checked twice")
+    options = first.options
+    request = Request(
+        tuple(options["backends"]), tuple(options["devices"]), (), options["effort"], first.seed
+    )
+    order = {record.name: number for number, record in enumerate(registry.all_algorithms())}
+    cells.sort(key=lambda cell: order.get(cell.algorithm, len(order)))
+    report = Report(
+        cells=tuple(cells),
+        problems=tuple(request.problems(cells)),
+        seed=first.seed,
+        date=min(report.date for report in reports),
+        seconds=round(sum(report.seconds for report in reports), 3),
+        options={**options, "algorithms": [], "runs": len(reports)},
+        environment=first.environment,
+    )
+    return replace(report, problems=(*report.problems, *_unexecuted(report)))
+
+
 def _unexecuted(report: Report) -> list[str]:
     """What the run left out of the kernels of the algorithms that have been gone through."""
     cells = tuple(cell for cell in report.cells if cell.algorithm in REVIEWED.get(cell.device_name, ()))
-    executions = replace(report, cells=cells).executions()
-    missed = {key: execution.missed for key, execution in executions.items()}
-    return list(problems(missed, UNEXECUTED))
+    return list(problems(replace(report, cells=cells).executions(), UNEXECUTED))
 
 
 def _load() -> dict[str, BackendStatus]:
@@ -147,7 +188,7 @@ def _load() -> dict[str, BackendStatus]:
     return {status.name: status for status in statuses()}
 
 
-def _kernels_of(record: Algorithm, status: BackendStatus) -> Hashable:
+def kernels_of(record: Algorithm, status: BackendStatus) -> Hashable:
     """A key that is the same for algorithms that run the same kernels on a backend."""
     backend = get(status.name) if status.available else None
     if isinstance(backend, TritonBackend) and backend.unsupported(record) is None:

@@ -31,13 +31,38 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
         _WHOLE_BLOCKS,
         kernel="hash_messages",
         function="batch.py:hash_messages",
+        constants={"FINAL": False},
         source="left = tl.minimum(tl.maximum(size - number * block, -8), block)",
     ),
     Unexecuted(
         _WHOLE_BLOCKS,
         kernel="hash_messages",
         function="batch.py:hash_messages",
+        constants={"FINAL": False},
         source="raw = end_block(",
+    ),
+    *(
+        Unexecuted(
+            _WHOLE_BLOCKS,
+            kernel="siphash_messages",
+            function="siphash.py:siphash_messages",
+            constants={"FINAL": False},
+            source=source,
+        )
+        for source in (
+            "for n in range(common, blocks):",
+            "left = tl.minimum(tl.maximum(size - first * 4, -8), 32).to(tl.int32)",
+            "raw = load_block(message, first, left, valid, 8, ALIGN, VECTOR)",
+            "raw = end_block(raw, left, prefix + size, valid, 0, siphash_pad, 8)",
+            "if place < most_wanted:",
+            "state = select(place < wanted,",
+        )
+    ),
+    Unexecuted(
+        f"{_WHOLE_BLOCKS} The compiler gives no line for a part of the loop after the common blocks.",
+        kernel="siphash_messages",
+        function="siphash.py:",
+        constants={"FINAL": False},
     ),
     Unexecuted(
         "A launch always has a message with a block, so that the loop over the blocks is never left out.",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backends.base import Backend
+from ..backends.emulation.backend import EmulatedBackend
 from ..backends.triton_backend import TritonBackend
+
+if TYPE_CHECKING:
+    from ..backends.emulation.coverage import KernelCoverage
 
 
 class Watch:
@@ -21,8 +25,9 @@ class Watch:
         self._backend = backend
         self._others = others
         self.launches = 0
-        self.configurations: set[tuple[Any, ...]] = set()
-        """The configurations of the kernels that ran, self-tests included."""
+        self.configurations: dict[tuple[Any, ...], dict[str, KernelCoverage]] = {}
+        """The configurations of the kernels that ran, self-tests included; on an emulated backend, with the
+        coverage of the compiled kernels of each, by name."""
         self.strangers: set[str] = set()
         """The names of the other backends that were used."""
 
@@ -31,12 +36,22 @@ class Watch:
         """Watch while the block runs, and restore the backends' methods after it."""
         replaced: list[tuple[Backend, str, Any]] = []
 
-        def intercept(instance: Backend, method: str, note: Callable[..., object]) -> None:
+        def nothing(*_: Any) -> None:
+            pass
+
+        def intercept(
+            instance: Backend,
+            method: str,
+            before: Callable[..., object] = nothing,
+            after: Callable[..., object] = nothing,
+        ) -> None:
             called = getattr(instance, method)
 
             def noted(*arguments: Any, **keywords: Any) -> Any:
-                note(*arguments)
-                return called(*arguments, **keywords)
+                before(*arguments)
+                result = called(*arguments, **keywords)
+                after(*arguments)
+                return result
 
             replaced.append((instance, method, instance.__dict__.get(method)))
             setattr(instance, method, noted)
@@ -48,8 +63,14 @@ class Watch:
             def admitted(*_: Any) -> None:
                 self.launches += 1
 
+            def launched(*of: Any) -> None:
+                kernels = self.configurations.setdefault(configuration(*of), {})
+                latest = backend.coverage.latest if isinstance(backend, EmulatedBackend) else None
+                if latest is not None:
+                    kernels[latest.name] = latest
+
             intercept(backend, "admit", admitted)
-            intercept(backend, "launch", lambda *of: self.configurations.add(configuration(*of)))
+            intercept(backend, "launch", after=launched)
         for other in self._others:
             for method in ("digest_batch", "stream"):
                 intercept(other, method, lambda *_, name=other.name: self.strangers.add(name))

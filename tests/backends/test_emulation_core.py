@@ -224,9 +224,26 @@ def test_a_report_names_code_that_no_cell_executed():
     a, b = Missed("block", "1", "a"), Missed("block", "2", "b")
 
     def cell(*missed: Missed) -> Cell:
-        return Cell("sha256", "ptx", "cpu", "", RAN, coverage={"k 12": KernelExecution(3, missed)})
+        execution = KernelExecution(3, missed, {"FINAL": True})
+        return Cell("sha256", "ptx", "cpu", "", RAN, coverage={"k 12": execution})
 
     report = Report((cell(a, b), cell(b)), (), 0, "", 0.0, {}, {})
     assert to_dict(report)["executed"] == [
-        {"backend": "ptx", "kernel": "k 12", "blocks": 3, "missed": ["block 2: b"]}
+        {
+            "backend": "ptx",
+            "kernel": "k 12",
+            "constants": {"FINAL": True},
+            "blocks": 3,
+            "missed": ["block 2: b"],
+        }
     ]
+
+
+def test_a_kernels_coverage_has_the_constants_of_its_launch():
+    coverage = Coverage()
+    coverage.constants = {"FINAL": True}
+    kernel = coverage.kernel("k", [], {})
+    coverage.constants = {"FINAL": False}
+    assert coverage.kernel("l", [], {}).constants == {"FINAL": False}
+    assert coverage.kernel("k", [], {}) is coverage.latest is kernel
+    assert kernel.constants == {"FINAL": True}

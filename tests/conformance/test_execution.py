@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from integrity_triton.backends import registry
 from integrity_triton.backends.emulation.program import Missed
 from integrity_triton.conformance import checks, execution, suite, tally
 from integrity_triton.conformance.execution import Unexecuted, places, problems
+from integrity_triton.conformance.report import FAILED, RAN, Cell, KernelExecution, Report
 from integrity_triton.conformance.unexecuted import REVIEWED, UNEXECUTED
 from integrity_triton.self_tests.admission import VARIABLE
 
@@ -67,6 +69,8 @@ def test_a_place_is_found_by_what_stays_when_lines_move():
     function = places(missed.what)[0][0]
     assert function.startswith("crc.py:crc_")
     assert replace(entry, function=function).covers("ptx", kernel, missed)
+    assert replace(entry, constants={"FINAL": True}).covers("ptx", kernel, missed, {"FINAL": True, "D": 4})
+    assert not replace(entry, constants={"FINAL": True}).covers("ptx", kernel, missed, {"FINAL": False})
     for other in (
         {"kernel": "crc_finish"},
         {"instruction": "div.u64"},
@@ -74,6 +78,7 @@ def test_a_place_is_found_by_what_stays_when_lines_move():
         {"source": "no such text"},
         {"kind": "rows"},
         {"backends": ("amdgcn",)},
+        {"constants": {"FINAL": True}},
     ):
         assert not replace(entry, **other).covers("ptx", kernel, missed), other
     rows = Missed("columns", "17, 18, 31", "wgmma at poly1305_matrix.py:1")
@@ -83,11 +88,51 @@ def test_a_place_is_found_by_what_stays_when_lines_move():
 
 
 def test_only_what_is_not_listed_is_a_problem():
-    missed = [Missed("block", str(n), f"instruction{n}") for n in range(3)]
+    missed = tuple(Missed("block", str(n), f"instruction{n}") for n in range(3))
+    whole, part = KernelExecution(5, missed), KernelExecution(5, missed[1:2])
     listed = [Unexecuted("Why.", instruction="instruction1")]
-    assert list(problems({("ptx", "k 12"): missed, ("ptx", "l 34"): missed[1:2]}, listed)) == [
+    assert list(problems({("ptx", "k 12"): whole, ("ptx", "l 34"): part}, listed)) == [
         "k 12 on ptx was not executed in full: block 0: instruction0; block 2: instruction2"
     ]
+
+
+def _report(algorithm: str, *missed: Missed, **changes: Any) -> Report:
+    execution = KernelExecution(5, missed)
+    cell = Cell(algorithm, "ptx", "cpu", "emulated sm_90", RAN, coverage={"k 12": execution})
+    same = ("devices", "algorithms", "targets")
+    options = {"effort": "quick", "backends": ["ptx"], "jobs": 1, **{name: [] for name in same}}
+    report = Report((cell,), (), 7, "2026-11-29T00:00:00", 2.0, options, {"triton": "3.9.0"})
+    return replace(report, **changes)
+
+
+def test_reports_of_runs_over_a_few_algorithms_are_merged(monkeypatch):
+    """What one of the runs executed is executed, and the rest is a problem of the merged report."""
+    monkeypatch.setattr(suite, "REVIEWED", {"emulated sm_90": {"sha1", "sha256"}})
+    both, first, second = (Missed("block", str(n), f"instruction{n}") for n in range(3))
+    parts = [_report("sha1", both, first), _report("sha256", both, second, date="2026-11-28T00:00:00")]
+    report = suite.merged(parts)
+    assert [cell.algorithm for cell in report.cells] == ["sha256", "sha1"]  # the order of all algorithms
+    assert report.problems == ("k 12 on ptx was not executed in full: block 0: instruction0",)
+    assert (report.date, report.seconds, report.options["runs"]) == ("2026-11-28T00:00:00", 4.0, 2)
+    failed = replace(parts[0].cells[0], status=FAILED, failed=1)
+    (problem,) = suite.merged([_report("sha256"), _report("sha1", cells=(failed,))]).problems
+    assert problem.startswith("sha1 failed on ptx")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seed": 8}, "the seed is 7 and 8"),
+        ({"environment": {"triton": "3.6.0"}}, r"triton of the environment is 3\.9\.0 and 3\.6\.0"),
+        ({"options": {"effort": "full"}}, "the option effort is quick and full"),
+        ({}, "sha1 on ptx was checked twice"),
+    ],
+)
+def test_reports_of_different_runs_are_not_merged(changes, says):
+    with pytest.raises(ValueError, match=says):
+        suite.merged([_report("sha1"), _report("sha1", **changes)])
+    with pytest.raises(ValueError, match="there are no reports"):
+        suite.merged([])
 
 
 def test_every_listed_place_exists():
@@ -100,7 +145,8 @@ def test_every_listed_place_exists():
         if entry.function:
             file, _, name = entry.function.partition(":")
             tree = ast.parse((ROOT / "kernels" / file).read_text("utf-8"))
-            assert name in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}, entry
+            functions = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+            assert not name or name in functions, entry  # no name: the compiler gives no line
             files = [ROOT / "kernels" / file]
         if entry.source:
             assert any(entry.source in file.read_text("utf-8") for file in files), entry

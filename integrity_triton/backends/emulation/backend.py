@@ -113,6 +113,7 @@ class EmulatedBackend(TritonBackend):
             for name, value in launch.constants.items()
         }
         programs = -(-launch.lanes // options["BLOCK_MSGS"])
+        self.coverage.constants = launch.constants
         with self._driver.active(_memory(launch)):
             launch_with_cache(lambda: kernel[(programs,)](**launch.arguments, **constants, **options))
 

@@ -18,8 +18,15 @@ Array = np.ndarray[Any, Any]
 class KernelCoverage:
     """The coverage of one compiled kernel, over all of its launches."""
 
-    def __init__(self, name: str, blocks: Sequence[Block], matrices: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        blocks: Sequence[Block],
+        matrices: Mapping[str, tuple[int, int]],
+        constants: Mapping[str, Any] | None = None,
+    ) -> None:
         self.name = name
+        self.constants = constants or {}
         self._blocks = blocks
         self._executed = np.zeros(len(blocks), np.bool_)
         self._rows = {key: np.zeros(rows, np.bool_) for key, (rows, _) in matrices.items()}
@@ -66,14 +73,19 @@ class Coverage:
 
     def __init__(self) -> None:
         self._kernels: dict[str, KernelCoverage] = {}
+        self.latest: KernelCoverage | None = None
+        """That of the kernel that was launched last."""
+        self.constants: Mapping[str, Any] = {}
+        """The compile-time constants of the kernel that is launched next, if they are known."""
 
     def kernel(
         self, name: str, blocks: Sequence[Block], matrices: Mapping[str, tuple[int, int]]
     ) -> KernelCoverage:
         """The coverage of the compiled kernel called ``name``."""
         if name not in self._kernels:
-            self._kernels[name] = KernelCoverage(name, blocks, matrices)
-        return self._kernels[name]
+            self._kernels[name] = KernelCoverage(name, blocks, matrices, self.constants)
+        self.latest = self._kernels[name]
+        return self.latest
 
     def kernels(self) -> tuple[KernelCoverage, ...]:
         return tuple(self._kernels.values())

@@ -26,6 +26,7 @@ def to_dict(report: Report) -> dict[str, Any]:
             {
                 "backend": backend,
                 "kernel": kernel,
+                "constants": dict(execution.constants),
                 "blocks": execution.blocks,
                 "missed": list(map(str, execution.missed)),
             }

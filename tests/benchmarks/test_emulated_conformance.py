@@ -1,0 +1,62 @@
+"""The conformance suite on an emulated GPU, in runs that can be interrupted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from bench import emulated_conformance
+from integrity_triton import algorithms, conformance
+from integrity_triton.conformance.report import RAN, Cell, Report
+
+
+@pytest.fixture
+def runs(monkeypatch) -> list[list[str]]:
+    """The algorithms of each run of the suite. No kernel runs, and the processes are this one."""
+    made: list[list[str]] = []
+
+    def run(*, backends: Any, algorithms: Any, effort: str, seed: int, timeout: float) -> Report:
+        made.append(list(algorithms))
+        cells = tuple(Cell(name, "ptx", "cpu", "emulated sm_90", RAN) for name in algorithms)
+        options = {"effort": effort, "backends": backends, "devices": [], "targets": []}
+        return Report(cells, (), seed, "2026-11-29", 1.0, {**options, "algorithms": algorithms}, {})
+
+    def process(command: list[str], **_: Any) -> Any:
+        status = emulated_conformance.main(command[3:])
+        return subprocess.CompletedProcess(command, status, "", "")
+
+    monkeypatch.setattr(conformance, "run", run)
+    monkeypatch.setattr(subprocess, "run", process)
+    return made
+
+
+def test_all_algorithms_are_checked_once(runs, tmp_path):
+    given = ["ptx", "--parts", str(tmp_path / "parts"), "--report", str(tmp_path / "report.json")]
+    assert emulated_conformance.main([*given, "--report", str(tmp_path / "report.md")]) == 0
+    every = [record.name for record in algorithms.all_algorithms()]
+    assert sorted(name for names in runs for name in names) == sorted(every)
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert [cell["algorithm"] for cell in report["cells"]] == every
+    assert report["ok"]
+    assert (tmp_path / "report.md").read_text("utf-8").startswith("# Conformance")
+
+
+def test_a_run_that_was_made_is_not_repeated(runs, tmp_path, monkeypatch, capsys):
+    first, second = ["md5", "hmac_md5"], ["sha1"]
+    monkeypatch.setattr(emulated_conformance, "groups", lambda backend: [first, second])
+    assert emulated_conformance.main(["ptx", "--parts", str(tmp_path), "--only", *first]) == 0
+    assert emulated_conformance.main(["ptx", "--parts", str(tmp_path)]) == 0
+    assert runs == [first, second]
+    # A run that ended without a report is made again, and until then there is no report of all.
+    emulated_conformance.part(tmp_path, "ptx", second).unlink()
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "")
+        )
+        assert emulated_conformance.main(["ptx", "--parts", str(tmp_path)]) == 1
+    assert "no report of: sm_90-sha1" in capsys.readouterr().err
+    assert emulated_conformance.main(["ptx", "--parts", str(tmp_path)]) == 0
+    assert runs == [first, second, second]
