@@ -12,6 +12,11 @@ for package in $(sed -e 's/#.*//' $lists); do
     [ -d ".venv-test/other-projects/$package" ] || pip install --quiet --disable-pip-version-check --no-deps \
         --target ".venv-test/other-projects/$package" "$package" || rm -rf ".venv-test/other-projects/$package"
 done
+needs=.venv-test/other-projects/vllm-needs==0.33.0
+if [ "${CI:-}" = true ] && [ ! -d "$needs" ]; then
+    pip install --quiet --disable-pip-version-check --no-deps --target "$needs" \
+        -r tests/integrations/requirements-vllm.txt || rm -rf "$needs"
+fi
 # Intel's compiler for its GPUs. Where it cannot be installed, the tests that need it report "absent".
 if [ "${CI:-}" = true ] && ! command -v ocloc >/dev/null; then
     root=$([ "$(id -u)" = 0 ] || echo "sudo -n")
