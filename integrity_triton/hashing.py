@@ -9,6 +9,7 @@ from typing import Any
 
 from . import algorithms
 from .algorithms import Algorithm
+from .algorithms.package_name import IMPORTED_AS
 from .backends.registry import requested, select
 from .errors import IntegrityError
 from .messages.batches import pieces
@@ -182,7 +183,7 @@ def constructor(algorithm: Algorithm) -> Callable[..., Hash]:
         return _construct(algorithm, data, key, backend, params)
 
     construct.__name__ = construct.__qualname__ = algorithm.name
-    construct.__module__ = "integrity_triton"
+    construct.__module__ = IMPORTED_AS
     lines = [f"A running {algorithm.name} ({algorithm.standard}): {algorithm.security_note}.", ""]
     lines += [f"{p.name}: {p.doc}." for p in algorithm.parameters]
     construct.__doc__ = "\n".join(lines).rstrip()

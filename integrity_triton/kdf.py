@@ -9,6 +9,7 @@ from .algorithms import Algorithm
 from .backends.registry import dispatch as run_batch
 from .backends.registry import dispatch_pbkdf2 as pbkdf2
 from .eager import digests_of
+from .messages.copying import clear, copy_rows, side_by_side
 from .messages.from_caller import message_batch
 from .messages.layout import Messages, Ragged, Rows
 from .messages.parameters import octet_string, parameter_value
@@ -74,12 +75,14 @@ def hkdf_batch(
     block = torch.empty((messages.count, 0), dtype=torch.uint8, device=messages.device)
     for i in range(1, -(-length // size) + 1):
         counter = torch.full((messages.count, 1), i, dtype=torch.uint8, device=messages.device)
-        text = torch.cat([block, context, counter], dim=1)
+        text = side_by_side([block, context, counter])
         block = run_batch(record, {"key": keys}, Rows.of(text), size, backend=backend)
         secrets += [text, block]
-    out = torch.cat(secrets[2::2], dim=1)[:, :length].contiguous()
-    for secret in secrets:
-        secret.zero_()
+    blocks = side_by_side(secrets[2::2])
+    out = torch.empty((messages.count, length), dtype=torch.uint8, device=messages.device)
+    copy_rows(out, blocks[:, :length])
+    for secret in (*secrets, blocks):
+        clear(secret)
     return out
 
 

@@ -16,6 +16,7 @@ from .backends.registry import dispatch as run_batch
 from .eager import digests_of
 from .errors import BackendUnavailable, IntegrityError
 from .hashing import new
+from .messages.copying import clear, side_by_side
 from .messages.from_caller import chunks_of_tensors
 from .messages.layout import Ragged, Rows
 from .messages.moving import moved
@@ -367,7 +368,7 @@ def _chunk_tags(
         TAG_SIZE,
         backend=backend,
     )
-    keys = torch.cat([outputs[:1].expand(total, -1), outputs[1:]], dim=1)
+    keys = side_by_side([outputs[:1].expand(total, -1), outputs[1:]])
     tags = digests_of(
         algorithms.get("poly1305"),
         {"key": PerMessage(keys, shared=16)},
@@ -375,8 +376,8 @@ def _chunk_tags(
         TAG_SIZE,
         backend,
     )
-    keys.zero_()
-    outputs.zero_()
+    clear(keys)
+    clear(outputs)
     return list(torch.split_with_sizes(tags, counts))
 
 

@@ -1,6 +1,7 @@
 """torch custom operators, under ``torch.ops.integrity_triton``.
 
-Importing this module registers them. ``torch.compile`` and ``torch.export`` treat them as opaque calls;
+Importing this module registers them. A copy of the package that was imported under another name registers its
+own under that name. ``torch.compile`` and ``torch.export`` treat them as opaque calls;
 :func:`integrity_triton.hash_batch` and ``hash_chunks`` call them while they are being traced.
 
 ``hash_batch(Tensor[] messages, str algorithm, OPTIONS)``
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from . import algorithms, eager, mac
+from .algorithms.package_name import OPERATORS
 from .messages.parameters import octet_string
 
 _OPTIONS = (
@@ -129,7 +131,7 @@ def _digests(
 
 
 @torch.library.custom_op(
-    "integrity_triton::hash_batch",
+    f"{OPERATORS}::hash_batch",
     mutates_args=(),
     schema=f"(Tensor[] messages, str algorithm, {_OPTIONS}) -> Tensor",
 )
@@ -164,7 +166,7 @@ def _(
 
 
 @torch.library.custom_op(
-    "integrity_triton::hash_rows",
+    f"{OPERATORS}::hash_rows",
     mutates_args=(),
     schema=f"(Tensor rows, str algorithm, {_OPTIONS}) -> Tensor",
 )
@@ -200,7 +202,7 @@ def _(
 
 
 @torch.library.custom_op(
-    "integrity_triton::hash_chunks",
+    f"{OPERATORS}::hash_chunks",
     mutates_args=(),
     schema=f"(Tensor data, str algorithm, int chunk_size, {_OPTIONS}) -> Tensor",
 )

@@ -41,6 +41,7 @@ from .constructions import (
     XxHash,
 )
 from .hmac import hmac_over
+from .package_name import IS_INSTALLED, module_here
 from .parameter import Parameter, ValuesPerMessage
 from .record import Algorithm, Security
 
@@ -152,7 +153,7 @@ def _load_entry_points() -> None:
             return
         from importlib.metadata import entry_points  # This import is slow, and only unknown names need it.
 
-        for entry in entry_points(group=ENTRY_POINT_GROUP):
+        for entry in entry_points(group=ENTRY_POINT_GROUP) if IS_INSTALLED else ():
             label = f"the entry point {entry.name} = {entry.value}"
             if label in _unloadable:
                 continue
@@ -211,7 +212,7 @@ def without_checksums() -> tuple[str, ...]:
 def load_reference(reference: str) -> Any:
     """Import and return the object that a reference ``"package.module:name"`` names."""
     module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
+    return getattr(import_module(module_here(module)), name)
 
 
 def syntax(source: bytes) -> ast.Module:
@@ -229,7 +230,7 @@ def load_constant(reference: str) -> Any:
     Raises ValueError if the file has no such constant, or if the constant is not made of integers.
     """
     module, _, name = reference.partition(":")
-    spec = find_spec(module)
+    spec = find_spec(module_here(module))
     if spec is None or spec.origin is None:
         raise ValueError(f"{reference}: the source of {module} was not found")
     for node in syntax(Path(spec.origin).read_bytes()).body:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm
+from ..algorithms.package_name import IS_INSTALLED
 from ..errors import BackendUnavailable
 from ..messages.layout import Messages, Rows
 from ..messages.per_message import PerMessage
@@ -104,7 +105,7 @@ def _load() -> None:
             _load_builtin()
             from importlib.metadata import entry_points
 
-            for entry in entry_points(group=ENTRY_POINT_GROUP):
+            for entry in entry_points(group=ENTRY_POINT_GROUP) if IS_INSTALLED else ():
                 _load_entry(entry)
             _loaded = True
         finally:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from .checksum_lists import Entry, ListReader, escape, tag
+from ..models.checksum_lists import Entry, ListReader, escape, tag
 from .inputs import FileHasher, stdin_of_lines, total_size
 from .outcome import EXPECTED_ERRORS, MISMATCH, OK, TROUBLE, describe_at
 from .terminal import Meter, Output

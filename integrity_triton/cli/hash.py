@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import click
 
+from ..models.checksum_lists import format_line
 from .check_lists import ListChecker
-from .checksum_lists import format_line
 from .inputs import FileHasher, read_secret, total_size
 from .options import report_options
 from .outcome import EXPECTED_ERRORS, OK, TROUBLE, describe_at

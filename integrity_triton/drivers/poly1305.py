@@ -109,7 +109,7 @@ class Key:
             device, row = self.words.device, 1 << row_bits
             columns = int(load_constant(f"{_KERNELS}.poly1305_matrix:COLUMNS"))
             powers = self.powers(driver, row_bits - 3)
-            digits = driver.secret(driver.host.empty((columns, row), torch.int8, device)).zero_()
+            digits = clear(driver.secret(driver.host.empty((columns, row), torch.int8, device)))
             driver.host.run(
                 POLY1305_MATRIX,
                 row,

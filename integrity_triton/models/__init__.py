@@ -12,12 +12,24 @@ if TYPE_CHECKING:
     from . import oms as oms
     from .entry import TensorEntry
     from .errors import ManifestError
+    from .file_digests import FileDigest, FileDigests
     from .manifest import Manifest
     from .report import ModelReport, TensorChange
 
-__all__ = ["Manifest", "ManifestError", "ModelReport", "TensorChange", "TensorEntry", "oms"]
+__all__ = [
+    "FileDigest",
+    "FileDigests",
+    "Manifest",
+    "ManifestError",
+    "ModelReport",
+    "TensorChange",
+    "TensorEntry",
+    "oms",
+]
 
 _LAZY = {
+    "FileDigest": "file_digests",
+    "FileDigests": "file_digests",
     "Manifest": "manifest",
     "ManifestError": "errors",
     "ModelReport": "report",

@@ -12,7 +12,8 @@ from ..hashing import new
 from .errors import ManifestError
 
 _LEAST_COLLISION_BITS = 112  # with less than this, two models with the same root can be found
-_LEAST_SIZE = 2 * _LEAST_COLLISION_BITS // 8
+LEAST_SIZE = 2 * _LEAST_COLLISION_BITS // 8
+"""Bytes in the shortest digest that resists collisions."""
 _LARGEST_SIZE = 1024  # far beyond any use; it bounds the text of a manifest
 
 
@@ -43,7 +44,7 @@ class TensorHash:
                 f"{record.name} hashes tuples of byte strings, and a tensor is not one; a manifest takes "
                 f"{_allowed()}"
             )
-        if not _collision_resistant(record):
+        if not collision_resistant(record):
             raise ManifestError(
                 f"{record.name} is not collision resistant enough for a manifest ({record.security_note}); "
                 f"a manifest takes {_allowed()}"
@@ -51,15 +52,15 @@ class TensorHash:
         if length is None and record.digest_size == 0:
             raise ManifestError(
                 f"{record.name} has no default length; state the length of the digests in bytes, from "
-                f"{_LEAST_SIZE} to {_LARGEST_SIZE}"
+                f"{LEAST_SIZE} to {_LARGEST_SIZE}"
             )
         try:
             size = record.check_length(length, {})
         except ValueError as error:
             raise ManifestError(str(error)) from None
-        if not _LEAST_SIZE <= size <= _LARGEST_SIZE:
+        if not LEAST_SIZE <= size <= _LARGEST_SIZE:
             raise ManifestError(
-                f"digests in a manifest have {_LEAST_SIZE} to {_LARGEST_SIZE} bytes, not {size}; shorter "
+                f"digests in a manifest have {LEAST_SIZE} to {_LARGEST_SIZE} bytes, not {size}; shorter "
                 "ones are not collision resistant enough"
             )
         return cls(record, None if size == record.digest_size else size)
@@ -86,13 +87,14 @@ class TensorHash:
         return hasher.digest(self.length)
 
 
-def _collision_resistant(record: Algorithm) -> bool:
+def collision_resistant(record: Algorithm) -> bool:
+    """Whether nobody can find two messages with the same digest."""
     return record.security is Security.SECURE and record.collision_bits >= _LEAST_COLLISION_BITS
 
 
 def _allowed() -> str:
     names = []
     for record in algorithms.all_algorithms():
-        if record.keyed != "required" and not record.takes_tuples and _collision_resistant(record):
+        if record.keyed != "required" and not record.takes_tuples and collision_resistant(record):
             names.append(f"{record.name} (with a length)" if record.digest_size == 0 else record.name)
     return ", ".join(names)

@@ -422,7 +422,7 @@ def test_a_list_that_cannot_be_read_to_its_end_hides_no_result(run: Run) -> None
 
 
 def test_results_before_an_error_of_their_list_count(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from integrity_triton.cli.checksum_lists import Entry, ListReader
+    from integrity_triton.models.checksum_lists import Entry, ListReader
 
     def read(self, stream):
         yield Entry(1, "data", bytes(32))

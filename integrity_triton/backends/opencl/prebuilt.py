@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ...algorithms import syntax
+from ...algorithms.package_name import IMPORTED_AS, module_here
 from ...errors import BackendUnavailable
 from ...launching.launch import COMPILER_OPTIONS, Launch
 
@@ -102,7 +103,7 @@ class Prebuilt:
 
 
 def folder() -> Path:
-    return Path(str(resources.files("integrity_triton"))) / "artifacts"
+    return Path(str(resources.files(IMPORTED_AS))) / "artifacts"
 
 
 def file_name(archive: str) -> str:
@@ -127,7 +128,7 @@ def source_digest(references: Iterable[str]) -> str:
 @cache
 def _source(module: str) -> tuple[bytes, frozenset[str]]:
     """A device file's text, with every line end as ``\\n``, and the names of the siblings that it imports."""
-    spec = find_spec(module)
+    spec = find_spec(module_here(module))
     if spec is None or spec.origin is None:
         raise BackendUnavailable(f"the source of {module} is not installed")
     text = Path(spec.origin).read_bytes().replace(b"\r\n", b"\n")
