@@ -22,6 +22,8 @@ SINGLE_FILE = "."
 LINK = kind_of_node(stat.S_IFLNK)
 """Why a link is refused where links are not followed."""
 
+_SHARED_MARKER = ".huggingface-shared-blobs"
+
 
 @dataclass(frozen=True)
 class ModelFile:
@@ -93,8 +95,9 @@ def read_tree(
     files of these names are looked for, and nothing else in the folder matters.
 
     ``allow_symlinks`` follows links to regular files that are in the folder or, if the folder is a snapshot
-    in a Hugging Face cache, in the folder ``blobs`` of the same repository. A link to a folder is always
-    refused: the files in it have names of their own where they are.
+    in a Hugging Face cache, in the folder ``blobs`` of the same repository or in the store that the cache's
+    repositories share. A link to a folder is always refused: the files in it have names of their own where
+    they are.
 
     Raises OSError if something cannot be listed, and ValueError if the model is neither file nor folder.
     """
@@ -134,16 +137,22 @@ def read_tree(
 
 class Bounds:
     """Where the links in a model folder may lead: into the folder, and from a snapshot in a Hugging Face
-    cache into the folder ``blobs`` of the same repository."""
+    cache into the folder ``blobs`` of the same repository, or of the cache if that is a shared store."""
 
     def __init__(self, root: str) -> None:
         """``root`` is the real path of the folder."""
         self._inside = os.path.join(root, "")
         self._blobs = _snapshot_blobs(root)
+        self._shared = None if self._blobs is None else shared_blobs(os.path.dirname(self._blobs))
 
     def contain(self, target: str) -> bool:
         """Whether a real path is within the bounds."""
-        return (target + os.sep).startswith(self._inside) or os.path.dirname(target) == self._blobs
+        if (target + os.sep).startswith(self._inside):
+            return True
+        folder, name = os.path.split(target)
+        if self._blobs is not None and folder == self._blobs:
+            return True
+        return self._shared is not None and folder == os.path.join(self._shared, name[:2])
 
 
 def _snapshot_blobs(root: str) -> str | None:
@@ -160,6 +169,20 @@ def _snapshot_blobs(root: str) -> str | None:
             return blobs
         folder = parent
     return None
+
+
+def shared_blobs(repository: str) -> str | None:
+    """The store in which the repositories of a Hugging Face cache share files, as huggingface_hub 2.4.0 makes
+    it (``utils/_shared_blobs.py``): ``CACHE/blobs``, with a file that marks it. None if there is none.
+
+    The links in ``blobs`` of a repository lead to ``CACHE/blobs/XX/HASH``, where ``XX`` are the first two
+    digits of the hash. ``repository`` is a real path.
+    """
+    store = os.path.join(os.path.dirname(repository), "blobs")
+    marker = os.path.join(store, _SHARED_MARKER)
+    if os.path.islink(store) or os.path.islink(marker) or not os.path.isfile(marker):
+        return None
+    return store
 
 
 class _Links:

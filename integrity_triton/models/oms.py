@@ -90,9 +90,9 @@ class HashingConfig(model_signing.hashing.Config):
 
     ``method`` is "files" or "shards", and ``algorithm`` is an OMS hash. ``shard_size``, in bytes, applies
     only to shards. ``allow_symlinks`` includes what links to regular files lead to, if that is within the
-    model or, for a snapshot in a Hugging Face cache, in the ``blobs`` of the same repository. Files are read
-    with bounded memory, several at a time if the hash itself uses one core. ``progress`` is called with the
-    number of bytes just hashed, by one thread at a time.
+    model or, for a snapshot in a Hugging Face cache, in the ``blobs`` of the same repository or of the cache.
+    Files are read with bounded memory, several at a time if the hash itself uses one core. ``progress`` is
+    called with the number of bytes just hashed, by one thread at a time.
 
     Raises ValueError, naming what is allowed, for a method, algorithm or shard size that OMS or this
     package does not have; BackendUnavailable as :func:`integrity_triton.new`.

@@ -451,6 +451,28 @@ def test_snapshots_of_the_hugging_face_cache(tmp_path: Path) -> None:
             read_folder(snapshot)
 
 
+def test_snapshots_whose_blobs_are_in_a_shared_store(tmp_path: Path) -> None:
+    """Repositories of a cache share files: those in ``blobs`` of a repository are links to ``CACHE/blobs``."""
+    repository = tmp_path / "models--org--name"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    stored = tmp_path / "blobs" / "ab" / f"ab{'0' * 62}"
+    for place in (snapshot, repository / "blobs", stored.parent):
+        place.mkdir(parents=True)
+    safetensors.torch.save_file({"w": torch.zeros(2)}, stored)
+    (repository / "blobs" / "blob").symlink_to(f"../../blobs/ab/{stored.name}")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/blob")
+    with pytest.raises(ManifestError, match="leaves the model folder"):
+        read_folder(snapshot)  # nothing marks the folder as such a store
+    (tmp_path / "blobs" / ".huggingface-shared-blobs").write_text("1\n")
+    assert names(snapshot) == {"w"}
+    (tmp_path / "blobs" / "cd").mkdir()
+    stored.rename(tmp_path / "blobs" / "cd" / stored.name)
+    (repository / "blobs" / "blob").unlink()
+    (repository / "blobs" / "blob").symlink_to(f"../../blobs/cd/{stored.name}")
+    with pytest.raises(ManifestError, match="leaves the model folder"):
+        read_folder(snapshot)
+
+
 def test_blobs_are_for_snapshots_only(folder: Path) -> None:
     (folder.parent / "blobs").mkdir()
     (folder.parent / "outside.safetensors").rename(folder.parent / "blobs" / "outside.safetensors")
