@@ -41,8 +41,7 @@ def git_blob_sha1(source: Source, *, backend: str | None = None, progress: Progr
     Raises OSError if a file cannot be read, ValueError if a path does not lead to a regular file,
     IntegrityError if the file changes while it is read, and TypeError for an object without bytes.
     """
-    content = Content.of(source)
-    return blob_sha1_of(content, backend, progress)
+    return hash_blob(Content.of(source), "sha1", backend, progress)
 
 
 def lfs_sha256(source: Source, *, backend: str | None = None, progress: Progress | None = None) -> str:
@@ -52,23 +51,20 @@ def lfs_sha256(source: Source, *, backend: str | None = None, progress: Progress
     hashed by the CPU library unless ``backend`` says otherwise. Arguments and errors are as for
     :func:`git_blob_sha1`.
     """
-    return lfs_sha256_of(Content.of(source), backend, progress)
+    return hash_content(new("sha256", backend=backend), Content.of(source), progress).hexdigest()
 
 
-def blob_sha1_of(content: Content, backend: str | None, progress: Progress | None) -> str:
-    """As :func:`git_blob_sha1`, for content that was found before."""
-    return _hash_into(new("sha1", b"blob %d\0" % content.size, backend=backend), content, progress)
+def hash_blob(content: Content, algorithm: str, backend: str | None, progress: Progress | None) -> str:
+    """The name of a blob in a repository that uses ``algorithm``."""
+    hasher = new(algorithm, b"blob %d\0" % content.size, backend=backend)
+    return hash_content(hasher, content, progress).hexdigest()
 
 
-def lfs_sha256_of(content: Content, backend: str | None, progress: Progress | None) -> str:
-    """As :func:`lfs_sha256`, for content that was found before."""
-    return _hash_into(new("sha256", backend=backend), content, progress)
-
-
-def _hash_into(hasher: Hash, content: Content, progress: Progress | None) -> str:
+def hash_content(hasher: Hash, content: Content, progress: Progress | None) -> Hash:
+    """``hasher``, after it has absorbed the content."""
     for piece in content.pieces(progress):
         hasher.update(piece)
-    return hasher.hexdigest()
+    return hasher
 
 
 @dataclass(frozen=True)
