@@ -452,7 +452,7 @@ def test_snapshots_of_the_hugging_face_cache(tmp_path: Path) -> None:
 
 
 def test_snapshots_whose_blobs_are_in_a_shared_store(tmp_path: Path) -> None:
-    """Repositories of a cache share files: those in ``blobs`` of a repository are links to ``CACHE/blobs``."""
+    """Repositories of a cache share files: those in their ``blobs`` are links to ``CACHE/blobs``."""
     repository = tmp_path / "models--org--name"
     snapshot = repository / "snapshots" / ("0" * 40)
     stored = tmp_path / "blobs" / "ab" / f"ab{'0' * 62}"
