@@ -1,7 +1,8 @@
 """Loads two builds of .ci/kernel_hub.py with Hugging Face's ``kernels`` in one process, in which nothing else
-can find this package: ``python -I kernel_hub_process.py FIRST SECOND OTHER_PACKAGE``.
+can find this package: ``python -I kernel_hub_process.py KERNELS FIRST SECOND OTHER_PACKAGE``.
 
-It prints what it found as JSON. ``test_kernel_hub.py`` starts it and compares: the digests with hashlib's.
+It prints what it found as JSON. ``test_kernel_hub_loading.py`` starts it, and compares the digests with those
+of hashlib.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class _NotInstalled:
 
 
 sys.meta_path.insert(0, _NotInstalled())
-first, second, other_package = (Path(argument) for argument in sys.argv[1:])
+kernels, first, second, other_package = (Path(argument) for argument in sys.argv[1:])
+sys.path.insert(0, str(kernels))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LOCAL_KERNELS"] = f"someone/integrity-triton={second}"
 sys.path.append(str(other_package))  # it has entry points, which have to be ignored, and a vendored copy
@@ -185,5 +187,13 @@ found["older"] = [older.sha256(b"abc").hexdigest(), older.IntegrityError is one.
 vendored = import_module("theirs.vendor.integrity_triton")
 operators = import_module("theirs.vendor.integrity_triton.ops").OPERATORS
 found["vendored"] = [operators, digests(getattr(torch.ops, operators).hash_rows(rows, "sha256"))]
+
+# The examples of the card run. The name of the repository in them stands for the second version.
+given = {"model": torch.nn.Linear(30, 20), "key": bytes(32)}
+for example in (second / "build" / "CARD.md").read_text("utf-8").split("```python\n")[1:]:
+    exec(example.partition("```")[0], given)
+parameters = [bytes(parameter.detach().numpy()).hex() for parameter in given["model"].parameters()]
+own = import_module(f"{two.__name__}.kernels.sha2")
+found["card"] = [digests(given["digests"]), parameters, given["sha2"] is own]
 
 json.dump(found, sys.stdout)
