@@ -13,28 +13,39 @@ if TYPE_CHECKING:
     from .entry import TensorEntry
     from .errors import ManifestError
     from .file_digests import FileDigest, FileDigests
+    from .loading import LoadError, Signed, TensorDigests, load_file, load_verified
     from .manifest import Manifest
     from .report import ModelReport, TensorChange
 
 __all__ = [
     "FileDigest",
     "FileDigests",
+    "LoadError",
     "Manifest",
     "ManifestError",
     "ModelReport",
+    "Signed",
     "TensorChange",
+    "TensorDigests",
     "TensorEntry",
+    "load_file",
+    "load_verified",
     "oms",
 ]
 
 _LAZY = {
     "FileDigest": "file_digests",
     "FileDigests": "file_digests",
+    "LoadError": "loading",
     "Manifest": "manifest",
     "ManifestError": "errors",
     "ModelReport": "report",
+    "Signed": "loading",
     "TensorChange": "report",
+    "TensorDigests": "loading",
     "TensorEntry": "entry",
+    "load_file": "loading",
+    "load_verified": "loading",
 }
 _SUBMODULES = ("oms",)
 

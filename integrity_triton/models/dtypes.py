@@ -55,6 +55,8 @@ _FROM_TORCH = {
     "uint64": "U64",
 }
 
+_TO_TORCH = {spelling: name for name, spelling in _FROM_TORCH.items()}
+
 LARGEST_SIZE = (1 << 63) - 1
 """Dimensions, byte lengths and file offsets are signed 64-bit wherever models are loaded."""
 
@@ -89,3 +91,24 @@ def safetensors_type(x: torch.Tensor) -> tuple[str, tuple[int, ...]]:
     if dtype is None:
         raise TypeError(f"safetensors has no dtype for {x.dtype}; hash a view or a cast of it")
     return dtype, shape
+
+
+def torch_type(dtype: str, shape: Sequence[int]) -> tuple[torch.dtype, tuple[int, ...]]:
+    """The dtype and shape of the torch tensor that holds what safetensors stores under ``dtype``, a key of
+    DTYPE_BITS, and ``shape``: the inverse of :func:`safetensors_type`.
+
+    Raises TypeError for a dtype that torch, or its installed version, does not have.
+    """
+    import torch
+
+    if dtype == "F4":  # safetensors counts elements, torch counts pairs
+        name = "float4_e2m1fn_x2"
+        if not shape or shape[-1] % 2:
+            raise TypeError("torch holds F4 in pairs, so that the last dimension must be even")
+        shape = (*shape[:-1], shape[-1] // 2)
+    else:
+        name = _TO_TORCH.get(dtype, "")
+    found = getattr(torch, name, None) if name else None
+    if not isinstance(found, torch.dtype):
+        raise TypeError(f"torch {torch.__version__} has no dtype for {dtype}, so that it cannot be loaded")
+    return found, tuple(shape)

@@ -36,7 +36,9 @@ def is_model_file(name: str) -> bool:
     return name.endswith(_ENDING) or is_index(name)
 
 
-def read_folder(folder: str | os.PathLike[str], *, overlays: bool = False) -> tuple[SafetensorsFile, ...]:
+def read_folder(
+    folder: str | os.PathLike[str], *, overlays: bool = False, keep_heads: bool = False
+) -> tuple[SafetensorsFile, ...]:
     """The layouts of all safetensors files of a folder and its subfolders, with the names of the manifest.
 
     A tensor's name is the path of its file's folder, a slash if that is a subfolder, and the stored name. The
@@ -48,7 +50,8 @@ def read_folder(folder: str | os.PathLike[str], *, overlays: bool = False) -> tu
 
     If one index names several files that hold the same tensor, the file to which it assigns the tensor is
     the one that counts. Copies that differ from it are refused, unless ``overlays`` permits them. Then they
-    are in ``overlaid`` of their file, and a warning names them.
+    are in ``overlaid`` of their file, and a warning names them. ``keep_heads`` is as for
+    :meth:`SafetensorsFile.read`.
 
     Raises ManifestError if there is no file; if an index names a file, or a numbered set of files such as
     ``-00001-of-00002`` has a number, that is missing; if a file lies outside the folder, or a link leads to
@@ -72,7 +75,7 @@ def read_folder(folder: str | os.PathLike[str], *, overlays: bool = False) -> tu
     if not names:
         raise ManifestError(f"{folder}: the folder has no .safetensors file{_other_weights(folder)}")
     _check_numbers(folder, names, indexed)
-    files = {name: _read_member(place.inside(name)) for name in names}
+    files = {name: _read_member(place.inside(name), keep_heads) for name in names}
     for path, index in indexes.items():
         stored = {name: {tensor.name for tensor in files[name].tensors} for name in set(index.values())}
         for tensor_name, name in index.items():
@@ -82,9 +85,9 @@ def read_folder(folder: str | os.PathLike[str], *, overlays: bool = False) -> tu
     return _without_copies(folder, named, indexes, overlays)
 
 
-def _read_member(path: Path) -> SafetensorsFile:
+def _read_member(path: Path, keep_head: bool) -> SafetensorsFile:
     """The layout of a file in a folder, where a slash in a name would pretend to be a subfolder."""
-    file = SafetensorsFile.read(path)
+    file = SafetensorsFile.read(path, keep_head=keep_head)
     for name in (*(tensor.name for tensor in file.tensors), *file.ties):
         if "/" in name:
             raise ManifestError(

@@ -499,7 +499,7 @@ def verify(
     model = os.fspath(folder)
     given = _given_ignored(ignore_paths)
     key = load_public_key(public_key)
-    statement = _read_signature(signature_path, key)
+    statement = read_signature(signature_path, key)
     config = HashingConfig(
         statement.method,
         statement.algorithm,
@@ -534,7 +534,9 @@ def verify(
         raise IntegrityError(f"the model is not the one that was signed; {differences}")
 
 
-def _read_signature(path: PathLike, key: ec.EllipticCurvePublicKey) -> Statement:
+def read_signature(path: PathLike, key: ec.EllipticCurvePublicKey) -> Statement:
+    """What a signature says, if ``key`` made it. Raises as :func:`verify` does; nothing of the model is
+    read."""
     try:
         data = read_regular(path, MAX_SIGNATURE_SIZE, "a signature")
     except ValueError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -58,10 +58,12 @@ class SafetensorsFile:
     the metadata when it leaves out names of shared memory."""
     overlaid: tuple[str, ...] = ()
     """Names of tensors in this file that differ from the copies in another file, which count instead."""
+    head: bytes = field(default=b"", repr=False)
+    """The bytes of the file before the tensors' bytes, if they were to be kept; otherwise empty."""
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> SafetensorsFile:
-        """Parse the header of a file.
+    def read(cls, path: str | os.PathLike[str], *, keep_head: bool = False) -> SafetensorsFile:
+        """Parse the header of a file. ``keep_head`` keeps the bytes that were parsed.
 
         Raises OSError if the file cannot be read, and ManifestError, which names the file, if it is not a
         regular file or not a well-formed safetensors file.
@@ -86,7 +88,8 @@ class SafetensorsFile:
                 raise ManifestError(f"{path}: {error}") from None
         stored = {tensor.name for tensor in tensors}
         ties = {name: to for name, to in metadata.items() if to in stored and name not in stored}
-        return cls(path, tensors, metadata, identity(status), status.st_size, ties)
+        head = (data_start - _LENGTH_SIZE).to_bytes(_LENGTH_SIZE, "little") + header if keep_head else b""
+        return cls(path, tensors, metadata, identity(status), status.st_size, ties, head=head)
 
     def under(self, prefix: str) -> SafetensorsFile:
         """The same file, with names that begin with ``prefix``."""
