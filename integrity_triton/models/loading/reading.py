@@ -56,14 +56,15 @@ def fill(file: PlannedFile, stream: BinaryIO, offset: int, views: Sequence[memor
 
     Raises LoadError if the file ends before, and OSError, which names the file, if it cannot be read.
     """
-    pending = [view for view in views if len(view)]
+    pending = [view for view in views if len(view)][::-1]  # the next one is the last
     while pending:
+        some = pending[: -_MOST_VIEWS - 1 : -1]
         try:
             if hasattr(os, "preadv"):
-                got = os.preadv(stream.fileno(), pending[:_MOST_VIEWS], offset)
+                got = os.preadv(stream.fileno(), some, offset)
             else:  # not on Windows, for example; every caller has a stream of its own
                 stream.seek(offset)
-                got = stream.readinto(pending[0])  # type: ignore[attr-defined]
+                got = stream.readinto(some[0])  # type: ignore[attr-defined]
         except OSError as error:
             if error.errno is None:
                 raise
@@ -77,7 +78,7 @@ def fill(file: PlannedFile, stream: BinaryIO, offset: int, views: Sequence[memor
                 range=(offset, file.layout.size),
             )
         offset += got
-        while pending and got >= len(pending[0]):
-            got -= len(pending.pop(0))
+        while pending and got >= len(pending[-1]):
+            got -= len(pending.pop())
         if got:
-            pending[0] = pending[0][got:]
+            pending[-1] = pending[-1][got:]
