@@ -200,6 +200,7 @@ SHIM(preadv64v2)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="absent: a C compiler")
 @pytest.mark.skipif(sys.platform != "linux", reason="absent: LD_PRELOAD")
 def test_a_disk_error_under_the_c_library(path: Path, tmp_path: Path) -> None:
@@ -281,6 +282,7 @@ def test_a_full_device(
     assert Manifest.build(load_verified(path, against=manifest)) == manifest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="absent: a limit of the address space")
 def test_a_process_without_enough_memory(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
@@ -349,6 +351,7 @@ def written(path: Path, members: dict[str, Any], data: bytes, size: int | None =
     return path
 
 
+@pytest.mark.slow
 def test_a_large_header(tmp_path: Path) -> None:
     members = {"t": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}
     path = written(tmp_path / "m.safetensors", members, b"abc", MAX_HEADER_SIZE)
