@@ -175,13 +175,14 @@ found["algorithms"] = sorted(one.algorithms_available)
 found["entry_point_was_loaded"] = "a_package_with_entry_points" in sys.modules
 found["files"] = sorted({str(getattr(m, "__file__", None)) for m in list(sys.modules.values())})
 
-# Older versions of kernels load the folder inside the variant, under a name of their own.
-spec = spec_from_file_location(
-    "integrity_triton_older", Path(one.__file__).parent / "integrity_triton/__init__.py"
-)
+# Older versions of kernels load the folder inside the variant, under a name of their own. This variant is new
+# to the process.
+older_file = first / "build" / "torch-cuda" / "integrity_triton" / "__init__.py"
+spec = spec_from_file_location("integrity_triton_older", older_file)
 older = module_from_spec(spec)
 spec.loader.exec_module(older)
-found["older"] = [older.sha256(b"abc").hexdigest(), older.IntegrityError is one.IntegrityError]
+found["older"] = [older.sha256(b"abc").hexdigest(), older.__version__, older.IntegrityError.__module__]
+found["older"].append("hash_batch" in older.__all__ and "hash_batch" in dir(older))
 
 # A project that keeps a copy inside itself imports it under a name with dots.
 vendored = import_module("theirs.vendor.integrity_triton")
