@@ -19,6 +19,7 @@ from .bench import bench
 from .conformance import conformance
 from .devices import devices
 from .hash import hash_files
+from .load_check import load_check
 from .manifest import manifest
 from .outcome import BROKEN_PIPE, EXPECTED_ERRORS, INTERRUPTED, OK, TROUBLE, describe
 from .signing import keygen, sign, verify
@@ -35,7 +36,19 @@ def _commands() -> None:
     """Hash files, and make, sign and verify models, on the fastest device there is."""
 
 
-for _command in (algorithms, aot, bench, conformance, devices, hash_files, keygen, manifest, sign, verify):
+for _command in (
+    algorithms,
+    aot,
+    bench,
+    conformance,
+    devices,
+    hash_files,
+    keygen,
+    load_check,
+    manifest,
+    sign,
+    verify,
+):
     _commands.add_command(_command)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .entry import TensorEntry
     from .errors import ManifestError
     from .file_digests import FileDigest, FileDigests
-    from .loading import LoadError, Signed, TensorDigests, load_file, load_verified
+    from .loading import LoadError, Signed, TensorDigests, load_file, load_verified, safe_open
     from .manifest import Manifest
     from .report import ModelReport, TensorChange
 
@@ -31,6 +31,7 @@ __all__ = [
     "load_file",
     "load_verified",
     "oms",
+    "safe_open",
 ]
 
 _LAZY = {
@@ -46,6 +47,7 @@ _LAZY = {
     "TensorEntry": "entry",
     "load_file": "loading",
     "load_verified": "loading",
+    "safe_open": "loading",
 }
 _SUBMODULES = ("oms",)
 

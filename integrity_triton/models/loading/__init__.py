@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from .errors import LoadError, Mismatch
 from .expectations import Signed, TensorDigests
+from .lazy import safe_open
 from .load import load_file, load_verified
 
-__all__ = ["LoadError", "Mismatch", "Signed", "TensorDigests", "load_file", "load_verified"]
+__all__ = ["LoadError", "Mismatch", "Signed", "TensorDigests", "load_file", "load_verified", "safe_open"]

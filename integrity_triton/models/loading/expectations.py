@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ... import algorithms
 from ...strict_json import shown
@@ -81,6 +81,9 @@ Against = Manifest | Signed | FileDigests | TensorDigests | str | os.PathLike[st
 class Expectation(Protocol):
     """What a model must match. Every expectation covers all tensors that are loaded."""
 
+    whole_files: ClassVar[bool]
+    """Whether a digest covers a whole file, or parts of it that are no tensors."""
+
     def expect(self, plan: Plan, partial: bool) -> None:
         """Give the files of the plan their messages.
 
@@ -139,6 +142,7 @@ def _read(path: PathLike) -> Manifest | FileDigests:
 @dataclass(frozen=True)
 class _OfManifest:
     manifest: Manifest
+    whole_files: ClassVar[bool] = False
 
     def expect(self, plan: Plan, partial: bool) -> None:
         listed = {name: entry for entry in self.manifest.entries for name in entry.names}
@@ -171,6 +175,7 @@ class _OfManifest:
 @dataclass(frozen=True)
 class _OfTensors:
     given: TensorDigests
+    whole_files: ClassVar[bool] = False
 
     def expect(self, plan: Plan, partial: bool) -> None:
         tensors = plan.tensors()
@@ -198,6 +203,7 @@ class _OfTensors:
 @dataclass(frozen=True)
 class _OfFiles:
     given: FileDigests
+    whole_files: ClassVar[bool] = True
 
     def expect(self, plan: Plan, partial: bool) -> None:
         files = self.given.files
@@ -221,6 +227,7 @@ class _OfSignature:
 
     algorithm: str
     files: Mapping[str, Sequence[tuple[int, int | None, bytes]]]
+    whole_files: ClassVar[bool] = True
 
     def expect(self, plan: Plan, partial: bool) -> None:
         _check_files(plan, self.files, "the signature")

@@ -86,9 +86,7 @@ def load_plan(
     progress: Progress | None,
 ) -> dict[str, torch.Tensor]:
     """Load what is planned; see :func:`load_verified`."""
-    import torch
-
-    target = torch.device(device)
+    target = _usable(device)
     if target.type == "meta":
         raise ValueError("the device 'meta' holds no bytes, so that nothing could be checked on it")
     name = registry.requested(backend)
@@ -108,6 +106,18 @@ def load_plan(
                 traceback.clear_frames(caught.__traceback__)
         raise
     return destination.tensors
+
+
+def _usable(device: str | int | torch.device) -> torch.device:
+    import torch
+
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"tensors cannot be loaded to the device {device!r}: {reason}") from None
+    return target
 
 
 def _on_host(plan: Plan, backend: str | None) -> bool:
