@@ -152,6 +152,18 @@ def test_search_on_a_device(original: Callable[[bytes], str], monkeypatch: pytes
     assert hub.xet_hash(data) == original(data)
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_window_that_begins_in_the_block_before(on_device: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first chunk ends 20 bytes after the beginning of a block."""
+    if on_device:
+        monkeypatch.setattr(xet, "_owned", lambda piece: torch.tensor(np.asarray(piece)))
+        monkeypatch.setattr(xet, "_DEVICE_BLOCK_SIZE", PUBLISHED_ENDS[0] - 20)
+    else:
+        monkeypatch.setattr(xet, "_BLOCK_SIZE", PUBLISHED_ENDS[0] - 20)
+    chunks = hub.xet_chunks(_splitmix(1_000_000, 0))
+    assert [chunk.start + chunk.size for chunk in chunks] == PUBLISHED_ENDS
+
+
 def test_segments_of_a_file(original: Callable[[bytes], str]) -> None:
     weights = torch.randn(300, 401, generator=torch.Generator().manual_seed(5))
     transposed, half = weights.t(), weights[0].to(torch.bfloat16)
@@ -184,15 +196,18 @@ def test_strings() -> None:
             hub.xet_digest(wrong)
 
 
-def test_a_file_that_changes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "reason"), [(9 << 20, "was cut"), (20 << 20, "the file changed")])
+def test_a_file_that_changes(size: int, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(20 << 20))
 
-    def cut(_: int) -> None:
-        path.write_bytes(bytes(9 << 20))
+    def change(_: int) -> None:
+        with open(path, "r+b") as file:
+            file.write(b"1")
+            file.truncate(size)
 
-    with pytest.raises(IntegrityError, match="file"):
-        hub.xet_hash(path, progress=cut)
+    with pytest.raises(IntegrityError, match=reason):
+        hub.xet_hash(path, progress=change)
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:
