@@ -330,22 +330,33 @@ def tags_of(
     for device in dict.fromkeys(view.device for view in data):
         here = [i for i, view in enumerate(data) if view.device == device]
         identities = [specs[i].identity() for i in here]
-        found = _chunk_tags([data[i] for i in here], identities, key, nonce, chunk_size, backend)
+        found = chunk_tags([data[i] for i in here], identities, key, nonce, chunk_size, backend)
         whole = _tensor_tags(found, identities, key, nonce, backend)
-        for i, chunk_tags, tag in zip(here, found, whole, strict=True):
-            chunks[i], tags[i] = chunk_tags, tag
+        for i, own, tag in zip(here, found, whole, strict=True):
+            chunks[i], tags[i] = own, tag
     return TensorTags(nonce, chunk_size, specs, chunks, tags)
 
 
-def _chunk_tags(
+def tensor_identity(name: str, tensor: torch.Tensor) -> bytes:
+    """The 32 bytes that stand for a tensor's name, dtype and shape in its tags."""
+    return _TensorSpec.of(name, tensor).identity()
+
+
+def chunk_tags(
     data: Sequence[torch.Tensor],
     identities: Sequence[bytes],
     key: bytes,
     nonce: bytes,
     chunk_size: int,
     backend: str | None,
+    *,
+    firsts: Sequence[int] | None = None,
 ) -> list[torch.Tensor]:
-    """The tags of every tensor's chunks, uint8 ``[chunks, 16]``, for tensors on one device."""
+    """The tags of every tensor's chunks, uint8 ``[chunks, 16]``, for tensors on one device.
+
+    ``data`` may also hold the bytes of parts of tensors, each of which begins with a whole chunk; ``firsts``
+    are then the numbers of these chunks, and ``identities`` those of the whole tensors.
+    """
     import numpy as np
     import torch
 
@@ -359,7 +370,13 @@ def _chunk_tags(
     if total:
         known = np.frombuffer(b"".join(identities), np.uint8).reshape(-1, 32)
         inputs[1:, 24:56] = np.repeat(known, counts, axis=0)
-        numbers = np.concatenate([np.arange(count, dtype="<u8") for count in counts])
+        starts = firsts or [0] * len(counts)
+        numbers = np.concatenate(
+            [
+                np.arange(start, start + count, dtype="<u8")
+                for start, count in zip(starts, counts, strict=True)
+            ]
+        )
         inputs[1:, 56:] = numbers.view(np.uint8).reshape(-1, 8)
     outputs = run_batch(
         algorithms.get("blake3"),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .entry import TensorEntry
     from .errors import ManifestError
     from .file_digests import FileDigest, FileDigests
+    from .guard import Finding, Guard, GuardStatus, GuardWarning
     from .loading import LoadError, Signed, TensorDigests, load_file, load_verified, safe_open
     from .manifest import Manifest
     from .report import ModelReport, TensorChange
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = [
     "FileDigest",
     "FileDigests",
+    "Finding",
+    "Guard",
+    "GuardStatus",
+    "GuardWarning",
     "LoadError",
     "Manifest",
     "ManifestError",
@@ -37,6 +42,10 @@ __all__ = [
 _LAZY = {
     "FileDigest": "file_digests",
     "FileDigests": "file_digests",
+    "Finding": "guard",
+    "Guard": "guard",
+    "GuardStatus": "guard",
+    "GuardWarning": "guard",
     "LoadError": "loading",
     "Manifest": "manifest",
     "ManifestError": "errors",

@@ -6,8 +6,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm, load_reference
@@ -33,6 +35,25 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+_caller = threading.local()
+
+
+@contextmanager
+def in_calling_thread() -> Iterator[None]:
+    """Batches that the calling thread hashes while the block runs take no other thread, so that work in the
+    background never has more than one processor."""
+    before = getattr(_caller, "alone", False)
+    _caller.alone = True
+    try:
+        yield
+    finally:
+        _caller.alone = before
+
+
+def _alone() -> bool:
+    return getattr(_caller, "alone", False)
 
 
 def _host_bytes(view: Any) -> Any:
@@ -184,7 +205,7 @@ class NativeBackend(Backend):
 
         def fresh(i: int) -> Any:
             values = {**parameters, **{name: value[i] for name, value in each.items()}}
-            return self._new(algorithm, values, one_message=messages.count == 1)
+            return self._new(algorithm, values, one_message=messages.count == 1 and not _alone())
 
         # Copying one keyed or personalised hasher for each message runs the key schedule only once.
         shared = None if each else fresh(0)
@@ -204,7 +225,8 @@ class NativeBackend(Backend):
 
         # Ragged batches have a few long messages among many short ones; small spans balance the threads.
         spans = min(messages.count, size // _BYTES_WORTH_A_THREAD, 64 * self._threads)
-        if spans <= 1 or self._threads == 1 or size < messages.count * _LEAST_MESSAGE_WORTH_A_THREAD:
+        short = size < messages.count * _LEAST_MESSAGE_WORTH_A_THREAD
+        if spans <= 1 or self._threads == 1 or short or _alone():
             joined = run(0, messages.count)
         else:
             edges = [messages.count * s // spans for s in range(spans + 1)]
