@@ -108,8 +108,9 @@ def xet_hash(source: Source, *, backend: str | None = None, progress: Progress |
     """The xet hash of a file, as the Hub's API shows it in ``xetHash``: 64 hexadecimal digits.
 
     ``source`` is a :data:`~.sources.Source`. Tensors are searched and hashed on their device; all else is, by
-    the CPU. Memory is bounded: about a hundred megabytes, whatever the size of the file. ``progress`` is
-    called with numbers of bytes.
+    the CPU. Whatever the size of the file, this takes about a hundred megabytes of memory, and a few hundred
+    for data that was made so that chunks could end at most of its bytes. ``progress`` is called with numbers
+    of bytes.
 
     Raises OSError if a file cannot be read, ValueError if a path does not lead to a regular file,
     IntegrityError if the file changes while it is read, and TypeError for an object without bytes.
