@@ -42,8 +42,8 @@ class FileDigest:
     """
 
     algorithm: str
-    """The name of a hash of this package in its own spelling, or a key of :data:`FSVERITY_SIZES`,
-    :data:`GIT_SIZES` or :data:`XET_SIZES`."""
+    """The name of a hash of this package in its own spelling, or a key of ``FSVERITY_SIZES``,
+    ``GIT_SIZES`` or ``XET_SIZES``."""
     digest: bytes
     size: int | None = None
     """Bytes in the file; None if that is not known."""
