@@ -12,7 +12,16 @@ from typing import Any
 
 __all__: list[str] = []
 
-_MODULES: tuple[str, ...] = ("diffusers", "huggingface", "megatron", "sglang", "slime", "torch_hash", "vllm")
+_MODULES: tuple[str, ...] = (
+    "diffusers",
+    "huggingface",
+    "megatron",
+    "sglang",
+    "slime",
+    "tensorizer",
+    "torch_hash",
+    "vllm",
+)
 """The names of the projects' modules, which are imported when they are first used."""
 
 
