@@ -18,6 +18,7 @@ from .aot import aot
 from .bench import bench
 from .conformance import conformance
 from .devices import devices
+from .guard import guard
 from .hash import hash_files
 from .load_check import load_check
 from .manifest import manifest
@@ -42,6 +43,7 @@ for _command in (
     bench,
     conformance,
     devices,
+    guard,
     hash_files,
     keygen,
     load_check,
