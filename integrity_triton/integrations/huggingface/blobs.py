@@ -36,7 +36,7 @@ def git_blob_sha1(source: Source, *, backend: str | None = None, progress: Progr
 
     It is the SHA-1 of ``blob``, a space, the size in decimal digits, a zero byte and the content (git's
     ``Documentation/gitformat-loose.adoc``). SHA-1 is broken: this finds accidents, and not a file that was
-    made to collide. ``source`` is a :data:`~.sources.Source`. ``progress`` is called with numbers of bytes.
+    made to collide. ``source`` is a ``sources.Source``. ``progress`` is called with numbers of bytes.
 
     Raises OSError if a file cannot be read, ValueError if a path does not lead to a regular file,
     IntegrityError if the file changes while it is read, and TypeError for an object without bytes.

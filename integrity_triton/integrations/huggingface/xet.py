@@ -107,7 +107,7 @@ def xet_digest(text: str) -> bytes:
 def xet_hash(source: Source, *, backend: str | None = None, progress: Progress | None = None) -> str:
     """The xet hash of a file, as the Hub's API shows it in ``xetHash``: 64 hexadecimal digits.
 
-    ``source`` is a :data:`~.sources.Source`. Tensors are searched and hashed on their device; all else is, by
+    ``source`` is a ``sources.Source``. Tensors are searched and hashed on their device; all else is, by
     the CPU. Whatever the size of the file, this takes about a hundred megabytes of memory, and a few hundred
     for data that was made so that chunks could end at most of its bytes. ``progress`` is called with numbers
     of bytes.
