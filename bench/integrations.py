@@ -20,7 +20,7 @@ import sys
 import time
 import types
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import torch
 
 import integrity_triton as it
 from bench import environment
-from integrity_triton.integrations import sglang, slime, vllm
+from integrity_triton.integrations import megatron, sglang, slime, tensorizer, torch_hash, vllm
 
 OTHERS = Path(
     os.environ.get("INTEGRITY_TRITON_OTHER_PROJECTS") or environment.ROOT / ".venv-test/other-projects"
@@ -87,6 +87,24 @@ def libraries(name: str) -> Callable[[torch.nn.Module], dict[str, str]]:
     }
 
 
+def float32_sha1(weights: torch.nn.Module) -> list[bytes]:
+    """What Megatron-LM computes of each parameter, by its function's expression."""
+    return [
+        hashlib.sha1(x.data.to("cpu").float().numpy(force=True).data).digest()
+        for _, x in weights.named_parameters()
+    ]
+
+
+def crc32_and_sha256(state: Mapping[str, torch.Tensor]) -> list[tuple[int, bytes]]:
+    """The library calls that tensorizer makes for the data of each tensor, without its threads."""
+    raw = [x.reshape(-1).view(torch.uint8).numpy().data for x in state.values()]
+    return [(zlib.crc32(data), hashlib.sha256(data).digest()) for data in raw]
+
+
+def each(call: Callable[[torch.Tensor], Any], state: Mapping[str, torch.Tensor]) -> list[Any]:
+    return [call(x) for x in state.values()]
+
+
 def comparisons(weights: torch.nn.Module) -> Iterator[tuple[str, str, Callable[[], Any], Callable[[], Any]]]:
     """For each row: what is compared, how it runs here, the project's function, and ours."""
     state = dict(weights.named_parameters())
@@ -105,6 +123,30 @@ def comparisons(weights: torch.nn.Module) -> Iterator[tuple[str, str, Callable[[
         for name in ("xxh3-128", "blake3"):
             ours = partial(slime.checksums, state, name, backend=backend)
             yield f"slime's {name} -> the same", backend, partial(libraries(name), weights), ours
+        yield (
+            "Megatron-LM's SHA-1 of float32 -> the same",
+            backend,
+            partial(float32_sha1, weights),
+            partial(megatron.param_hashes, weights, backend=backend),
+        )
+        yield (
+            "Megatron-LM's SHA-1 of float32 -> blake3",
+            backend,
+            partial(float32_sha1, weights),
+            partial(megatron.param_hashes, weights, "blake3", own_bytes=True, backend=backend),
+        )
+        yield (
+            "tensorizer's CRC-32 and SHA-256 -> the same",
+            backend,
+            partial(crc32_and_sha256, state),
+            partial(tensorizer.tensor_hashes, state, backend=backend),
+        )
+        yield (
+            "torch.hash_tensor -> hash_tensor, BLAKE3",
+            backend,
+            partial(each, torch.hash_tensor, state),
+            partial(each, partial(torch_hash.hash_tensor, backend=backend), state),
+        )
     yield (
         "slime's adler32 -> the sums for other devices",
         "torch",
