@@ -21,6 +21,7 @@ from .reading import PIECE_SIZE, Cancellation, fill, join, opened
 
 _RUN_SIZE = 4 << 20  # small tensors are read together, up to this many bytes
 _WINDOW_SIZE = 8 << 20
+_PART_SIZE = 2 << 20  # of a window, which one thread reads
 _LEAST_WIDE = 4 * _WINDOW_SIZE
 _MOST_THREADS = 8
 
@@ -61,7 +62,7 @@ def load_to_host(plan: Plan, destination: Destination, backend: str | None, prog
 
     def work(unit: _Unit) -> None:
         with opened(unit.file) as stream:
-            hashes = _Hashes(unit.messages, backend)
+            hashes = _Hashes(unit.messages, backend, alone=False)
             memory = memories[id(unit.file)]
             for offset, views, in_file in memory.pieces(unit.start, unit.end, PIECE_SIZE):
                 cancellation.check()
@@ -92,7 +93,7 @@ def _work_widely(
     progress: SharedProgress,
     cancellation: Cancellation,
 ) -> None:
-    hashes = _Hashes(unit.messages, backend)
+    hashes = _Hashes(unit.messages, backend, alone=True)
     with opened(unit.file) as stream:
 
         def read(offset: int, views: Sequence[memoryview]) -> None:
@@ -133,10 +134,10 @@ def _work_widely(
 
 
 def _parts(offset: int, views: Sequence[memoryview]) -> Iterator[tuple[int, list[memoryview]]]:
-    """The views in parts of at most a piece, each with its offset in the file."""
+    """The views in parts for one read each, with their offsets in the file."""
     for view in views:
-        for start in range(0, len(view), PIECE_SIZE):
-            yield offset + start, [view[start : start + PIECE_SIZE]]
+        for start in range(0, len(view), _PART_SIZE):
+            yield offset + start, [view[start : start + _PART_SIZE]]
         offset += len(view)
 
 
@@ -212,10 +213,11 @@ class _Memory:
 class _Hashes:
     """The running hashes of a unit, whose bytes come in order."""
 
-    def __init__(self, messages: Sequence[Message], backend: str | None) -> None:
+    def __init__(self, messages: Sequence[Message], backend: str | None, *, alone: bool) -> None:
         self._pending = sorted(messages, key=lambda m: (m.start, m.end))[::-1]
         self._running: list[tuple[Message, Running]] = []
         self._backend = backend
+        self._alone = alone
 
     def update(self, offset: int, views: Sequence[memoryview]) -> None:
         """Absorb neighbouring bytes that begin at ``offset`` in the file."""
@@ -244,4 +246,4 @@ class _Hashes:
                 message.found = self._start(message).digest()
 
     def _start(self, message: Message) -> Running:
-        return message.digester.start(message.end - message.start, self._backend)
+        return message.digester.start(message.end - message.start, self._backend, alone=self._alone)

@@ -13,8 +13,9 @@ from ..errors import ManifestError
 from .errors import LoadError
 from .plan import PlannedFile
 
-PIECE_SIZE = 1 << 20
-"""Bytes that are read and hashed at once: they are still in a cache of the processor when they are hashed."""
+PIECE_SIZE = 256 << 10
+"""Bytes that are read and hashed at once: they are still in the second cache of a processor when they are
+hashed."""
 _MOST_VIEWS = 512  # at once; the least IOV_MAX of a POSIX system that has more than 16 is 1024
 
 
