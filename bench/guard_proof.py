@@ -201,9 +201,9 @@ def main() -> int:
     if "minilm" in given.parts:
         good.append(flips("all-MiniLM-L6-v2", minilm(), given.flips, 100, 1.0))
     if "synthetic" in given.parts:
-        good.append(flips("synthetic", synthetic(), given.flips, 500, 5.0))
+        good.append(flips("synthetic", synthetic(), given.flips, 2000, 20.0))
     if "clean" in given.parts:
-        good.append(clean(minilm(), given.periods, 0.25))
+        good.append(clean(minilm(), given.periods, 0.4))
     if "overhead" in given.parts:
         good.append(overhead(given.rounds, given.seconds))
     return 0 if all(good) else 1

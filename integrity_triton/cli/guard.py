@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +68,7 @@ def guard(
     interrupted.
     """
     from ..models import Guard, Manifest, load_verified
-    from ..models.guard import PrometheusMetrics
+    from ..models.guard import GuardWarning, PrometheusMetrics
 
     output = Output(as_json=as_json)
     end = None if seconds is None else time.monotonic() + seconds
@@ -85,17 +87,22 @@ def guard(
             # Without a manifest, the weights are compared with the file that they come from.
             listed = Manifest.load(manifest_path) if manifest_path else Manifest.build(path, backend=backend)
             weights = load_verified(path, against=listed, device=device, backend=backend, progress=progress)
-        guarding = Guard(
-            weights,
-            against=listed,
-            algorithm=algorithm,
-            budget=budget,
-            period=period,
-            on_mismatch=found.append,
-            metrics=metrics,
-            name=path.name,
-            backend=backend,
-        )
+        logging.getLogger("integrity_triton").addHandler(logging.NullHandler())  # the report has all findings
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", GuardWarning)
+            guarding = Guard(
+                weights,
+                against=listed,
+                algorithm=algorithm,
+                budget=budget,
+                period=period,
+                on_mismatch=found.append,
+                metrics=metrics,
+                name=path.name,
+                backend=backend,
+            )
+        for warning in told:
+            output.complain(f"warning: {warning.message}")
         try:
             status, drilled = _watch(guarding, weights, output, found, passes, end, drill)
         finally:

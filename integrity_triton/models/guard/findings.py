@@ -72,7 +72,7 @@ class Finding:
     empty if only the chunk is known. If it is not empty, it is proven: with these bits put back, the chunk
     has the digest of the baseline."""
     time: float = 0.0
-    """Seconds since the epoch, as :func:`time.time` gives them."""
+    """Seconds since the epoch, as ``time.time()`` gives them."""
 
     @property
     def fails(self) -> bool:

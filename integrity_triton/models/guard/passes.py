@@ -138,11 +138,15 @@ class Passes:
         if not self._slices:
             return math.inf
         self.check(0, told, alone=True)  # the first call imports, and compiles kernels
-        size, began, i = 0, time.perf_counter(), 0
-        while (taken := time.perf_counter() - began) < _RATE_SECONDS or i == 0:
-            size += self.check(i % len(self._slices), told, alone=True)
-            i += 1
-        return max(1.0, size / taken)
+        end = time.perf_counter() + _RATE_SECONDS
+        measured: list[tuple[int, float]] = []
+        while time.perf_counter() < end or not measured:
+            began = time.perf_counter()
+            size = self.check(len(measured) % len(self._slices), told, alone=True)
+            measured.append((size, time.perf_counter() - began))
+        largest = max(size for size, _ in measured)
+        # The fastest one counts: what other programs took of the processor meanwhile is no work of the guard.
+        return max(1.0, *(size / seconds for size, seconds in measured if 2 * size >= largest))
 
     def check(self, number: int, told: list[Finding], *, alone: bool) -> int:
         """Check one slice, and return its size in bytes. ``told`` receives the findings that are new.
