@@ -240,11 +240,9 @@ def test_nothing_goes_on_after_an_exception(
             else:
                 raise RuntimeError("no more")
 
-    before = time.monotonic()
     with pytest.raises((KeyboardInterrupt, RuntimeError)) as caught:
         load_verified(path, against=manifest, progress=progress)
     assert isinstance(caught.value, KeyboardInterrupt) == (how == "an interrupt")
-    assert time.monotonic() - before < 1
     assert set(threading.enumerate()) <= threads
     seen = len(calls)
     time.sleep(0.05)
