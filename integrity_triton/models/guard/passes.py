@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...messages.tensors import host_memory
 from .baseline import Baseline, Piece, beside, one_thread, piece_bytes
 from .changes import Target, compare
 from .findings import Finding, Kind
@@ -187,7 +188,7 @@ class Passes:
         unit, size = piece.unit, self.baseline.chunk_size
         start, end = chunk * size, min((chunk + 1) * size, unit.nbytes)
         # From this copy follow both whether the chunk differs and in which bits.
-        data = piece_bytes(Piece(unit, piece.tensor, chunk, chunk + 1), size).clone()
+        data = _copied(piece_bytes(Piece(unit, piece.tensor, chunk, chunk + 1), size))
         device = str(piece.tensor.device)
         where = f"chunk {chunk} of {self.baseline.chunks(unit)} (bytes {start} to {end}) on {device}"
 
@@ -228,6 +229,15 @@ def _still_there(target: Target) -> torch.Tensor:
     except RuntimeError:  # a tensor that has lost its storage has no address
         pass
     raise Moving
+
+
+def _copied(data: torch.Tensor) -> torch.Tensor:
+    if data.device.type != "cpu":
+        return data.clone()
+    import torch
+
+    # torch would copy with threads of its own, for which this one waits long if the processors are busy.
+    return torch.from_numpy(host_memory(data).copy())
 
 
 def _on_device(data: bytes, like: torch.Tensor) -> torch.Tensor:
