@@ -24,7 +24,7 @@ from integrity_triton.backends.emulation.faults import EmulationError, MemoryFau
 from integrity_triton.conformance.cells import Request
 from integrity_triton.drivers.poly1305 import Poly1305Driver
 from integrity_triton.launching.launch import Address, Launch
-from integrity_triton.messages.layout import Ragged, Rows
+from integrity_triton.messages.layout import Addressed, Ragged, Rows
 from integrity_triton.self_tests.admission import VARIABLE
 from support import oracle, pattern, required, rows_as_bytes
 
@@ -105,6 +105,25 @@ def test_memory_at_addresses_is_that_of_its_owner():
 def _given(attributes: dict[tuple[int, ...], list[Any]]) -> dict[tuple[int, ...], list[Any]]:
     """Attributes without empty lists. The hook that ends the compilation early adds one."""
     return {place: attribute for place, attribute in attributes.items() if attribute}
+
+
+def test_blocks_apart_from_each_other_are_memory_and_what_is_between_them_is_not():
+    """The leaves of BLAKE2bp and BLAKE2sp take blocks of a message in turn."""
+    whole = torch.zeros(40, dtype=torch.uint8)
+    first = whole.data_ptr()
+    places = Addressed(np.array([first, first + 4]), np.array([10, 0]), torch.device("cpu"), whole)
+    arguments, constants = {"address": first, "step": 16}, {"BLOCK_BYTES": 4}
+    launch = Launch("k:k", 1, arguments, constants, torch.device("cpu"), (places,))
+    memory = _memory(launch)
+
+    def load(at: int) -> None:
+        memory.load(np.array([first + at], np.uint64), 1, np.zeros(1, np.int64), "a load")
+
+    for at in (0, 3, 16, 19, 32, 33):
+        load(at)
+    for at in (4, 15, 20, 34, 36):
+        with pytest.raises(MemoryFault):
+            load(at)
 
 
 def test_what_is_executed_is_what_the_jit_specialises(ptx, monkeypatch):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,7 +36,7 @@ class EmulatedBackend(TritonBackend):
     for_tests = True
     device_types = ("cpu",)
     torch_device_type = "cpu"
-    trial_size = TrialSize(messages=2, lanes=257, volume=300_000, blocks=16)
+    trial_size = TrialSize(messages=2, lanes=257, volume=540_000, blocks=16)
 
     target_variable: ClassVar[str]
     """The environment variable that names the target."""
@@ -126,21 +127,38 @@ def _memory(launch: Launch) -> GlobalMemory:
     for name, value in launch.arguments.items():
         if hasattr(value, "data_ptr"):
             memory.register(value.data_ptr(), value.numel() * value.element_size(), f"argument {name}")
+    block = launch.constants.get("BLOCK_BYTES", 0)
     for owner in launch.memory:
-        _register(memory, owner)
+        _register(memory, owner, block, launch.arguments.get("step", block))
     return memory
 
 
-def _register(memory: GlobalMemory, owner: Any) -> None:
-    """Register what owns the memory at an address in the arguments of a launch."""
+def _register(memory: GlobalMemory, owner: Any, block: int, step: int) -> None:
+    """Register what owns the memory at an address in the arguments of a launch. If the blocks of a message
+    are ``step`` bytes apart, it owns these blocks, and not what lies between them."""
     if isinstance(owner, Rows | Ragged):
         owner = owner.addressed()
     if isinstance(owner, Addressed):
+        if step > block > 0:
+            owner = _blocks(owner, block, step)
         memory.register_many(owner.addresses, owner.lengths, "the messages", vectors=True)
     elif hasattr(owner, "data_ptr"):
         memory.register(owner.data_ptr(), owner.numel() * owner.element_size(), "memory at an address")
     else:
         raise TypeError(f"the memory of a launch is owned by a {type(owner).__name__}")
+
+
+def _blocks(places: Addressed, block: int, step: int) -> Addressed:
+    """The blocks of messages whose blocks are ``step`` bytes apart, each as a message of its own."""
+    import numpy as np
+
+    counts = -(-places.lengths // block)
+    index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return replace(
+        places,
+        addresses=np.repeat(places.addresses, counts) + step * index,
+        lengths=np.minimum(np.repeat(places.lengths, counts) - block * index, block),
+    )
 
 
 def _missing() -> str | None:
