@@ -135,8 +135,9 @@ def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
             yield Trial("keys per message", "table", start, True, False, partial(_ragged, group, start, True))
             yield Trial("keys per message", "rows", start, True, False, partial(_rows, group, start, True))
     # A driver that copies messages into rows of its own gets their alignment from the size of the messages.
-    every = partial(_rows, short, 0, False, most=_MANY, filling=True)
-    yield Trial("every length", "rows", 0, False, False, every)
+    for start in _STARTS:
+        every = partial(_rows, short, start, False, most=_MANY, filling=True)
+        yield Trial("every length", "rows", start, False, False, every)
     for group in alike(known):
         if group[0] not in plain:
             yield from of(MODES, group, singly=_STARTS if record.parallel else _STARTS[:1])
@@ -146,6 +147,13 @@ def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:
         for start in _STARTS:
             copies = partial(_ragged, long[-1:], start, False)
             yield Trial("copies of the longest", "table", start, False, True, copies)
+        # Where no message of a program ends within the part of a lane, kernels load without masks.
+        whole = [max(long, key=lambda answer: answer.size & -answer.size)]
+        for start in _STARTS:
+            copies = partial(_ragged, whole, start, False)
+            yield Trial("copies of whole parts", "table", start, False, True, copies)
+            copies = partial(_rows, whole, start, False)
+            yield Trial("copies of whole parts", "rows", start, False, True, copies)
     if record.construction.hmac_of is not None:
         yield Trial("tags of tags", "chain", 0, True, False, partial(_chain, known))
 
@@ -261,16 +269,17 @@ def _filling(host: Run, answers: Sequence[Answer], per_message: bool) -> list[An
 
     Kernels sort the messages of a table by length, and treat the part that all messages of a program have
     apart from the rest. So the messages that are there several times are those that have at least one block:
-    the first program has only these, and the last one has the shortest messages.
+    the first program has only these, and the last one has only shorter messages.
     """
     if per_message and not host.driver().per_message:
         return list(answers)
     record = host.algorithm
     repeated = short = [a for a in answers if not is_long(record, a.size)]
     whole = [a for a in short if a.size >= max(record.block_size, _TURN_BYTES)]
-    if len({a.size for a in whole}) > 1:
+    missing = _lanes(host) - len(answers)
+    if len({a.size for a in whole}) > 1 and len(whole) < len(short):
         repeated = whole
-    missing = _lanes(host) - len(repeated)
+        missing += len(short) - len(whole) - 1
     return [*itertools.islice(itertools.cycle(repeated), max(0, missing)), *answers]
 
 
@@ -328,9 +337,11 @@ def _rows(
         by_size.setdefault(len(_content(host, answer)), []).append(answer)
     sizes = sorted(by_size)
     before = {b: by_size[a][0] for a, b in itertools.pairwise(sizes)}
-    chosen = set(
-        sizes if per_message else _spread([n for n in sizes if n], most or host.launcher.trial_size.messages)
-    )
+    halves = {size: by_size[n][0] for size in sizes for n in sizes if n <= size // 2}
+    some = [n for n in sizes if n]
+    chosen = set(sizes if per_message else _spread(some, most or host.launcher.trial_size.messages))
+    if filling:
+        chosen |= set(some[:1])  # before the shortest one, there is an empty one
     groups = []
     # Trials of long messages only come last, and may take longer.
     share = 1 if all(is_long(host.algorithm, a.size) for a in answers) else 8
@@ -339,8 +350,9 @@ def _rows(
             groups.append(group)
         elif size in chosen:
             # Both kinds of batch are needed, because a driver may use another layout if all rows are
-            # equally long.
-            last = group[0] if per_message or len(groups) % 2 else before.get(size, group[0])
+            # equally long. A row that is shorter by half leaves whole blocks of the others to themselves.
+            shorter = halves if len(groups) % 4 == 2 else before
+            last = group[0] if len(groups) % 2 else shorter.get(size, group[0])
             groups.append([*group * (_copies(host, group[0], share) - 1), last])
 
     def whole(group: list[Answer]) -> list[Answer]:
