@@ -32,13 +32,16 @@ _MOST = 4
 """A run checks at most so many algorithms."""
 
 
-def groups(backend: str) -> list[list[str]]:
-    """The names of the algorithms that each run checks."""
+def groups(backend: str, wanted: Sequence[str]) -> list[list[str]]:
+    """The names of the algorithms that each run checks; all algorithms, if none are ``wanted``."""
     status = {s.name: s for s in statuses()}[backend]
     if not status.available:
         raise SystemExit(f"{backend} is absent: {status.reason}")
     found: dict[Hashable, list[str]] = {}
+    chosen = {algorithms.get(name).name for name in wanted}
     for record in algorithms.all_algorithms():
+        if chosen and record.name not in chosen:
+            continue
         found.setdefault(kernels_of(record, status), []).append(record.name)
     return [names[i : i + _MOST] for names in found.values() for i in range(0, len(names), _MOST)]
 
@@ -66,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("backend", choices=("ptx", "amdgcn"))
     parser.add_argument("--parts", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--report", type=Path, action="append", default=[], metavar="FILE")
+    parser.add_argument("--algorithm", action="append", default=[], metavar="NAME", help="check only these")
     parser.add_argument("--jobs", type=int, default=1, help="how many runs are made at once")
     parser.add_argument("--only", nargs="+", metavar="ALGORITHM", help="make the run of these algorithms")
     given = parser.parse_args(arguments)
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(report.summary(), *report.problems, sep="\n")
         return 0
     todo: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
-    runs = groups(given.backend)
+    runs = groups(given.backend, given.algorithm)
     for names in runs:
         if not part(given.parts, given.backend, names).exists():
             todo.put(names)

@@ -170,7 +170,11 @@ def merged(reports: Sequence[Report]) -> Report:
         seed=first.seed,
         date=min(report.date for report in reports),
         seconds=round(sum(report.seconds for report in reports), 3),
-        options={**options, "algorithms": [], "runs": len(reports)},
+        options={
+            **options,
+            "algorithms": [name for report in reports for name in report.options["algorithms"]],
+            "runs": len(reports),
+        },
         environment=first.environment,
     )
     return replace(report, problems=(*report.problems, *_unexecuted(report)))

@@ -27,6 +27,14 @@ _WHOLE_BLOCKS = (
 
 UNEXECUTED: tuple[Unexecuted, ...] = (
     Unexecuted(_SHORT, instruction="div.s64", backends=("ptx",)),
+    Unexecuted(_SHORT, instruction="rem.s64", backends=("ptx",)),
+    Unexecuted(
+        "Only keys of 256 bits take this step, and Poly1305-AES has keys of 128 bits. CMAC and GMAC launch "
+        "the same kernel with keys of every size.",
+        kernel="aes_expand_keys",
+        function="aes.py:aes_expand_keys",
+        source="new = _sub_word(new)",
+    ),
     Unexecuted(
         _WHOLE_BLOCKS,
         kernel="hash_messages",
@@ -40,6 +48,12 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
         function="batch.py:hash_messages",
         constants={"FINAL": False},
         source="raw = end_block(",
+    ),
+    Unexecuted(
+        f"{_WHOLE_BLOCKS} The compiler gives no line for a part of the padding.",
+        kernel="hash_messages",
+        function="batch.py:",
+        constants={"FINAL": False},
     ),
     *(
         Unexecuted(
@@ -64,11 +78,63 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
         function="siphash.py:",
         constants={"FINAL": False},
     ),
+    *(
+        Unexecuted(
+            _WHOLE_BLOCKS,
+            kernel="xxh64_messages",
+            function="xxhash.py:xxh64_messages",
+            constants={"FINAL": False},
+            source=source,
+        )
+        for source in (
+            "for n in range(common, longest >> 5):",
+            "left = tl.minimum(tl.maximum(size - word * 4, 0), 32).to(tl.int32)",
+            "new = _xxh64_stripe(state, load_block(message, word, left, valid, 8, ALIGN, VECTOR))",
+        )
+    ),
+    Unexecuted(
+        f"{_WHOLE_BLOCKS} The compiler gives no line for a part of the loop after the common stripes.",
+        kernel="xxh64_messages",
+        function="xxhash.py:",
+        constants={"FINAL": False},
+    ),
+    *(
+        Unexecuted(
+            "The compiler makes a loop of its own for digests of a negative size, which do not exist.",
+            kernel="hmac_chain",
+            constants={"BLOCK": "integrity_triton.kernels.blake2:blake2s_block"},
+            backends=("ptx",),
+            function=function,
+            source=source,
+        )
+        for function, source in (("pbkdf2.py:hmac_chain", "outer = n % 2"), ("pbkdf2.py:", ""))
+    ),
+    Unexecuted(
+        "A part of a message has 17 sums. The other columns of the product are zeros, and are not stored.",
+        kernel="poly1305_rows",
+        function="poly1305_matrix.py:poly1305_rows",
+        kind="columns",
+        numbers=range(17, 32),
+    ),
     Unexecuted(
         "A launch always has a message with a block, so that the loop over the blocks is never left out.",
         kernel="hash_messages",
         function="batch.py:hash_messages",
         source="store_words(out_ptr + row * STATE_WORDS",
+    ),
+    *(
+        Unexecuted(
+            "A launch that only absorbs whole packets (without FINAL) always has a message with one, so that "
+            "the loop over the packets is never left out.",
+            kernel="highwayhash_messages",
+            function="highwayhash.py:highwayhash_messages",
+            constants={"FINAL": False},
+            source=source,
+        )
+        for source in (
+            "valid, message, size, row, longest, shortest = messages_of_lanes(",
+            "store_words(out_ptr + row * 16, state",
+        )
     ),
     Unexecuted(
         "Before its end, a stream only hashes whole chunks (ROOTS is 0), so that none of them ends early.",

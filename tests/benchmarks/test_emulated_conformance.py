@@ -44,9 +44,15 @@ def test_all_algorithms_are_checked_once(runs, tmp_path):
     assert (tmp_path / "report.md").read_text("utf-8").startswith("# Conformance")
 
 
+def test_some_algorithms_are_checked(runs, tmp_path):
+    given = ["ptx", "--parts", str(tmp_path), "--algorithm", "MD5", "--algorithm", "crc32"]
+    assert emulated_conformance.main(given) == 0
+    assert runs == [["md5"], ["crc32"]]
+
+
 def test_a_run_that_was_made_is_not_repeated(runs, tmp_path, monkeypatch, capsys):
     first, second = ["md5", "hmac_md5"], ["sha1"]
-    monkeypatch.setattr(emulated_conformance, "groups", lambda backend: [first, second])
+    monkeypatch.setattr(emulated_conformance, "groups", lambda backend, wanted: [first, second])
     assert emulated_conformance.main(["ptx", "--parts", str(tmp_path), "--only", *first]) == 0
     assert emulated_conformance.main(["ptx", "--parts", str(tmp_path)]) == 0
     assert runs == [first, second]
