@@ -24,6 +24,7 @@ from .load_check import load_check
 from .manifest import manifest
 from .outcome import BROKEN_PIPE, EXPECTED_ERRORS, INTERRUPTED, OK, TROUBLE, describe
 from .signing import keygen, sign, verify
+from .tensors import tensors
 from .terminal import PROGRAM, complain, write_document
 
 
@@ -49,6 +50,7 @@ for _command in (
     load_check,
     manifest,
     sign,
+    tensors,
     verify,
 ):
     _commands.add_command(_command)

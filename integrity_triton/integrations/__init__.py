@@ -14,6 +14,7 @@ __all__: list[str] = []
 
 _MODULES: tuple[str, ...] = (
     "diffusers",
+    "formats",
     "huggingface",
     "megatron",
     "sglang",

@@ -6,15 +6,21 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from ..backends import registry
 from ..batch import hash_batch
 from ..files import Progress, update_from_file
 from ..hashing import new
+from ..messages.tensors import host_memory
+from .dtypes import torch_type
 from .entry import TensorEntry
-from .errors import ManifestError
+from .errors import ManifestError, shown
 from .safetensors_file import SafetensorsFile, StoredTensor
 from .tensor_hash import TensorHash
+
+if TYPE_CHECKING:
+    import torch
 
 _RUN_SIZE = 8 << 20  # small tensors are read together, up to this many bytes
 _MOST_READERS = 8  # each holds up to two read buffers
@@ -67,6 +73,32 @@ def hash_files(
     for file in files:
         file.check_unchanged()
     return entries
+
+
+def read_tensors(files: Sequence[SafetensorsFile], *, typed: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of the files with their names, each read when it is asked for, on the CPU.
+
+    They have the dtypes and shapes of the files or, unless ``typed``, are flat and uint8. Raises
+    ManifestError, which names the tensor, for a dtype that torch does not have and for a file that changes
+    meanwhile, and OSError if a file cannot be read.
+    """
+    import torch
+
+    for file in files:
+        for stored in file.tensors:
+            dtype: torch.dtype = torch.uint8
+            shape: tuple[int, ...] = (stored.nbytes,)
+            if typed:
+                try:
+                    dtype, shape = torch_type(stored.dtype, stored.shape)
+                except TypeError as error:
+                    raise ManifestError(f"{file.path}: tensor {shown(stored.name)}: {error}") from None
+            tensor = torch.empty(shape, dtype=dtype)
+            try:
+                host_memory(tensor).data[:] = _read(file, stored.start, stored.end)
+            except EOFError as error:
+                raise ManifestError(f"the file was cut while it was being read: {error}") from None
+            yield stored.name, tensor
 
 
 def _runs(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
