@@ -8,7 +8,7 @@ while the threads read the next group.
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,9 @@ def load_to_device(
     """
     ring = _Ring(destination.device)
     cancellation = Cancellation()
-    pool = ThreadPoolExecutor(min(MOST_BUFFERS, max(2, usable_cpus())), "integrity_triton")
+    pool = ThreadPoolExecutor(
+        min(MOST_BUFFERS, max(2, usable_cpus())), "integrity_triton", _in_stream_of_caller(destination.device)
+    )
     groups = list(_groups(plan))
 
     def start(group: _Group) -> list[Future[None]]:
@@ -70,6 +72,20 @@ def load_to_device(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_stream_of_caller(device: torch.device) -> Callable[[], None]:
+    """A function that gives the thread which calls it the stream that is current here.
+
+    The tensors were allocated in this stream, and are hashed in it. A copy in another stream would not be
+    ordered with either: the hash could be that of what the memory held before.
+    """
+    import torch
+
+    if device.type == "cpu":
+        return lambda: None
+    stream = torch.accelerator.current_stream(device)
+    return lambda: torch.accelerator.set_stream(stream)
 
 
 _Group = tuple[PlannedFile, list[Segment]]
@@ -144,7 +160,7 @@ class _Ring:
         self._free: queue.SimpleQueue[tuple[torch.Tensor, Any]] = queue.SimpleQueue()
         self.pinned = False
         for _ in range(MOST_BUFFERS):
-            buffer = torch.empty(BUFFER_SIZE, dtype=torch.uint8)
+            buffer = torch.empty(BUFFER_SIZE, dtype=torch.uint8, device="cpu")  # whatever the default is
             if device.type != "cpu":
                 try:
                     buffer = buffer.pin_memory()
@@ -231,7 +247,7 @@ def _hash_ranges(file: PlannedFile, destination: Destination, backend: str | Non
                 running.update(data.to(destination.device))
                 continue
             for position in range(start, end, BUFFER_SIZE):
-                data = torch.empty(min(BUFFER_SIZE, end - position), dtype=torch.uint8)
+                data = torch.empty(min(BUFFER_SIZE, end - position), dtype=torch.uint8, device="cpu")
                 with opened(file) as stream:
                     fill(file, stream, position, [data.numpy().data])
                 running.update(data.to(destination.device))
