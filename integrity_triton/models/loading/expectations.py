@@ -13,8 +13,9 @@ from ... import algorithms
 from ...strict_json import shown
 from ..entry import TensorEntry, check_name
 from ..errors import ManifestError
-from ..file_digests import FileDigest, FileDigests
+from ..file_digests import FSVERITY_SIZES, GIT_SIZES, XET_SIZES, FileDigest, FileDigests
 from ..manifest import Manifest
+from ..regular_files import open_regular
 from ..report import compare
 from ..tensor_hash import TensorHash, collision_resistant
 from .digesters import Digester
@@ -55,13 +56,15 @@ class TensorDigests:
     def __post_init__(self) -> None:
         if not isinstance(self.digests, Mapping):
             raise TypeError(f"digests must map names to digests, not be a {type(self.digests).__name__}")
+        if self.algorithm in {*FSVERITY_SIZES, *GIT_SIZES, *XET_SIZES}:
+            raise ManifestError(f"{self.algorithm} is a digest of files, not of tensors")
+        try:
+            record = algorithms.get(self.algorithm)  # here, because there may be no digest
+        except ValueError as error:
+            raise ManifestError(str(error)) from None
         for name, digest in self.digests.items():
             check_name(name)
             checked = FileDigest(self.algorithm, digest)
-            try:
-                record = algorithms.get(self.algorithm)
-            except ValueError:
-                raise ManifestError(f"{self.algorithm} is a digest of files, not of tensors") from None
             if checked.weakness is not None and not self.checksums:
                 raise ManifestError(
                     f"{record.name} is only a checksum ({checked.weakness}); take digests of a secure hash, "
@@ -72,7 +75,16 @@ class TensorDigests:
     @property
     def collision_resistant(self) -> bool:
         """Whether nobody can find other bytes with the same digest."""
-        return collision_resistant(algorithms.get(self.algorithm))
+        if not self.digests:
+            return collision_resistant(algorithms.get(self.algorithm))
+        return all(FileDigest(self.algorithm, digest).weakness is None for digest in self.digests.values())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuilt, (self.algorithm, dict(self.digests), self.checksums)  # a mapping proxy has no pickle
+
+
+def _rebuilt(algorithm: str, digests: Mapping[str, bytes], checksums: bool) -> TensorDigests:
+    return TensorDigests(algorithm, digests, checksums=checksums)
 
 
 Against = Manifest | Signed | FileDigests | TensorDigests | str | os.PathLike[str]
@@ -126,8 +138,11 @@ def _expectation(item: Any) -> Expectation:
 
 
 def _read(path: PathLike) -> Manifest | FileDigests:
-    with open(path, "rb") as file:
-        head = file.read(64)
+    try:
+        with open(open_regular(path), "rb") as file:  # a named pipe would be waited for
+            head = file.read(64)
+    except ValueError as error:
+        raise ManifestError(f"{error}; against takes the path of a regular file") from None
     if head.lstrip()[:1] == b"{":
         return Manifest.load(path)
     try:
