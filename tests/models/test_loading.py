@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import pickle
 import struct
 import subprocess
 import sys
@@ -287,10 +289,14 @@ def test_what_nothing_can_be_checked_against(path: Path, tmp_path: Path) -> None
         TensorDigests("xxh3_128", {"a": bytes(16)})
     with pytest.raises(ManifestError, match="digest of files"):
         TensorDigests("fsverity-sha256", {"a": bytes(32)})
+    with pytest.raises(ManifestError, match="unknown algorithm 'nothing'"):
+        TensorDigests("nothing", {})
     with pytest.raises(ManifestError, match="xet cannot be checked while a model is loaded"):
         load_verified(path, against=FileDigests.of({path.name: bytes(32)}, "xet"))
     with pytest.raises(ValueError, match="'meta' holds no bytes"):
         load_verified(path, against=manifest, device="meta")
+    with pytest.raises(ValueError, match="cannot be loaded to the device 'hpu'"):
+        load_verified(path, against=manifest, device="hpu")
     with pytest.raises(ValueError, match="unknown backend 'nothing'"):
         load_verified(path, against=manifest, backend="nothing")
     with pytest.raises(TypeError, match="loaded from a path"):
@@ -301,6 +307,13 @@ def test_what_nothing_can_be_checked_against(path: Path, tmp_path: Path) -> None
     manifest.save(tmp_path / "manifest.json")
     assert_same(load_verified(path, against=tmp_path / "manifest.json"), tensors())
     assert_same(load_verified(str(path), against=str(tmp_path / "manifest.json")), tensors())
+
+
+def test_digests_of_tensors_as_a_value() -> None:
+    digests = TensorDigests("shake_128", {"a": bytes(32), "b": bytes(4)}, checksums=True)
+    assert not digests.collision_resistant
+    assert TensorDigests("shake_128", {"a": bytes(32)}).collision_resistant
+    assert pickle.loads(pickle.dumps(digests)) == digests == copy.deepcopy(digests)
 
 
 def test_kernels_hash_what_is_loaded(path: Path, folder: Path) -> None:

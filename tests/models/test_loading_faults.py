@@ -14,8 +14,10 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -447,3 +449,65 @@ def test_memory_above_the_models_own_size(tmp_path: Path, covered: str) -> None:
     above = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     bound = ring.MOST_BUFFERS * ring.BUFFER_SIZE if covered == "kernels" else 0
     assert above < bound + (24 << 20)  # imports, threads and partly used huge pages
+
+
+@pytest.mark.parametrize("shape", [[0, 10**19 - 1], [0, 1 << 62, 1 << 62], [1 << 62, 0, 1 << 62, 4]])
+def test_shapes_that_torch_cannot_hold(tmp_path: Path, shape: list[int], way: str) -> None:
+    path = tmp_path / "model.safetensors"
+    header = json.dumps({"x": {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    digests = FileDigests.of({path.name: it.hash_file(path, "sha256")})
+    with pytest.raises(ManifestError, match="tensor 'x': torch cannot hold its shape"):
+        load_verified(path, against=digests)
+
+
+@pytest.mark.parametrize("covered", ["tensors", "file"])
+def test_a_default_device_has_no_effect(path: Path, way: str, covered: str) -> None:
+    manifest = Manifest.build(path)
+    digests = FileDigests.of({path.name: it.hash_file(path, "sha256")})
+    with torch.device("meta"):
+        found = load_verified(path, against=manifest if covered == "tensors" else digests)
+    assert Manifest.build(found) == manifest
+
+
+def test_modes_whose_tensors_have_no_memory(path: Path, way: str) -> None:
+    fake = pytest.importorskip("torch._subclasses.fake_tensor").FakeTensorMode
+    with fake(), pytest.raises(ValueError, match="of the class FakeTensor here"):
+        load_verified(path, against=Manifest("blake3", []))
+
+
+def test_copies_are_in_the_stream_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: dict[int, str] = {threading.get_ident(): "the caller's"}
+    here = threading.get_ident
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda _: streams.get(here(), "the default"))
+    monkeypatch.setattr(torch.accelerator, "set_stream", lambda stream: streams.update({here(): stream}))
+    enter = ring._in_stream_of_caller(torch.device("cuda"))
+    with ThreadPoolExecutor(1, initializer=enter) as pool:
+        found = pool.submit(lambda: torch.accelerator.current_stream(None)).result()
+    assert found == "the caller's"
+
+
+def test_the_frames_of_an_exception_that_the_caller_handles_are_kept(path: Path, way: str) -> None:
+    def fail() -> None:
+        kept = "kept"
+        raise KeyError(kept)
+
+    manifest = Manifest.build(path)
+    change_what_comes(path)
+    with pytest.raises(KeyError) as caught:
+        fail()
+    try:
+        raise caught.value
+    except KeyError as error:
+        with pytest.raises(LoadError):
+            load_verified(path, against=manifest)
+        frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert any(names.get("kept") == "kept" for names in frames)
+
+
+def test_a_named_pipe_is_not_waited_for(path: Path, tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("absent: named pipes")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ManifestError, match="a named pipe, not a regular file; against takes"):
+        load_verified(path, against=tmp_path / "pipe")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...messages.tensors import host_memory, tensor_bytes
-from ..dtypes import torch_type
+from ..dtypes import LARGEST_SIZE, torch_type
 from ..errors import ManifestError, shown
 from ..safetensors_file import StoredTensor
 from .plan import Plan
@@ -61,10 +62,28 @@ class Destination:
 
 
 def _torch_type(path: str, stored: StoredTensor) -> tuple[torch.dtype, tuple[int, ...]]:
+    if not _has_strides(stored.shape):
+        raise ManifestError(
+            f"{path}: tensor {shown(stored.name)}: torch cannot hold its shape, whose strides do not fit in "
+            "64 bits"
+        )
     try:
         return torch_type(stored.dtype, stored.shape)
     except TypeError as error:
         raise ManifestError(f"{path}: tensor {shown(stored.name)}: {error}") from None
+
+
+def _has_strides(shape: Sequence[int]) -> bool:
+    """Whether the dimensions and strides of a contiguous tensor fit in 64 bits. They need not even if the
+    tensor has no elements, and thus no bytes."""
+    if 0 not in shape:
+        return True  # the strides are at most the number of elements
+    stride = 1
+    for dimension in reversed(shape[1:]):
+        stride *= max(dimension, 1)
+        if stride > LARGEST_SIZE:  # in the loop: the product of an untrusted shape could be huge
+            return False
+    return shape[0] <= LARGEST_SIZE
 
 
 def _allocate(path: str, stored: StoredTensor, device: torch.device) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -95,6 +96,7 @@ def load_plan(
     for expectation in expectations:
         expectation.expect(plan, partial)
     destination = Destination(plan, target)
+    handled = sys.exc_info()[1]  # the caller may be handling an exception, whose frames are the caller's
     try:
         load = load_to_host if target.type == "cpu" and _on_host(plan, name) else load_to_device
         load(plan, destination, backend, SharedProgress(progress))
@@ -102,7 +104,7 @@ def load_plan(
     except BaseException as error:
         destination.clear()
         for caught in (error, error.__context__):  # its frames would keep memory as long as it is kept
-            if caught is not None:
+            if caught is not None and caught is not handled:
                 traceback.clear_frames(caught.__traceback__)
         raise
     return destination.tensors
@@ -113,10 +115,15 @@ def _usable(device: str | int | torch.device) -> torch.device:
 
     try:
         target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        probe = torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"tensors cannot be loaded to the device {device!r}: {reason}") from None
+    if type(probe) is not torch.Tensor:
+        raise ValueError(
+            f"new tensors are of the class {type(probe).__name__} here, which has no memory of its own; load "
+            "outside of the mode that makes them, such as FakeTensorMode"
+        )
     return target
 
 
