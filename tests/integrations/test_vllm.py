@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
-import os
 import re
-import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
 import torch
+from support_vllm import ROOT, entry_point_folder, in_vllm
 from torch import nn
 
 import integrity_triton as it
 from integrity_triton.integrations import vllm
 
-ROOT = Path(__file__).resolve().parents[2]
 PARAMETER = "vllm.model_executor.parameter"
 CHECKSUM = "vllm.model_executor.model_loader.weight_checksum"
 # torch copies and views no tensor of a part of a byte, and quantised tensors only with their scales.
@@ -327,13 +324,6 @@ def test_the_extension_has_no_name_of_the_worker(other_project):
     assert not taken & {name for name in vars(vllm.WorkerExtension) if not name.startswith("__")}
 
 
-def entry_point() -> str:
-    """The line of ``pyproject.toml`` that registers the plug-in."""
-    text = (ROOT / "pyproject.toml").read_text("utf-8")
-    section = re.search(r'^\[project\.entry-points\."vllm\.general_plugins"\]\n(\S+) = "(\S+)"$', text, re.M)
-    return f"{section[1]} = {section[2]}"
-
-
 IN_VLLM = """
 import asyncio, json, sys, types
 from torch import nn
@@ -387,36 +377,15 @@ print(json.dumps({
 """
 
 
-def _run(code: str, *folders: Path, **environment: str) -> object:
-    kept = {name: value for name, value in os.environ.items() if name not in {"VLLM_PLUGINS", vllm.SWITCH}}
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folders[0],
-        env={**kept, "PYTHONPATH": os.pathsep.join(map(str, folders)), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [True, False])
 def test_in_vllm(other_project, tmp_path, asked):
     """vLLM itself finds the plug-in by its entry point, makes a worker with the extension class, and answers
     at its endpoint. Only the worker's own start, which needs a GPU, and the engine between the endpoint and
     the worker are left out."""
-    # The root of the repository would hide a package that transformers looks for, "kernels".
-    (tmp_path / "integrity_triton").symlink_to(ROOT / "integrity_triton")
-    point = tmp_path / "this_tree-0.dist-info"
-    point.mkdir()
-    (point / "METADATA").write_text("Metadata-Version: 2.1\nName: this-tree\nVersion: 0\n")
-    (point / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{entry_point()}\n")
-    folders = (tmp_path, other_project("vllm"), other_project("vllm-needs"))
-    found = _run(IN_VLLM, *folders, **({vllm.SWITCH: "digests"} if asked else {}))
-    assert found["functions"] == [vllm.__name__ if asked else CHECKSUM] * 2
+    folders = (entry_point_folder(tmp_path), other_project("vllm"), other_project("vllm-needs"))
+    found = in_vllm(IN_VLLM, *folders, **({vllm.SWITCH: "digests"} if asked else {}))
+    assert found["functions"] == [vllm.compute_tensor_digests.__module__ if asked else CHECKSUM] * 2
     prefix = "dp0:pp0:pcp0:tp0:"
     expected = {
         f"{prefix}weight": hashlib.sha256(torch.ones(12).numpy().tobytes()).hexdigest(),
@@ -432,4 +401,4 @@ def test_nothing_is_imported_unless_asked_for():
         "import json, sys; from integrity_triton.integrations.vllm import register; register(); "
         "print(json.dumps([name for name in ('torch', 'numpy', 'triton', 'vllm') if name in sys.modules]))"
     )
-    assert _run(code, ROOT) == []
+    assert in_vllm(code, ROOT) == []
