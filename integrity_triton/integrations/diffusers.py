@@ -11,6 +11,7 @@ transformers has the same files, and the function serves both.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,6 +31,8 @@ from .huggingface.checking import Checker, FoundFile
 
 ExpectedHashes = Mapping[str, "str | Mapping[str, str]"]
 
+# An index chooses the files that a loader reads, and could choose some that lie outside of the folder.
+_INDEX = re.compile(r"\.index(?:\.[^./]+)?\.json\Z", re.IGNORECASE)
 _IGNORED = (".git", ".cache/huggingface")
 
 
@@ -54,9 +57,9 @@ def check_expected_hashes(
     alone for SHA-256. The hash of a tensor is that of its bytes in C order, little-endian, as safetensors
     stores them: the same for a file and for a module that has the tensor in the same dtype.
 
-    Weights that are not listed are a mismatch, too: in a folder, files that end as files with weights do,
-    because a loader may prefer one of them; and tensors of a module or of a file whose tensors are listed.
-    ``unlisted`` permits them. ``progress`` is called with numbers of hashed bytes.
+    Weights that are not listed are a mismatch, too: in a folder, files that end as files with weights do
+    and indexes, because a loader may prefer one of them; and tensors of a module or of a file whose tensors
+    are listed. ``unlisted`` permits them. ``progress`` is called with numbers of hashed bytes.
 
     Raises TypeError for arguments of another type, ManifestError for a hash that is malformed, unknown, keyed
     or not collision resistant, for an empty mapping, and for a file that is not a safetensors file although
@@ -79,6 +82,8 @@ def check_expected_hashes(
 
 def _parse(name: str, text: object) -> FileDigest:
     """The hash that ``text`` states of ``name``."""
+    if not isinstance(name, str):
+        raise TypeError(f"a tensor is named by a str, not {type(name).__name__}")
     if not isinstance(text, str):
         raise TypeError(f"{shown(name)}: a hash must be a str, not {type(text).__name__}")
     algorithm, colon, digits = text.rpartition(":")
@@ -100,6 +105,9 @@ def _check_files(
     """Why files differ; empty if they do not. All hashes are parsed before the first file is read."""
     whole = _parse_all({name: text for name, text in expected.items() if not isinstance(text, Mapping)})
     by_tensor = {name: _parse_all(text) for name, text in expected.items() if isinstance(text, Mapping)}
+    for name, hashes in by_tensor.items():
+        if not hashes:
+            raise ManifestError(f"{shown(name)}: no hash of a tensor, so that nothing would be checked")
     tree = read_tree(path, ignored=_IGNORED, allow_symlinks=True)
     if SINGLE_FILE in tree.files:
         tree = ModelTree({os.path.basename(path): tree.files[SINGLE_FILE]})
@@ -122,7 +130,7 @@ def _check_files(
 
 
 def _has_weights(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in WEIGHTS_ENDINGS
+    return os.path.splitext(name)[1].lower() in WEIGHTS_ENDINGS or bool(_INDEX.search(name))
 
 
 def _check_stored(

@@ -94,6 +94,20 @@ def test_missing_and_unlisted_files(pipeline: Path, hashes: dict[str, Any]) -> N
         check_expected_hashes(pipeline, hashes, unlisted=True)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "pytorch_model.bin.index.fp16.json"])
+def test_an_index_that_is_not_listed(name: str, pipeline: Path, hashes: dict[str, Any]) -> None:
+    (pipeline / "unet" / name).write_text('{"weight_map": {"conv.bias": "../../elsewhere.safetensors"}}')
+    with pytest.raises(IntegrityError, match=f"'unet/{name}': weights that are not listed"):
+        check_expected_hashes(pipeline, hashes)
+
+
+def test_no_hash_of_a_tensor(pipeline: Path) -> None:
+    with pytest.raises(ManifestError, match="nothing would be checked"):
+        check_expected_hashes(pipeline, {UNET: {}}, unlisted=True)
+    with pytest.raises(TypeError, match="named by a str, not int"):
+        check_expected_hashes(pipeline, {UNET: {1: "00" * 32}}, unlisted=True)  # type: ignore[dict-item]
+
+
 def test_links_out_of_the_folder(pipeline: Path, hashes: dict[str, Any], tmp_path: Path) -> None:
     (pipeline / UNET).rename(tmp_path / "elsewhere")
     (pipeline / UNET).symlink_to(tmp_path / "elsewhere")
