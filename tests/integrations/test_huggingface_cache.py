@@ -411,6 +411,12 @@ def test_a_saved_response(kind: str, snapshot: Path, local: Path) -> None:
         assert _sha256(changed) in _reason(hub.verify_download(folder, response), "model.safetensors")
 
 
+@pytest.mark.parametrize("response", [10**11, {"siblings": []}, [], None])
+def test_responses_that_are_no_text(response: Any) -> None:
+    with pytest.raises(TypeError, match="str or bytes that were saved"):
+        hub.hub_digests(response)
+
+
 def test_nothing_is_no_match(tmp_path: Path) -> None:
     assert not hub.verify_download(tmp_path, json.dumps(_tree_response()), partial=True).ok
 

@@ -210,6 +210,17 @@ def test_a_file_that_changes(size: int, reason: str, tmp_path: Path) -> None:
         hub.xet_hash(path, progress=change)
 
 
+def test_chunks_that_are_none() -> None:
+    with pytest.raises(ValueError, match="has 32 bytes, not 3"):
+        hub.xet_string(b"abc")
+    for chunks in ([(b"abc", 5)], [(bytes(32), 5), (bytes(32), -1)]):
+        with pytest.raises(ValueError, match="chunk"):
+            hub.xet_hash_of_chunks(chunks)
+    for wrong in ([(32, 5)], [(bytes(32), 1.5)], [(bytes(32), "5")]):
+        with pytest.raises(TypeError):
+            hub.xet_hash_of_chunks(wrong)
+
+
 def test_what_is_no_source(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a folder, not a regular file"):
         hub.xet_hash(tmp_path)

@@ -28,8 +28,13 @@ def hub_digests(response: bytes | str) -> FileDigests:
     huggingface_hub 2.4.0 reads (``hf_api.py``, ``RepoSibling`` and ``RepoFile``).
 
     The digests of small files are SHA-1, so that ``checksums`` of the result is set if there are any. Raises
-    ManifestError, which says what is wrong, for any other text.
+    ManifestError, which says what is wrong, for any other text, and TypeError for anything but text.
     """
+    if not isinstance(response, str | bytes | bytearray | memoryview):
+        raise TypeError(
+            "a response of the Hub is given as the str or bytes that were saved, not as "
+            f"{type(response).__name__}"
+        )
     try:
         files = _parse(response)
     except ManifestError:

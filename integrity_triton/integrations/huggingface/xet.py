@@ -65,6 +65,7 @@ NODE_KEY = bytes((
 FILE_KEY = bytes(32)
 """The key of BLAKE3 for the root."""
 
+_DIGEST_SIZE = 32
 _WINDOW = 64  # bytes on which the gear hash depends
 _UPPER_BITS = 16  # which are zero where a chunk may end
 _FEWEST_CHILDREN = 2
@@ -93,7 +94,10 @@ class XetChunk:
 
 
 def xet_string(digest: bytes) -> str:
-    """The 64 hexadecimal digits by which xet shows a hash of 32 bytes, as four little-endian words."""
+    """The 64 hexadecimal digits by which xet shows a hash of 32 bytes, as four little-endian words. Raises
+    ValueError for another number of bytes."""
+    if len(digest) != _DIGEST_SIZE:
+        raise ValueError(f"a xet hash has {_DIGEST_SIZE} bytes, not {len(digest)}")
     return "".join(f"{word:016x}" for word in struct.unpack("<4Q", digest))
 
 
@@ -135,9 +139,24 @@ def xet_chunks(
 
 
 def xet_hash_of_chunks(chunks: Iterable[tuple[bytes, int]], *, backend: str | None = None) -> str:
-    """The xet hash of a file whose chunks have these digests (32 bytes) and sizes, in order."""
+    """The xet hash of a file whose chunks have these digests (32 bytes) and sizes, in order.
+
+    Raises TypeError for a digest that is not bytes-like or a size that is not an int, and ValueError for a
+    digest of another length or a negative size.
+    """
+    nodes = []
+    for i, (digest, size) in enumerate(chunks):
+        data = bytes(memoryview(digest))  # bytes() alone would take a number for a length
+        if type(size) is not int:
+            raise TypeError(f"chunk {i}: a size must be an int, not {type(size).__name__}")
+        if len(data) != _DIGEST_SIZE or size < 0:
+            raise ValueError(
+                f"chunk {i}: a digest of {len(data)} bytes and a size of {size}; they must be {_DIGEST_SIZE} "
+                "bytes, and not negative"
+            )
+        nodes.append((data, size))
     tree = _Tree(backend)
-    tree.add([(bytes(digest), size) for digest, size in chunks])
+    tree.add(nodes)
     return xet_string(tree.file_digest())
 
 
