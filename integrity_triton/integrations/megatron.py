@@ -376,6 +376,8 @@ def verify_integrity(
     it is read, and OSError.
     """
     expected = read_integrity(folder) if against is None else against
+    if not isinstance(expected, FileDigests):
+        raise TypeError(f"against must be a FileDigests, not {type(expected).__name__}; see read_integrity")
     for name, stated in expected.files.items():
         if stated.algorithm != _ALGORITHM or len(stated.digest) != algorithms.get(_ALGORITHM).digest_size:
             raise ManifestError(f"{shown(name)}: a digest of {stated.algorithm}, not of {_ALGORITHM}")
@@ -408,7 +410,10 @@ def _measure(
 
     def digest(file: ModelFile) -> bytes:
         hasher = new(_ALGORITHM, backend=backend)
-        update_from_file(hasher, file.path, end=file.size, progress=shared, opener=file.open)
+        try:
+            update_from_file(hasher, file.path, end=file.size, progress=shared, opener=file.open)
+        except EOFError as error:
+            raise IntegrityError(f"{error}; the file changed while the folder was being read") from None
         return hasher.digest()
 
     with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1), "integrity_triton") as pool:

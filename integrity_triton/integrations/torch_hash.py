@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import algorithms
 from ..batch import hash_batch
-from ..messages.tensors import is_tensor
+from ..messages.tensors import check_has_bytes, is_tensor, is_traced, named
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +99,9 @@ def digest_tensor(
     """
     if not is_tensor(tensor):
         raise TypeError(f"tensor must be a torch tensor, not {type(tensor).__name__}")
+    if not is_traced():  # the memory of a traced tensor does not exist yet
+        with named("tensor"):
+            check_has_bytes(tensor)
     reduced = _dimensions(dim, tensor.dim())
     kept = [d for d in range(tensor.dim()) if d not in reduced]
     shape = [tensor.shape[d] for d in kept]

@@ -148,6 +148,11 @@ class FileDigests:
         """
         name = algorithm if algorithm in _OTHER_SIZES else _own_name(algorithm)
         sizes = {} if sizes is None else sizes
+        for given in (digests, sizes):
+            if not isinstance(given, Mapping):
+                raise TypeError(
+                    f"digests and sizes must map paths to values, not be a {type(given).__name__}"
+                )
         for path in sizes:
             if path not in digests:
                 raise ManifestError(f"{shown(path)} has a size and no digest")

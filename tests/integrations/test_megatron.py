@@ -243,6 +243,8 @@ def test_a_list_from_elsewhere_is_trusted_instead(checkpoint: Path) -> None:
     assert verify_integrity(checkpoint, stated).changed == (".metadata",)
     with pytest.raises(ManifestError, match="a digest of blake3, not of sha256"):
         verify_integrity(checkpoint, FileDigests.of({".metadata": bytes(32)}, "blake3"))
+    with pytest.raises(TypeError, match="must be a FileDigests, not dict"):
+        verify_integrity(checkpoint, {".metadata": "00" * 32})  # type: ignore[arg-type]
 
 
 _DIGEST = "ab" * 32
@@ -290,6 +292,15 @@ def test_a_file_that_changes_while_it_is_read(checkpoint: Path) -> None:
     with pytest.raises(IntegrityError, match="changed while"):
         write_integrity(checkpoint, progress=progress)
     assert not (checkpoint / "integrity.json").exists()
+    with open(checkpoint / "__0_1.distcp", "wb") as file:
+        file.truncate(48 << 20)
+
+    def cut(nbytes: int) -> None:
+        if nbytes >= 1 << 20:
+            os.truncate(checkpoint / "__0_1.distcp", 24 << 20)
+
+    with pytest.raises(IntegrityError, match="changed while"):
+        write_integrity(checkpoint, progress=cut)
     (checkpoint / "__0_1.distcp").unlink()
     with pytest.raises(ManifestError, match="not a folder"):
         write_integrity(checkpoint / "wörld")

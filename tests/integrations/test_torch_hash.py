@@ -169,3 +169,12 @@ def test_what_is_no_tensor_with_bytes() -> None:
         hash_tensor(torch.empty(2, 2, device="meta"))
     with pytest.raises(TypeError, match="no dense bytes"):
         hash_tensor(torch.eye(2).to_sparse())
+
+
+@pytest.mark.parametrize("dim", [(), 0])
+def test_tensors_without_dense_bytes(dim: int | tuple[int, ...]) -> None:
+    for tensor in (torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr()):
+        with pytest.raises(TypeError, match="no dense bytes"):
+            hash_tensor(tensor, dim)
+    with pytest.raises(ValueError, match="a meta tensor"):
+        hash_tensor(torch.empty(3, 0, device="meta"), dim)

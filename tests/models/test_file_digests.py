@@ -90,6 +90,8 @@ def test_from_a_mapping() -> None:
         FileDigests.of({"a": ABC}, "hmac_sha256")
     with pytest.raises(TypeError, match="values of the class FileDigest"):
         FileDigests({"a": ABC})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="must map paths to values, not be a list"):
+        FileDigests.of([("a", ABC)])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="size of a file must be an int"):
         FileDigest("sha256", ABC, True)
 
