@@ -42,12 +42,13 @@ def agreement(subject: Subject) -> Iterator[Case]:
     if record.xof and not effort.few_cases:
         size = int(subject.random.integers(100, 1000))
         yield from _compare(subject, f"{size} bytes of output", messages[:8], {**given, "length": size})
-    if record.parallel and effort.long_message:
-        long_message = subject.bytes(effort.long_message)
-        yield from _compare(subject, "random message", [long_message], {**given, **length})
+    if record.parallel:
         # Of these, a driver may divide only the first one, which then is alone in a table.
         unlike = [subject.bytes(size) for size in (5000, 10)]
         yield from _compare(subject, "random message", unlike, {**given, **length})
+    if record.parallel and effort.long_message:
+        long_message = subject.bytes(effort.long_message)
+        yield from _compare(subject, "random message", [long_message], {**given, **length})
         hasher = subject.new(**given)
         for cut in range(0, len(long_message), 70_001):
             hasher.update(long_message[cut : cut + 70_001])

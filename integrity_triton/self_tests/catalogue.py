@@ -340,8 +340,9 @@ def _rows(
     halves = {size: by_size[n][0] for size in sizes for n in sizes if n <= size // 2}
     some = [n for n in sizes if n]
     chosen = set(sizes if per_message else _spread(some, most or host.launcher.trial_size.messages))
-    if filling:
-        chosen |= set(some[:1])  # before the shortest one, there is an empty one
+    if filling and host.driver().way is None:
+        # Before the shortest one, there is an empty one. No driver takes another way for it by itself.
+        chosen |= set(some[:1])
     groups = []
     # Trials of long messages only come last, and may take longer.
     share = 1 if all(is_long(host.algorithm, a.size) for a in answers) else 8
