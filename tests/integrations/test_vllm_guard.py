@@ -341,7 +341,9 @@ class TestEnvironment:
     @pytest.mark.parametrize("value", ["guard,", "digest", "guard,off"])
     def test_unknown_requests(self, monkeypatch, value):
         monkeypatch.setenv(vllm.SWITCH, value)
-        with pytest.raises(ValueError, match="it takes 'off', or one or more of 'digests', 'guard'"):
+        with pytest.raises(
+            ValueError, match="it takes 'off', or one or more of 'digests', 'guard', 'loader'"
+        ):
             vllm.register()
 
     def test_a_vllm_without_the_hook(self, monkeypatch):

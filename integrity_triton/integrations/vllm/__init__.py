@@ -2,7 +2,7 @@
 
 - :func:`compute_tensor_digests`, :func:`named_weights`: vLLM's digests, each on the device of its weight;
 - :class:`WorkerExtension`: methods for ``collective_rpc``, among them those of the guard;
-- :func:`register`: the plug-in, which does what :data:`SWITCH` asks for.
+- :func:`register`: the plug-in, which does what ``INTEGRITY_TRITON_VLLM`` asks for.
 
 Importing this package imports neither torch nor vLLM. Only what plugs in to vLLM imports it, when it is asked
 for.

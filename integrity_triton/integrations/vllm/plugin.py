@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 SWITCH = "INTEGRITY_TRITON_VLLM"
-"""The environment variable that tells the plug-in what to do: ``digests`` and ``guard``, or both with a comma
-between them; or ``off``."""
+"""The environment variable that tells the plug-in what to do: ``digests``, ``guard`` or ``loader``, or
+several of them with commas between; or ``off``."""
 GUARD_OPTIONS = "INTEGRITY_TRITON_VLLM_GUARD"
 """The environment variable with the arguments of ``start_guard`` for ``guard``, as a JSON object."""
 
@@ -46,6 +46,9 @@ def register() -> None:
     :meth:`WorkerExtension.start_guard` that the JSON object in ``INTEGRITY_TRITON_VLLM_GUARD`` gives. The
     workers need :class:`WorkerExtension` for it, and do not start without.
 
+    With ``loader``, vLLM gets the load format ``integrity_triton``, which hands out verified weights only;
+    ``docs/integrations/vllm.md`` says how it is used.
+
     A second call changes nothing.
 
     Raises ValueError for another value of ``INTEGRITY_TRITON_VLLM`` or for options that are no JSON object,
@@ -58,10 +61,14 @@ def register() -> None:
     if "guard" in asked:
         guard_options()
         _require_the_extension()
+    if "loader" in asked:
+        from .loader import register_load_format
+
+        register_load_format()
 
 
 def requested() -> frozenset[str]:
-    """What the environment asks for, of ``digests`` and ``guard``."""
+    """What the environment asks for, of ``digests``, ``guard`` and ``loader``."""
     value = os.environ.get(SWITCH, "").strip().lower()
     if value in {"off", "0"}:
         return frozenset()
@@ -78,7 +85,7 @@ def requested() -> frozenset[str]:
     return frozenset({"digests"} if _PLUGIN in (name.strip() for name in plugins) else ())
 
 
-_PARTS = frozenset({"digests", "guard"})
+_PARTS = frozenset({"digests", "guard", "loader"})
 
 
 def guard_options() -> dict[str, Any]:

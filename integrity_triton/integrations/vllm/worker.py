@@ -63,7 +63,7 @@ class WorkerExtension:
         chunk_size: int = 256 << 10,
         backend: str | None = None,
     ) -> dict[str, Any]:
-        """Start a :class:`Guard` over the parameters and buffers of this worker's model, and return
+        """Start a ``Guard`` over the parameters and buffers of this worker's model, and return
         :meth:`guard_status`.
 
         The worker's calls are told to the guard. It is suspended before ``sleep`` and ``discard`` and checks
@@ -79,7 +79,7 @@ class WorkerExtension:
 
         Raises RuntimeError if a guard was started before, or if the worker lacks a method that the guard has
         to follow; ValueError for expert parallelism with load balancing, which moves weights, and for
-        parameters whose elements a guard cannot see; and as :class:`Guard` and :meth:`Manifest.load` do,
+        parameters whose elements a guard cannot see; and as ``Guard`` and ``Manifest.load`` do,
         which is IntegrityError if the model is not the one of the manifest.
         """
         from .guarding import WorkerGuard
@@ -102,7 +102,7 @@ class WorkerExtension:
         return guard.status()
 
     def guard_status(self) -> dict[str, Any]:
-        """:meth:`GuardStatus.to_dict` of this worker's guard, whose ``name`` is the worker's ranks; and
+        """``GuardStatus.to_dict`` of this worker's guard, whose ``name`` is the worker's ranks; and
         ``awaiting_weights``, which is true between a sleep of level 2 and the loading of weights.
 
         Raises RuntimeError if no guard was started.
@@ -110,7 +110,7 @@ class WorkerExtension:
         return _guard_of(self).status()
 
     def check_guard(self) -> list[dict[str, Any]]:
-        """Check all weights of this worker now: :meth:`Finding.to_dict` of everything that is wrong.
+        """Check all weights of this worker now: ``Finding.to_dict`` of everything that is wrong.
 
         Raises RuntimeError if no guard was started, while it is suspended, and after a sleep of level 2.
         """
