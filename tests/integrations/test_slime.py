@@ -228,3 +228,9 @@ def test_malformed_updates(tmp_path):
         slime.read_update(folder)
     with pytest.raises(FileNotFoundError):
         slime.read_update(tmp_path / "absent")
+
+
+def test_the_names_of_the_algorithms_in_this_package():
+    for algorithm, name in slime.ALGORITHMS.items():
+        if name is not None:
+            assert slime.checksum(b"update", algorithm) == it.new(name, b"update").hexdigest()
