@@ -103,7 +103,10 @@ def main() -> None:
     parser.add_argument("--debug", action="store_true", help="let clients flip bits and reload the weights")
     given = parser.parse_args()
     manifest = it.models.Manifest.load(given.manifest)
-    app = build(given.folder, manifest, given.period, given.debug)
+    try:
+        app = build(given.folder, manifest, given.period, given.debug)
+    except it.IntegrityError as error:
+        raise SystemExit(f"not serving: {error}") from None
     uvicorn.run(app, host="127.0.0.1", port=given.port, log_level="warning")
 
 

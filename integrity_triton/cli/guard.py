@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import IntegrityError
 from . import interrupts
 from .inputs import model_size
 from .options import Seconds, report_options
-from .outcome import INTERRUPTED, MISMATCH, OK
+from .outcome import INTERRUPTED, MISMATCH, OK, describe
 from .terminal import Output
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ def guard(
     from ..models.guard import GuardWarning, PrometheusMetrics
 
     output = Output(as_json=as_json)
-    end = None if seconds is None else time.monotonic() + seconds
     metrics: list[PrometheusMetrics] = []
     server: Any = None
     if metrics_port is not None:
@@ -103,10 +103,17 @@ def guard(
             )
         for warning in told:
             output.complain(f"warning: {warning.message}")
+        end = None if seconds is None else time.monotonic() + seconds
         try:
             status, drilled = _watch(guarding, weights, output, found, passes, end, drill)
         finally:
             guarding.close()
+    except IntegrityError as error:  # the model was not the manifest's when it was loaded
+        output.line(f"{source}: FAILED")
+        for line in describe(error).splitlines():
+            output.complain(line.strip())
+        output.document(ok=False, source=source, manifest=manifest_path, error=describe(error))
+        return MISMATCH
     finally:
         if server is not None:
             server.shutdown()
@@ -115,8 +122,8 @@ def guard(
         output.line(f"{source}: {finding.kind}: {finding}")
     if not found:
         output.line(
-            f"{source}: no change in {state.passes} passes over {state.tensors} tensors "
-            f"of {state.nbytes} bytes"
+            f"{source}: no change in {_counted(state.passes, 'pass', 'passes')} over "
+            f"{_counted(state.tensors, 'tensor', 'tensors')} of {state.nbytes} bytes"
         )
     document = {**state.to_dict(), "ok": not state.failed, "source": source, "manifest": manifest_path}
     output.document(**document, drill=drilled)
@@ -135,8 +142,9 @@ def _watch(
     """Wait until the guard fails or enough was checked. Returns the status, and what a drill has flipped."""
     state = guarding.status()
     output.complain(
-        f"guarding {state.tensors} tensors of {state.nbytes} bytes; every byte is checked again within "
-        f"{state.period:.3g} s, for which the guard is busy {state.share:.2%} of the time"
+        f"guarding {_counted(state.tensors, 'tensor', 'tensors')} of {state.nbytes} bytes; "
+        f"every byte is checked again within {state.period:.3g} s, for which the guard is busy "
+        f"{state.share:.2%} of the time"
     )
     drilled = None
     with suppress(KeyboardInterrupt):
@@ -167,3 +175,7 @@ def _flip(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
     byte, bit = random.randrange(data.numel()), random.randrange(8)
     data[byte] ^= 1 << bit
     return {"tensor": name, "byte": byte, "bit": bit}
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"

@@ -80,7 +80,8 @@ def load_check(
             )
     except IntegrityError as error:
         output.line(f"{source}: FAILED")
-        output.complain(describe(error))
+        for line in describe(error).splitlines():  # a line for each mismatch
+            output.complain(line.strip())
         output.document(ok=False, **fields, error=describe(error), **_place(error))
         return MISMATCH
     except MemoryError as error:

@@ -19,6 +19,7 @@ The three algorithms, by the names of ``--update-weight-delta-checksum``:
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Iterable, Mapping
@@ -160,6 +161,13 @@ def read_update(folder: str | os.PathLike[str]) -> Update:
     from ..strict_json import parse_object
 
     folder = Path(folder)
+    if folder.is_file():
+        raise NotADirectoryError(
+            errno.ENOTDIR,
+            "an update is a folder with an index; a file that save_file wrote is compared with its own "
+            "checksums, by verify without tensors",
+            str(folder),
+        )
     index = folder / _INDEX
     try:
         document = parse_object(read_regular(index, MAX_INDEX_SIZE, "an index"))

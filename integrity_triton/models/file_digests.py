@@ -182,7 +182,10 @@ class FileDigests:
         files: dict[str, FileDigest] = {}
         for entry in ListReader(record.name, record.aliases, size).read(io.BytesIO(data)):
             if entry.name is None:
-                raise ManifestError(f"line {entry.line} is not a digest of {record.name} and a name")
+                raise ManifestError(
+                    f"line {entry.line} is not a digest of {record.name} and a name; if the list was made "
+                    "with another hash, give its name as the algorithm"
+                )
             name = entry.name
             while name.startswith("./"):
                 name = name[2:].lstrip("/")

@@ -58,8 +58,13 @@ def test_a_drill_is_found_and_named(model, tmp_path, capfdbinary):
 def test_another_model_is_refused(model, tmp_path, capfdbinary):
     save_file({"a.weight": torch.rand(300, 1000), "b.bias": torch.rand(7)}, model / "model.safetensors")
     options = ["--manifest", str(tmp_path / "manifest.json"), "--passes", "1"]
-    assert cli.main(["guard", str(model), *options]) != 0
-    assert b"a.weight" in capfdbinary.readouterr().err
+    assert cli.main(["guard", str(model), *options]) == 1
+    out, err = capfdbinary.readouterr()
+    assert out.decode() == f"{model}: FAILED\n"
+    assert len(err.splitlines()) == 3 and b"a.weight" in err and b"b.bias" in err  # a line for each tensor
+    assert cli.main(["guard", str(model), *options, "--json"]) == 1
+    report = document(capfdbinary)
+    assert report["ok"] is False and "'a.weight'" in report["error"]
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,8 @@ def test_malformed_updates(tmp_path):
         slime.read_update(folder)
     with pytest.raises(FileNotFoundError):
         slime.read_update(tmp_path / "absent")
+    with pytest.raises(NotADirectoryError, match="an update is a folder with an index"):
+        slime.verify(folder / first, state())
 
 
 def test_the_names_of_the_algorithms_in_this_package():

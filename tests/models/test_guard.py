@@ -200,6 +200,7 @@ def test_forward_raises_while_the_guard_has_failed():
     source(torch.arange(3))
     flip(source.layers[0].weight, 0)
     guard.check()
+    assert str(guard.status()).startswith(f"guard {guard.status().name!r} has failed and is stopped: ")
     with pytest.raises(it.IntegrityError, match=QUERY):
         source(torch.arange(3))
     with pytest.raises(it.IntegrityError, match="stays failed.*" + QUERY):

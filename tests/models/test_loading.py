@@ -213,6 +213,8 @@ def test_a_signature(folder: Path, tmp_path: Path, way: str, method: str) -> Non
     oms.generate_key(tmp_path / "other", tmp_path / "other.pub")
     with pytest.raises(it.errors.IntegrityError, match=r"model\.sig"):
         load_verified(folder, against=Signed(signature, tmp_path / "other.pub"))
+    with pytest.raises(ManifestError, match=r"if it is a signature, pass Signed\(signature, public_key\)"):
+        load_verified(folder, against=signature)
     shard = folder / "model-00001-of-00002.safetensors"
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
@@ -261,6 +263,10 @@ def test_lists_have_to_fit(path: Path, folder: Path) -> None:
         load_verified(path, against=FileDigests.of({path.name: digest}, sizes={path.name: size + 1}))
     with pytest.raises(LoadError, match=r"the list of files has no digest of 'model.safetensors'"):
         load_verified(path, against=FileDigests.of({"other.safetensors": digest}))
+    with pytest.raises(
+        LoadError, match=r"relative to the folder of the model, and it has 'a/model.safetensors'"
+    ):
+        load_verified(path, against=FileDigests.of({"a/model.safetensors": digest}))
     files = dict(sha256_of(folder).files)
     files["sub/lost.safetensors"] = FileDigest("sha256", digest)
     with pytest.raises(LoadError, match=r"missing: 'sub/lost.safetensors'"):

@@ -150,7 +150,8 @@ class GuardStatus:
             health = "no change found" if self.ok else "not guarded now"
         else:
             health = "; ".join(str(finding) for finding in self.findings if finding.fails)
+        state = f"has failed and is {self.state}" if self.failed else f"is {self.state}"
         return (
-            f"guard {self.name!r} is {self.state}: {health}; {self.tensors} tensors of {self.nbytes} bytes, "
-            f"{self.passes} passes, period {self.period:.3g} s"
+            f"guard {self.name!r} {state}: {health}; {self.tensors} tensors of {self.nbytes} bytes, "
+            f"passes: {self.passes}, period: {self.period:.3g} s"
         )

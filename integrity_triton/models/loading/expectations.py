@@ -144,7 +144,12 @@ def _read(path: PathLike) -> Manifest | FileDigests:
     except ValueError as error:
         raise ManifestError(f"{error}; against takes the path of a regular file") from None
     if head.lstrip()[:1] == b"{":
-        return Manifest.load(path)
+        try:
+            return Manifest.load(path)
+        except ManifestError as error:
+            raise ManifestError(
+                f"{error}; if it is a signature, pass Signed(signature, public_key) in place of its path"
+            ) from None
     try:
         return FileDigests.load_list(path)
     except ManifestError as error:
@@ -301,8 +306,14 @@ def _check_files(plan: Plan, listed: Mapping[str, Any], source: str) -> None:
     missing = sorted(n for n in listed if plan.folder and n.endswith(".safetensors") and n not in loaded)
     if unlisted:
         file = loaded[unlisted[0]]
+        elsewhere = next((name for name in sorted(listed) if name.endswith(f"/{unlisted[0]}")), None)
+        hint = (
+            f"; names are relative to the folder of the model, and it has {shown(elsewhere)}"
+            if elsewhere
+            else ""
+        )
         raise LoadError(
-            f"{plan.path}: {source} has no digest of {_list(unlisted)}",
+            f"{plan.path}: {source} has no digest of {_list(unlisted)}{hint}",
             file=file.path,
             range=(0, file.layout.size),
         )
