@@ -1,4 +1,5 @@
-"""The digests that other projects define, bit-identical to theirs, computed where the data is.
+"""The digests that other projects define, bit-identical to theirs, computed where the data is; and what plugs
+this package into those projects.
 
 Each project has a module: ``integrity_triton.integrations.vllm``, for example. None of them imports the
 project whose definition it follows, except a module that plugs into that project's own interfaces.

@@ -125,7 +125,8 @@ class FileDigests:
             if digest.weakness is not None and not self.checksums:
                 raise ManifestError(
                     f"{shown(path)}: {digest.algorithm} is only a checksum ({digest.weakness}); take a list "
-                    "of secure digests, or pass checksums=True if the file only has to be free of accidents"
+                    "of secure digests, or pass checksums=True (--checksums) if the file only has to be free "
+                    "of accidents"
                 )
         object.__setattr__(self, "files", MappingProxyType(dict(self.files)))
 

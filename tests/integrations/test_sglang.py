@@ -364,6 +364,22 @@ def test_the_same_shape_with_another_hash(name):
     assert found["a.weight"] == expected
 
 
+def test_the_names_that_are_left_out(other_project):
+    path = other_project("sglang") / "sglang/srt/utils/weight_checker.py"
+    [patterns] = [
+        node.value
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "_NON_PERSISTENT_BUFFER_PATTERNS"
+    ]
+    assert ast.literal_eval(patterns) == sglang.SKIPPED
+
+
+def test_a_hash_with_leading_zeros_has_all_digits():
+    module = nn.Module()
+    module.empty = nn.Parameter(torch.zeros(0))
+    assert sglang.model_checksums(module) == {"empty": "0" * 16}
+
+
 def test_a_quantised_weight_needs_its_dequantisation():
     with pytest.raises(ValueError, match=r"'fp8\.weight' is quantised in blocks.*pass dequantize"):
         sglang.model_checksums(Model().quantised())

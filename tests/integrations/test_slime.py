@@ -8,6 +8,7 @@ hexadecimal digits.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 
 import pytest
@@ -174,6 +175,18 @@ def test_a_file_with_checksums_of_its_own_tensors(tmp_path, name):
     path.write_bytes(data)
     with pytest.raises(it.IntegrityError, match="1 of 7 tensors do not match"):
         slime.verify(path, algorithm=name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_that_changes_while_it_is_verified(tmp_path, name):
+    path = tmp_path / "model.safetensors"
+    slime.save_file({"a": torch.zeros(3 << 20, dtype=torch.uint8), "b": torch.ones(2)}, path, name)
+
+    def touch(_size):
+        os.utime(path, ns=(0, 0))
+
+    with pytest.raises(ManifestError, match=r"model\.safetensors: the file changed while it was being read"):
+        slime.verify(path, algorithm=name, progress=touch)
 
 
 def test_misuse_of_files(tmp_path):
