@@ -10,7 +10,8 @@ lists=tests/integrations/requirements.txt
 [ "${CI:-}" != true ] || lists="$lists tests/integrations/requirements-large.txt"
 for package in $(sed -e 's/#.*//' $lists); do
     [ -d ".venv-test/other-projects/$package" ] || pip install --quiet --disable-pip-version-check --no-deps \
-        --target ".venv-test/other-projects/$package" "$package" || rm -rf ".venv-test/other-projects/$package"
+        --target ".venv-test/other-projects/$package" "$package" 2>/dev/null ||
+        { rm -rf ".venv-test/other-projects/$package"; echo "$package cannot be installed for this Python"; }
 done
 needs=.venv-test/other-projects/vllm-needs==0.33.0
 if [ "${CI:-}" = true ] && [ ! -d "$needs" ]; then

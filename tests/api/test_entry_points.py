@@ -65,6 +65,16 @@ def verified(tensors: Any) -> None:
     it.mac_tensors({"a": torch.zeros(8, dtype=torch.uint8)}, KEY, nonce=NONCE).verify(tensors, KEY)
 
 
+def guarded(tensors: Any, **options: Any) -> list[bytes]:
+    """The digests that a guard keeps of the tensors' chunks."""
+    guard = it.models.Guard(tensors, start=False, **options)
+    try:
+        assert not guard.check()
+        return [bytes(unit.digests) for unit in guard._passes.baseline.units]
+    finally:
+        guard.close()
+
+
 ZEROS = torch.zeros(8, dtype=torch.uint8)
 OPS = torch.ops.integrity_triton
 
@@ -143,6 +153,8 @@ STATE_DICTS: dict[str, Callable[[Any], Any]] = {
     "Manifest.from_module.module": lambda x: it.models.Manifest.from_module(module(x)).root,
     "Manifest.from_state_dict.state_dict": lambda x: it.models.Manifest.from_state_dict({"a": x}).root,
     "Manifest.verify.source": lambda x: it.models.Manifest.build({}).verify({"a": x}).ok,
+    "Guard.source": lambda x: guarded({"a": x}),
+    "Guard.source of a module": lambda x: guarded(module(x)),
 }
 
 
@@ -187,6 +199,7 @@ OCTETS: dict[str, tuple[bytes, Callable[[Any], Any]]] = {
     ),
     "mac_tensors.key": (KEY, lambda x: it.mac_tensors({"a": ZEROS}, x, nonce=NONCE)["a"]),
     "mac_tensors.nonce": (NONCE, lambda x: it.mac_tensors({"a": ZEROS}, KEY, nonce=x)["a"]),
+    "Guard.key": (KEY, lambda x: guarded({"a": ZEROS}, key=x)),
     "TensorTags.verify.key": (KEY, lambda x: TAGS.verify({"a": ZEROS}, x)),
     "LtHash.key": (KEY, lambda x: it.LtHash(key=x).add(b"a").digest()),
     "LtHash.from_digest.digest": (bytes(range(256)) * 8, lambda x: it.LtHash.from_digest(x).digest()),
@@ -214,6 +227,12 @@ OTHERS = {
     "TensorTags.from_json.text": "JSON",
     "Manifest.from_json.data": "JSON",
     "TensorEntry.digest": "bytes, and nothing else",
+    "FileDigest.digest": "bytes, and nothing else",
+    "FileDigest.salt": "bytes, and nothing else",
+    "FileDigests.of.digests": "bytes or hexadecimal digits",
+    "FileDigests.parse_list.data": "the text of a list, as bytes",
+    "TensorDigests.digests": "bytes, and nothing else",
+    "Guard.on_mismatch": "a function",
     "hash_chunks.params": "given to the same function as those of hash_batch",
     "hash_file.params": "given to new",
 }

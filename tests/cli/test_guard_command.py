@@ -18,6 +18,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 import integrity_triton as it  # noqa: E402
 from integrity_triton import cli  # noqa: E402
+from support import interruptible  # noqa: E402
 
 
 @pytest.fixture
@@ -78,7 +79,9 @@ def test_impossible_options(model, options, capfdbinary):
 def test_it_runs_until_it_is_interrupted_and_serves_metrics(model):
     pytest.importorskip("prometheus_client")
     command = [sys.executable, "-m", "integrity_triton", "guard", str(model), "--metrics-port", "0", "--json"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        interruptible(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert running.stderr is not None
     address = running.stderr.readline().split()[-1]
     assert "guarding 2 tensors" in running.stderr.readline()

@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,14 @@ def test_a_disk_error_under_the_c_library(path: Path, tmp_path: Path) -> None:
     subprocess.run(command, env=environment, check=True)
 
 
+@pytest.fixture
+def python_handles_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored in the background
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_interrupts")
 @pytest.mark.parametrize("how", ["an interrupt", "an error of progress"])
 def test_nothing_goes_on_after_an_exception(
     path: Path, way: str, memory: Callable[[], int], how: str

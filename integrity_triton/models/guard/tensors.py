@@ -115,8 +115,12 @@ def _seen(x: torch.Tensor) -> Seen:
         absent = str(error)
     except TypeError as error:
         refused = str(error)
-    nbytes = x.numel() * x.element_size() if not refused else 0
-    return Seen(weakref.ref(x), str(x.device), str(x.dtype), tuple(x.shape), nbytes, place, absent, refused)
+    try:
+        shape = tuple(x.shape)
+        nbytes = x.numel() * x.element_size() if not refused else 0
+    except (RuntimeError, ValueError):  # an uninitialised tensor has no shape yet
+        shape, nbytes = (), 0
+    return Seen(weakref.ref(x), str(x.device), str(x.dtype), shape, nbytes, place, absent, refused)
 
 
 def check_can_be_guarded(seen: Look) -> None:
