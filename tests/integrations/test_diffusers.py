@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
-from blake3 import blake3
 
 from integrity_triton.errors import IntegrityError
 from integrity_triton.integrations.diffusers import check_expected_hashes
 from integrity_triton.models.errors import ManifestError
 from support import device_of
+
+pytest.importorskip("safetensors.torch", reason="absent: safetensors")
+safetensors = pytest.importorskip("safetensors", reason="absent: safetensors")
+blake3 = pytest.importorskip("blake3", reason="absent: blake3").blake3
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from blake3 import blake3
 from megatron_rank import chunks
 
 from integrity_triton import IntegrityError
@@ -29,6 +28,8 @@ from integrity_triton.integrations.megatron import (
 )
 from integrity_triton.models import FileDigests, ManifestError
 from support import device_of
+
+blake3 = pytest.importorskip("blake3", reason="absent: blake3").blake3
 
 _RANK = Path(__file__).with_name("megatron_rank.py")
 

@@ -13,12 +13,13 @@ import zlib
 
 import pytest
 import torch
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
 
 import integrity_triton as it
 from integrity_triton.integrations import slime
 
+save_arrays = pytest.importorskip("safetensors.numpy", reason="absent: safetensors").save_file
+safetensors = pytest.importorskip("safetensors.torch", reason="absent: safetensors")
+load_file, save_file = safetensors.load_file, safetensors.save_file
 ManifestError = it.models.ManifestError
 NAMES = ("xxh3-128", "blake3", "adler32")
 

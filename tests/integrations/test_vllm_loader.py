@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from support_vllm import entry_point_folder, in_vllm
 
 from integrity_triton.integrations import vllm
 from integrity_triton.integrations.vllm.loader import verified_shards
 from integrity_triton.models import LoadError, Manifest
+
+save_file = pytest.importorskip("safetensors.torch", reason="absent: safetensors").save_file
 
 TENSORS = {
     "model-00001-of-00002.safetensors": {"0.weight": torch.randn(96, 64), "0.bias": torch.randn(96)},
