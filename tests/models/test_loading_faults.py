@@ -311,7 +311,7 @@ def test_a_process_without_enough_memory(tmp_path: Path) -> None:
         from integrity_triton.models import Manifest, load_verified
         manifest = Manifest.load(sys.argv[2])
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        # Four tensors fit well. If the last one hardly fitted, malloc would put it into its heap, and keep it there.
+        # Four tensors fit well. If the last one hardly fitted, malloc would keep it in its heap.
         resource.setrlimit(resource.RLIMIT_AS, (used + (1100 << 20), -1))
         try:
             load_verified(sys.argv[1], against=manifest)
