@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from .inputs import model_size
@@ -30,16 +28,15 @@ def tensors(source: str, format_name: str, algorithm: str | None, as_json: bool,
     SOURCE is a .safetensors file, or a folder with such files in it and in its subfolders.
     """
     from ..integrations.formats import FORMATS, tensor_digests
-    from ..models.checksum_lists import escape
+    from ..models.checksum_lists import marked
 
     output = Output(as_json=as_json)
     with output.progress(source, model_size(source)) as progress:
         found = tensor_digests(source, format_name, algorithm, backend=backend, progress=progress)
     lines = []
     for name, digest in found.items():
-        raw = os.fsencode(name) if os.fsdecode(os.fsencode(name)) == name else name.encode()
-        written = escape(raw)
-        lines.append((b"\\" if written != raw else b"") + digest.encode("ascii") + b"  " + written + b"\n")
+        mark, written = marked(name.encode())
+        lines.append(mark + digest.encode("ascii") + b"  " + written + b"\n")
     output.write(b"".join(lines))
     output.document(
         ok=True,

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import algorithms
-from ..algorithms import Algorithm
 from ..errors import IntegrityError
 from ..files import Progress, update_from_file
 from ..hashing import new
@@ -32,6 +31,7 @@ from ..models.regular_files import read_regular, settled
 from ..models.stored import SharedProgress
 from ..output_files import write_file
 from ..strict_json import StrictJsonError, check_members, parse_hex, parse_object
+from .named_tensors import hash_of
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +93,7 @@ def param_hashes(
     Raises TypeError, which names the parameter, for one without dense bytes, such as a DTensor, and
     ValueError for one without data. It raises as :func:`integrity_triton.hash_batch` does, too.
     """
-    record = _plain_hash(algorithm)
+    record = hash_of(algorithm)
     found: list[ParamHash] = []
     for group in _groups(_parameters(model), own_bytes):
         data = [param.detach() if own_bytes else param.detach().float() for _, _, param in group]
@@ -145,15 +145,6 @@ def check_param_hashes_across_dp_replicas(
         ranks = (expert_group if expert else group) or _megatron_group(expert)
         match &= _equal_on_ranks(local, (algorithm, own_bytes), ranks, device, cross_check)
     return match
-
-
-def _plain_hash(algorithm: str) -> Algorithm:
-    record = algorithms.get(algorithm)
-    if record.keyed == "required" or record.takes_tuples or not record.digest_size:
-        raise ValueError(
-            f"{record.name} needs a key, a tuple or a length; take a hash such as sha1 or blake3"
-        )
-    return record
 
 
 def _parameters(

@@ -29,11 +29,17 @@ def escape(name: bytes) -> bytes:
     return b"".join(_ESCAPES.get(c, c) for c in (name[i : i + 1] for i in range(len(name))))
 
 
+def marked(name: bytes) -> tuple[bytes, bytes]:
+    """What a line with a name begins with, a backslash if the name had to be escaped, and the name as it is
+    written."""
+    written = escape(name)
+    return b"\\" if written != name else b"", written
+
+
 def format_line(algorithm: str, digest: bytes, name: str, *, tagged: bool, zero: bool) -> bytes:
     """The line of a list for one file. ``zero`` ends it with NUL and leaves the name unescaped."""
     raw = os.fsencode(name)
-    written = raw if zero else escape(raw)
-    mark = b"\\" if written != raw else b""
+    mark, written = (b"", raw) if zero else marked(raw)
     hexadecimal = digest.hex().encode("ascii")
     if tagged:
         line = mark + tag(algorithm).encode("ascii") + b" (" + written + b") = " + hexadecimal
