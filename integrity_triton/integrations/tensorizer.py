@@ -21,7 +21,7 @@ from ..errors import IntegrityError
 from ..files import Progress
 from ..messages.tensors import tensor_bytes
 from ..models.errors import ManifestError, shown
-from ..models.regular_files import identity, open_regular
+from ..models.regular_files import how_changed, identity, open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -156,8 +156,10 @@ def verify_hashes(
                     progress(sum(entries[i].data + entries[i].size - entries[i].header for i in group))
         except ManifestError as error:
             raise ManifestError(f"{path}: {error}") from None
-        if identity(os.fstat(descriptor)) != before:
-            raise IntegrityError(f"{path}: the file changed while it was being read")
+        after = os.fstat(descriptor)
+        if identity(after) != before:
+            how = how_changed(after, before[2])
+            raise IntegrityError(f"{path}: the file {how} while it was being read")
     return TensorizerReport(len(entries), tuple((entries[i].shown_name, changed[i]) for i in sorted(changed)))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ..errors import IntegrityError
-from .regular_files import Identity, identity, kind_of_node, open_regular
+from .regular_files import Identity, how_changed, identity, kind_of_node, open_regular
 
 SINGLE_FILE = "."
 """The name of the file in the tree of a model that is one file."""
@@ -52,9 +52,11 @@ class ModelFile:
             raise IntegrityError(
                 f"{self.path}: the file was removed while the model was being read"
             ) from None
-        if identity(os.fstat(descriptor)) != self.identity:
+        status = os.fstat(descriptor)
+        if identity(status) != self.identity:
             os.close(descriptor)
-            raise IntegrityError(f"{self.path}: the file changed while the model was being read")
+            how = how_changed(status, self.size)
+            raise IntegrityError(f"{self.path}: the file {how} while the model was being read")
         if hasattr(os, "pread") and os.pread(descriptor, 1, self.size):
             os.close(descriptor)  # a file of /proc, for example, claims to be empty
             raise IntegrityError(f"{self.path}: the file has more bytes than the {self.size} of its size")

@@ -40,6 +40,14 @@ def identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def how_changed(status: os.stat_result, size: int) -> str:
+    """What has happened to an open file of ``size`` bytes whose :func:`identity` is another one now: it
+    "was removed", "was cut" or "changed"."""
+    if status.st_nlink == 0:  # removing a name changes the inode, too
+        return "was removed"
+    return "was cut" if status.st_size < size else "changed"
+
+
 def rest_of_tick(*changed: float) -> float:
     """How many seconds are left of the ticks of the clock in which a file changed, at most 0.01; 0 if they
     have passed. Each of ``changed`` is in seconds, as in ``st_mtime``. Pass the times separately: a program

@@ -18,7 +18,7 @@ from .dtypes import DTYPE_BITS, LARGEST_SIZE, byte_length
 from .entry import check_name
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, SAFETENSORS, mistaken_for
-from .regular_files import Identity, identity, open_regular, settled
+from .regular_files import Identity, how_changed, identity, open_regular, settled
 
 MAX_HEADER_SIZE = 100_000_000
 """Bytes. The safetensors library has the same limit."""
@@ -120,7 +120,7 @@ class SafetensorsFile:
         status = os.fstat(descriptor)
         if identity(status) != self.identity:
             os.close(descriptor)
-            self._raise_changed("was cut" if status.st_size < self.size else "changed")
+            self._raise_changed(how_changed(status, self.size))
         return descriptor
 
     def check_unchanged(self) -> None:

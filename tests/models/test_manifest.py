@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import os
@@ -29,6 +30,7 @@ from integrity_triton.models import (
     TensorEntry,
     live,
     manifest,
+    model_tree,
     safetensors_file,
     stored,
 )
@@ -466,6 +468,31 @@ def test_a_pipe_in_place_of_a_file(tmp_path: Path) -> None:
         layout.open("", 0)
     with pytest.raises(ManifestError, match="a named pipe, not a regular file"):
         Manifest.build(path)
+
+
+def test_a_file_that_is_removed_just_after_it_was_opened(tmp_path: Path, monkeypatch) -> None:
+    path = saved(STATE, tmp_path)
+    layout = safetensors_file.SafetensorsFile.read(path)
+    (tree_file,) = model_tree.read_tree(path).files.values()
+    for module in (safetensors_file, model_tree):
+
+        def opened(path, *flags, original=module.open_regular):
+            descriptor = original(path, *flags)
+            os.unlink(path)
+            return descriptor
+
+        monkeypatch.setattr(module, "open_regular", opened)
+    with pytest.raises(ManifestError, match=r"model\.safetensors: the file was removed while"):
+        layout.open("", 0)
+    saved(STATE, tmp_path)
+    os.link(path, tmp_path / "other")
+    tree_file = dataclasses.replace(tree_file, identity=safetensors_file.identity(path.stat()))
+    with pytest.raises(it.IntegrityError, match=r"model\.safetensors: the file changed while"):
+        tree_file.open("", 0)  # the file goes on under its other name
+    saved(STATE, tmp_path)
+    tree_file = dataclasses.replace(tree_file, identity=safetensors_file.identity(path.stat()))
+    with pytest.raises(it.IntegrityError, match=r"model\.safetensors: the file was removed while"):
+        tree_file.open("", 0)
 
 
 def test_file_that_is_cut_while_it_is_read(tmp_path: Path, monkeypatch) -> None:

@@ -20,7 +20,7 @@ from torch.futures import Future
 
 from ..errors import ManifestError, shown
 from ..file_digests import FileDigests
-from ..regular_files import identity, open_regular
+from ..regular_files import how_changed, identity, open_regular
 from .digesters import Digester
 from .errors import LoadError, Mismatch
 
@@ -136,8 +136,10 @@ def _read(path: Path) -> bytes:
     with open(descriptor, "rb", buffering=0) as file:
         before = os.fstat(descriptor)
         data = file.readall()
-        if identity(os.fstat(descriptor)) != identity(before) or len(data) != before.st_size:
+        after = os.fstat(descriptor)
+        if identity(after) != identity(before) or len(data) != before.st_size:
+            how = how_changed(after, before.st_size)
             raise LoadError(
-                f"{path}: the file changed while it was being read", file=str(path), range=(0, len(data))
+                f"{path}: the file {how} while it was being read", file=str(path), range=(0, len(data))
             )
     return data
