@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .kdf import hkdf_batch, pbkdf2_batch
     from .lthash import LtHash
     from .mac import TagMismatch, TensorTags, mac_tensors
+    from .merkle import MerkleTree, TreeHead
 
     algorithms_available: frozenset[str]
 
@@ -37,9 +38,11 @@ __all__ = [
     "IntegrityError",
     "IntegrityTritonError",
     "LtHash",
+    "MerkleTree",
     "SelfTestError",
     "TagMismatch",
     "TensorTags",
+    "TreeHead",
     "__version__",
     "algorithms_available",
     "backends",
@@ -72,8 +75,10 @@ def backends() -> tuple[BackendStatus, ...]:
 _LAZY = {
     "Hash": "hashing",
     "LtHash": "lthash",
+    "MerkleTree": "merkle",
     "TagMismatch": "mac",
     "TensorTags": "mac",
+    "TreeHead": "merkle",
     "crc_combine": "crc",
     "emulated": "emulation",
     "hash_batch": "batch",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import algorithms
 from .backends.registry import dispatch
 from .hashing import Hash
-from .messages.batches import Batch
+from .messages.batches import Batch, PrefixedChunks
 from .messages.copying import copy_rows
 from .messages.from_caller import chunk_batch, message_batch, tuple_batch
 from .messages.parameters import checked_parameters
@@ -50,6 +50,20 @@ def hash_chunks(
     if record.takes_tuples:
         raise ValueError(f"{record.name} takes tuples of byte strings, not chunks")
     return _digests(record, chunk_batch(tensor, chunk_size), parameters, length, out, backend)
+
+
+def hash_prefixed(
+    record: algorithms.Algorithm,
+    prefix: bytes,
+    data: torch.Tensor,
+    size: int,
+    length: int,
+    backend: str | None,
+) -> torch.Tensor:
+    """Digests of ``prefix`` followed by each ``size`` bytes of ``data``, which is flat, contiguous and uint8:
+    uint8 ``[ceil(numel / size), length]`` on its device. The last chunk may be shorter."""
+    batch = PrefixedChunks(prefix, data, size) if prefix else chunk_batch(data, size)
+    return digests_of(record, {}, batch, length, backend)
 
 
 def _digests(

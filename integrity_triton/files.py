@@ -18,6 +18,7 @@ Progress = Callable[[int], None]
 """Called with the number of bytes just hashed."""
 
 _BUFFER_SIZE = 8 << 20
+MOST_IN_BLOCK = _BUFFER_SIZE
 _BUFFERS = 2  # one is filled while the other is hashed
 _SMALL = 1 << 20
 
@@ -72,6 +73,34 @@ def read_pieces(
                 yield piece
         if end is not None and offset < end:
             raise EOFError(f"{os.fspath(path)}: the file ends at byte {offset}, {end} were expected")
+
+
+def read_blocks(
+    path: str | os.PathLike[str],
+    size: int,
+    start: int = 0,
+    end: int | None = None,
+    *,
+    opener: Callable[[str, int], int] | None = None,
+) -> Iterator[memoryview]:
+    """As :func:`read_pieces`, in pieces of whole blocks of ``size`` bytes, except for the last one. ``size`` is
+    at most :data:`MOST_IN_BLOCK`."""
+    rest = bytearray()
+    for piece in read_pieces(path, start, end, opener=opener):
+        if rest:
+            missing = size - len(rest)
+            rest += piece[:missing]
+            piece = piece[missing:]
+            if len(rest) < size:
+                continue
+            yield memoryview(bytes(rest))
+            rest = bytearray()
+        whole = len(piece) - len(piece) % size
+        if whole:
+            yield piece[:whole]
+        rest += piece[whole:]
+    if rest:
+        yield memoryview(bytes(rest))
 
 
 def _read_here(file: io.FileIO, length: int | None) -> Iterator[memoryview]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from .constructions import Construction, check_reference
 from .parameter import Parameter
 
+LEAST_COLLISION_BITS = 112
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _RESOURCE = re.compile(r"[A-Za-z_][\w.]*:[\w][\w./-]*\Z")
 
@@ -93,6 +94,12 @@ class Algorithm:
                 f"{label}: a keyed algorithm must have a parameter 'key', and no other algorithm may have one"
             )
         object.__setattr__(self, "_by_name", MappingProxyType(by_name))
+
+    @property
+    def collision_resistant(self) -> bool:
+        """Whether nobody can find two messages with the same digest. Less than 112 bits of work do not count
+        (SP 800-57 part 1, section 5.6.1.1)."""
+        return self.security is Security.SECURE and self.collision_bits >= LEAST_COLLISION_BITS
 
     @property
     def takes_tuples(self) -> bool:

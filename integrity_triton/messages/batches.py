@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .copying import copy_rows
 from .layout import Messages, Ragged, Rows
 from .moving import moved
 from .tensors import byte_range, bytes_in_place, is_tensor, tensor_bytes
@@ -253,6 +254,71 @@ class Tuples(Batch):
 
     def updates(self, i: int) -> Iterator[Any]:
         yield self._given[i]
+
+
+class Prefixed(Batch):
+    """Messages that each follow the same ``prefix``, as in the leaves of a Merkle tree. Each is copied behind
+    its prefix."""
+
+    def __init__(
+        self, prefix: bytes, views: Sequence[memoryview | torch.Tensor], device: torch.device
+    ) -> None:
+        super().__init__(len(views), device)
+        self._prefix, self._views = prefix, views
+
+    def groups(self) -> Iterator[Group]:
+        return _groups([len(self._prefix) + view.nbytes for view in self._views])
+
+    def messages(self, first: int, last: int) -> Messages:
+        parts = [(memoryview(self._prefix), view) for view in self._views[first:last]]
+        return Tuples((), parts, self.device).whole()
+
+    def sizes(self) -> list[int]:
+        """Bytes in each message, without the prefix."""
+        return [view.nbytes for view in self._views]
+
+    def updates(self, i: int) -> Iterator[Any]:
+        yield self._prefix
+        yield self._views[i]
+
+
+class PrefixedChunks(Batch):
+    """Flat bytes cut into chunks of ``size`` bytes, of which the last may be shorter, and each of which
+    follows the same ``prefix``. Chunks are copied behind their prefix, a group at a time."""
+
+    def __init__(self, prefix: bytes, data: torch.Tensor, size: int) -> None:
+        super().__init__(-(-data.numel() // size), data.device)
+        self._prefix, self._data, self._size = prefix, data, size
+
+    def groups(self) -> Iterator[Group]:
+        row = len(self._prefix) + self._size
+        step = max(1, COPIES_SIZE // row)
+        if self.device.type == "cpu":
+            step = min(step, ROWS_COUNT)
+        for first in range(0, max(self.count, 1), step):
+            yield Group(first, min(first + step, self.count), row > COPIES_SIZE)
+
+    def messages(self, first: int, last: int) -> Messages:
+        import torch
+
+        data = self._data[first * self._size : last * self._size]
+        start, row = len(self._prefix), len(self._prefix) + self._size
+        total = start * (last - first) + data.numel()
+        joined = torch.empty((last - first, row), dtype=torch.uint8, device=self.device)
+        if start:
+            known = torch.frombuffer(bytearray(self._prefix), dtype=torch.uint8)
+            copy_rows(joined[:, :start], moved(known, self.device).expand(last - first, start))
+        whole = data.numel() // self._size
+        copy_rows(joined[:whole, start:], data[: whole * self._size].view(whole, self._size))
+        rest = data[whole * self._size :].view(1, -1)
+        if rest.numel():
+            copy_rows(joined[whole:, start : start + rest.numel()], rest)
+        flat = joined.view(-1)[:total]
+        return Rows(flat, flat.data_ptr(), last - first, row, row, total)
+
+    def updates(self, i: int) -> Iterator[Any]:
+        yield self._prefix
+        yield self._data[i * self._size : (i + 1) * self._size]
 
 
 def _joining(parts: Sequence[memoryview | torch.Tensor]) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms.encoding import left_encode
 from . import batches
-from .batches import Batch, Cut, CutCopy, InPlace, Packed, Several, Tuples
+from .batches import Batch, Cut, CutCopy, InPlace, Packed, Prefixed, PrefixedChunks, Several, Tuples
 from .layout import Messages, Rows
 from .tensors import array_at, bytes_in_place, check_has_bytes, is_tensor, named, tensor_bytes
 
@@ -77,6 +77,28 @@ def message_view(x: Any) -> memoryview | torch.Tensor:
         return buffer_view(x)
     view = bytes_in_place(x)
     return x if view is None else view
+
+
+def flat_bytes(x: Any) -> torch.Tensor:
+    """One message as a flat contiguous uint8 tensor on its device. Bytes-like objects are viewed, except for
+    short ones; a tensor that is not contiguous is copied. Raises as :func:`message_view` does."""
+    return tensor_bytes(x) if is_tensor(x) else _buffer_tensor(x)
+
+
+def prefixed_batch(messages: Any, prefix: bytes) -> Prefixed | PrefixedChunks:
+    """A batch as :func:`message_batch` takes it, in which each message follows ``prefix``. Raises as that
+    function does."""
+    if not is_tensor(messages):
+        batch = sequence_batch(messages)
+        return Prefixed(prefix, [message_view(m) for m in batch.given], batch.device)
+    check_has_bytes(messages)
+    if messages.dim() != 2:
+        raise ValueError(_not_two_dimensional("tensor", messages.dim()))
+    data = tensor_bytes(messages)
+    count = messages.shape[0]
+    if not data.numel():
+        return Prefixed(prefix, [data] * count, messages.device)
+    return PrefixedChunks(prefix, data, data.numel() // count)
 
 
 def tuple_parts(x: Any, algorithm: str) -> list[memoryview | torch.Tensor]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import algorithms
-from ..algorithms import Algorithm, Security
+from ..algorithms import Algorithm
+from ..algorithms.record import LEAST_COLLISION_BITS
 from ..errors import BackendUnavailable
 from ..hashing import new
 from .errors import ManifestError
 
-_LEAST_COLLISION_BITS = 112  # with less than this, two models with the same root can be found
-LEAST_SIZE = 2 * _LEAST_COLLISION_BITS // 8
+LEAST_SIZE = 2 * LEAST_COLLISION_BITS // 8
 """Bytes in the shortest digest that resists collisions."""
 _LARGEST_SIZE = 1024  # far beyond any use; it bounds the text of a manifest
 
@@ -89,7 +89,7 @@ class TensorHash:
 
 def collision_resistant(record: Algorithm) -> bool:
     """Whether nobody can find two messages with the same digest."""
-    return record.security is Security.SECURE and record.collision_bits >= _LEAST_COLLISION_BITS
+    return record.collision_resistant
 
 
 def _allowed() -> str:

@@ -57,6 +57,30 @@ def sum_of(change: Callable[[it.LtHash], Any]) -> bytes:
     return total.digest()
 
 
+def appended(x: Any) -> bytes:
+    tree = it.MerkleTree.of_messages([b"a"])
+    tree.append([x])
+    return tree.root
+
+
+def replaced(x: Any) -> bytes:
+    tree = it.MerkleTree.of_messages([b"a", b"b"])
+    tree.update({1: x})
+    return tree.root
+
+
+def rechunked(x: Any) -> bytes:
+    tree = it.MerkleTree.of_chunks(x, chunk_size=3)
+    tree.update_chunks(x, range(len(tree)))
+    return tree.root
+
+
+def included(x: Any) -> bytes:
+    tree = it.MerkleTree.of_messages([b"a", x])
+    tree.head.verify_inclusion(x, 1, tree.inclusion_proof(1))
+    return tree.root
+
+
 def tags_of(x: Any) -> bytes:
     return it.mac_tensors({"a": x}, KEY, nonce=NONCE)["a"]
 
@@ -101,6 +125,12 @@ MESSAGES: dict[str, Callable[[Any], Any]] = {
         lambda total: total.update_tensor(TensorChunks.of("a", b"b"), x)
     ),
     "TensorChunks.of.tensor": chunks_of,
+    "MerkleTree.of_messages.messages": lambda x: it.MerkleTree.of_messages([b"a", x]).root,
+    "MerkleTree.of_chunks.data": lambda x: it.MerkleTree.of_chunks(x, chunk_size=3).root,
+    "MerkleTree.append.messages": appended,
+    "MerkleTree.update.messages": replaced,
+    "MerkleTree.update_chunks.data": rechunked,
+    "TreeHead.verify_inclusion.message": included,
     **{
         f"{record.name}.data": lambda x, record=record: constructed(record, x)
         for record in algorithms.all_algorithms()
@@ -111,6 +141,8 @@ MESSAGES: dict[str, Callable[[Any], Any]] = {
 TENSORS: dict[str, Callable[[Make], Any]] = {
     "hash_batch.messages in rows": lambda make: rows_as_bytes(it.hash_batch(make(3, 8), "sha256")),
     "hash_batch.out": lambda make: it.hash_batch([b"a"], "sha256", out=make(1, 32)),
+    "MerkleTree.of_messages.messages in rows": lambda make: it.MerkleTree.of_messages(make(3, 8)).root,
+    "MerkleTree.of_leaf_hashes.leaf_hashes": lambda make: it.MerkleTree.of_leaf_hashes(make(1, 32)).root,
     "hash_chunks.out": lambda make: it.hash_chunks(b"abc", "sha256", chunk_size=2, out=make(2, 32)),
     "LtHash.add_batch.elements in rows": lambda make: it.LtHash().add_batch(make(3, 8)),
     "LtHash.remove_batch.elements in rows": lambda make: it.LtHash().remove_batch(make(3, 8)),
@@ -226,6 +258,9 @@ OTHERS = {
     "LtHash.from_digest.options": "the arguments of LtHash",
     "TensorTags.from_json.text": "JSON",
     "Manifest.from_json.data": "JSON",
+    "TreeHead.root": "bytes, and nothing else",
+    "TreeHead.verify_inclusion.proof": "bytes, and nothing else",
+    "TreeHead.verify_consistency.proof": "bytes, and nothing else",
     "TensorEntry.digest": "bytes, and nothing else",
     "FileDigest.digest": "bytes, and nothing else",
     "FileDigest.salt": "bytes, and nothing else",

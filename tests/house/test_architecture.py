@@ -40,7 +40,7 @@ ROOMS = [
 # Neither of the two rooms of a pair imports the other, although one of them comes first in the list.
 STRANGERS = {("conformance", "models"), ("conformance", "integrations")}
 # Files at the top of the package. They have no folder whose name would be that of their room.
-API = {"batch", "crc", "eager", "emulation", "files", "hashing", "kdf", "lthash", "mac", "ops"}
+API = {"batch", "crc", "eager", "emulation", "files", "hashing", "kdf", "lthash", "mac", "merkle", "ops"}
 BASE = {"errors", "output_files", "strict_json", "_version"}
 ENTRANCES = {"integrity_triton", "integrity_triton.__main__"}
 VENDOR = re.compile(r"cuda|nvidia|hip|rocm|amd|xpu|intel", re.IGNORECASE)
