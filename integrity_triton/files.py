@@ -83,22 +83,22 @@ def read_blocks(
     *,
     opener: Callable[[str, int], int] | None = None,
 ) -> Iterator[memoryview]:
-    """As :func:`read_pieces`, in pieces of whole blocks of ``size`` bytes, except for the last one. ``size`` is
-    at most :data:`MOST_IN_BLOCK`."""
+    """As :func:`read_pieces`, in pieces of whole blocks of ``size`` bytes, except for the last one. ``size``
+    is at most :data:`MOST_IN_BLOCK`."""
     rest = bytearray()
     for piece in read_pieces(path, start, end, opener=opener):
+        first = 0
         if rest:
-            missing = size - len(rest)
-            rest += piece[:missing]
-            piece = piece[missing:]
+            first = min(size - len(rest), len(piece))
+            rest += piece[:first]
             if len(rest) < size:
                 continue
             yield memoryview(bytes(rest))
             rest = bytearray()
-        whole = len(piece) - len(piece) % size
-        if whole:
-            yield piece[:whole]
-        rest += piece[whole:]
+        last = len(piece) - (len(piece) - first) % size
+        if first < last:
+            yield piece[first:last]
+        rest += piece[last:]
     if rest:
         yield memoryview(bytes(rest))
 

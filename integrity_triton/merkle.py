@@ -1,7 +1,7 @@
 """Merkle trees as Certificate Transparency defines them: ``MerkleTree`` and ``TreeHead``.
 
-RFC 9162, section 2.1 (in RFC 6962 too, section 2.1): a leaf is the hash of a byte 0x00 and the message, a node
-is the hash of a byte 0x01 and its two children, and the root of a tree without leaves is the hash of nothing.
+RFC 9162, section 2.1 (also RFC 6962, section 2.1): a leaf is the hash of a byte 0x00 and the message, a node
+is the hash of a byte 0x01 and its two children. The root of a tree without leaves is the hash of nothing.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ class TreeHead:
         path = self._path(proof)
         if (old.algorithm, len(old.root)) != (self.algorithm, len(self.root)):
             raise IntegrityError(
-                f"a tree of {self.algorithm} cannot begin with one of {old.algorithm}, or of another digest size"
+                f"a tree of {self.algorithm} with digests of {len(self.root)} bytes cannot begin with one of "
+                f"{old.algorithm} with digests of {len(old.root)}"
             )
         if old.size > self.size:
             raise IntegrityError(f"a tree of {self.size} leaves cannot begin with one of {old.size}")
@@ -213,6 +214,12 @@ class MerkleTree:
 
     __slots__ = ("_backend", "_checksums", "_chunk_size", "_length", "_levels", "_nbytes", "_record")
 
+    _record: Algorithm
+    _length: int
+    _checksums: bool
+    _backend: str | None
+    _chunk_size: int | None
+    _nbytes: int | None
     _levels: list[torch.Tensor]
     """Level k is uint8 ``[ceil(n / 2**k), digest size]``. A last node without a sibling is also on the next
     level, unchanged, which gives the tree of the RFC: its left subtrees are the largest complete ones."""
@@ -487,7 +494,8 @@ class MerkleTree:
         self.update({index: flat[index * size : (index + 1) * size] for index in changed})
 
     def _size_of(self, index: int) -> int:
-        assert self._chunk_size is not None and self._nbytes is not None
+        assert self._chunk_size is not None
+        assert self._nbytes is not None
         return min(self._chunk_size, self._nbytes - index * self._chunk_size)
 
     def _replace(self, indices: Sequence[int], leaves: torch.Tensor) -> None:
