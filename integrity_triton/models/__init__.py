@@ -1,4 +1,5 @@
-"""Model weights: manifests of their tensors, and OpenSSF Model Signing (``models.oms``).
+"""Model weights: manifests of their tensors, OpenSSF Model Signing (``models.oms``), and one root for every
+sharding (``models.distributed``).
 
 Importing this package imports neither torch nor safetensors.
 """
@@ -9,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import distributed as distributed
     from . import oms as oms
     from .entry import TensorEntry
     from .errors import ManifestError
@@ -33,6 +35,7 @@ __all__ = [
     "TensorChange",
     "TensorDigests",
     "TensorEntry",
+    "distributed",
     "load_file",
     "load_verified",
     "oms",
@@ -58,7 +61,7 @@ _LAZY = {
     "load_verified": "loading",
     "safe_open": "loading",
 }
-_SUBMODULES = ("oms",)
+_SUBMODULES = ("distributed", "oms")
 
 if not TYPE_CHECKING:
 

@@ -1,0 +1,30 @@
+"""One root of a model for every sharding, computed where the shards are.
+
+``docs/distributed.md`` defines the digests and says what travels between ranks. The files, from the
+definition to the calls of users: ``tree.py``, ``records.py``; ``layout.py``, ``placements.py`` (which part a
+rank holds); ``held.py``, ``description.py``, ``agreement.py`` (what the ranks tell each other, and who does
+what); ``node_digests.py``, ``finish.py`` (the lower and the upper part of the trees); ``member.py``,
+``exchange.py``, ``root.py`` (one rank, the communication, and both together). Importing this package does
+not import torch.
+"""
+
+from __future__ import annotations
+
+from .errors import DistributedError, RankTimeout, ReplicaMismatch
+from .held import LocalShard
+from .records import VERSION
+from .root import DistributedDigests, root, root_of_files, tensor_digest
+from .tree import LEAF_SIZE
+
+__all__ = [
+    "LEAF_SIZE",
+    "VERSION",
+    "DistributedDigests",
+    "DistributedError",
+    "LocalShard",
+    "RankTimeout",
+    "ReplicaMismatch",
+    "root",
+    "root_of_files",
+    "tensor_digest",
+]

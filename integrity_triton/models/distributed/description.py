@@ -1,0 +1,86 @@
+"""What a rank says of the tensors that it holds, as the bytes that the others read.
+
+All ranks of a mesh describe a DTensor alike, so that there are few different descriptions in a group however
+many ranks it has; each of these is sent once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...strict_json import parse_object
+from ..dtypes import DTYPE_BITS, LARGEST_SIZE
+from ..entry import check_name
+from .errors import DistributedError
+from .held import Held
+from .layout import Layout
+from .placements import OnMesh
+
+
+@dataclass(frozen=True)
+class Described:
+    """A tensor in the description of some ranks."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    memory_shape: tuple[int, ...]
+    layout: Layout | OnMesh
+
+    def at(self, rank: int) -> Layout:
+        """What a rank holds, to which this description applies."""
+        if isinstance(self.layout, OnMesh):
+            return self.layout.layout(rank, self.memory_shape)
+        return self.layout
+
+
+def describe(held: Mapping[str, Held]) -> bytes:
+    """The description of what a rank holds. Equal ones have equal bytes."""
+    layouts: dict[Any, int] = {}
+    tensors = []
+    for name in sorted(held):
+        x = held[name]
+        whole = x.layout == Layout.whole(x.memory_shape)
+        number = -1 if whole else layouts.setdefault(x.layout, len(layouts))
+        tensors.append([name, x.dtype, list(x.shape), number])
+    spelled = [
+        {"mesh": layout.mesh, "ranks": layout.ranks, "rules": layout.rules}
+        if isinstance(layout, OnMesh)
+        else {"runs": layout.runs}
+        for layout in layouts
+    ]
+    return json.dumps({"tensors": tensors, "layouts": spelled}, separators=(",", ":")).encode("ascii")
+
+
+def parse(data: bytes) -> dict[str, Described]:
+    """What :func:`describe` wrote, by the names of the tensors.
+
+    The other ranks run the same version of this package, and are trusted as far as an error of theirs is
+    noticed. Raises DistributedError for anything else.
+    """
+    try:
+        members = parse_object(data)
+        layouts = members["layouts"]
+        found = {}
+        for name, dtype, shape, number in members["tensors"]:
+            check_name(name)
+            sizes = tuple(shape)
+            if dtype not in DTYPE_BITS or not all(0 <= size <= LARGEST_SIZE for size in sizes):
+                raise ValueError(f"dtype {dtype}, shape {shape}")
+            memory = (*sizes[:-1], sizes[-1] // 2) if dtype == "F4" else sizes
+            found[name] = Described(dtype, sizes, memory, _layout(layouts, number, memory))
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise DistributedError(f"a rank sent a description that cannot be read: {error}") from None
+    return found
+
+
+def _layout(layouts: list[Any], number: int, shape: tuple[int, ...]) -> Layout | OnMesh:
+    if number < 0:
+        return Layout.whole(shape)
+    stated = layouts[number]
+    if "runs" in stated:
+        return Layout.of(shape, stated["runs"])
+    rules = tuple((dim, factor) for dim, factor in stated["rules"])
+    return OnMesh(tuple(stated["mesh"]), tuple(stated["ranks"]), rules)

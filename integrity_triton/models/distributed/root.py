@@ -1,0 +1,242 @@
+"""The digests of a model's tensors and their root, the same for every sharding."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..._version import __version__
+from ..dtypes import torch_type
+from ..errors import ManifestError, shown
+from ..folder import read_folder
+from ..safetensors_file import SafetensorsFile
+from ..stored import read_tensors
+from ..tensor_hash import TensorHash
+from .agreement import Agreement
+from .description import Described, describe, parse
+from .errors import DistributedError, ReplicaMismatch, ranks_text
+from .exchange import Alone, Exchange, exchange_for
+from .finish import told_apart
+from .held import Held, held_by
+from .layout import Layout
+from .member import Member
+from .records import VERSION, check_algorithm, model_root
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+
+TIMEOUT = 300.0
+"""Seconds that the ranks wait for each other at each step."""
+
+_HELLO = struct.Struct("<I64s64sQ32s")
+
+
+@dataclass(frozen=True)
+class DistributedDigests:
+    """The content digest of each tensor of a model, and the root over all of them.
+
+    Two of them are equal if they hold the same tensors under the same names, however each was sharded.
+    """
+
+    algorithm: str
+    digests: Mapping[str, bytes]
+    """By the names of the tensors, in order. Each binds dtype, shape and bytes, and not the name."""
+    root: bytes = field(default=b"")
+    """Binds the algorithm, the names and the digests. It is computed from them."""
+
+    def __post_init__(self) -> None:
+        root = model_root(check_algorithm(self.algorithm), self.digests)
+        if self.root not in (b"", root):
+            raise ManifestError("the root is not that of the digests")
+        object.__setattr__(self, "root", root)
+
+    def __hash__(self) -> int:
+        return hash((self.algorithm, self.root))
+
+    def __repr__(self) -> str:
+        return f"<DistributedDigests of {len(self.digests)} tensors, {self.algorithm} root {self.root.hex()}>"
+
+    def differing(self, other: DistributedDigests) -> tuple[str, ...]:
+        """The names of the tensors that are not the same in another model, or are in one of them alone.
+
+        Raises ValueError for digests of another algorithm.
+        """
+        if self.algorithm != other.algorithm:
+            raise ValueError(f"digests of {self.algorithm} and of {other.algorithm} cannot be compared")
+        names = self.digests.keys() | other.digests.keys()
+        return tuple(sorted(n for n in names if self.digests.get(n) != other.digests.get(n)))
+
+
+def root(
+    source: Any,
+    group: dist.ProcessGroup | None = None,
+    *,
+    algorithm: str = "blake3",
+    timeout: float = TIMEOUT,
+    backend: str | None = None,
+) -> DistributedDigests:
+    """The digests of a model that the ranks of a group hold together. Every rank has to call it, and gets the
+    same result.
+
+    ``source`` is what this rank holds: an ``nn.Module``, a state dict, or a mapping from names to tensors,
+    ``DTensor`` and :class:`LocalShard`. A plain tensor is the whole tensor. Ranks may hold different tensors,
+    as the stages of a pipeline do, and copies of the same ones, which are compared. Without ``group``, the
+    default group is used, or this process alone if torch.distributed is not initialised.
+
+    Tensors are hashed where they are, with a hash of at least 32 bytes and without a key. Between ranks
+    travel the digests of the largest nodes that each holds whole, and those pieces of leaves of 256 bytes
+    that a cut divides; ``docs/distributed.md`` has the formulas.
+
+    ``timeout`` is how many seconds the ranks wait for each other at each step.
+
+    Raises RankTimeout, which names the ranks that did not arrive in time; DistributedError if another rank
+    could not go on or runs another version or algorithm; ReplicaMismatch, which names tensors and ranks, if
+    copies differ; ManifestError if a part of a tensor is held by no rank or ranks disagree about its dtype or
+    shape; TypeError or ValueError, which names the tensor, for one without dense data or with a placement
+    such as ``Partial``.
+    """
+    hash_ = check_algorithm(algorithm)
+    exchange = exchange_for(group, timeout)
+    try:
+        held = held_by(source, exchange.global_ranks, exchange.rank)
+        return _together(held, exchange, hash_, backend)
+    except BaseException as error:
+        exchange.give_up(error)
+        raise
+
+
+def tensor_digest(tensor: torch.Tensor, *, algorithm: str = "blake3", backend: str | None = None) -> bytes:
+    """The content digest of a whole tensor in this process, which binds its dtype, shape and bytes.
+
+    Raises as :func:`root` does.
+    """
+    hash_ = check_algorithm(algorithm)
+    held = held_by({"": tensor}, (0,), 0)
+    if len(held) != 1:
+        raise TypeError(
+            f"a {type(tensor).__name__} consists of several tensors; pass them in a mapping to root"
+        )
+    return next(iter(_together(held, Alone(), hash_, backend).digests.values()))
+
+
+def root_of_files(
+    path: str | os.PathLike[str], *, algorithm: str = "blake3", backend: str | None = None
+) -> DistributedDigests:
+    """The digests of a safetensors file, or of a folder of them with or without an index, in this process.
+
+    They equal those of the model that was saved there, whatever its sharding is. Names that the metadata
+    states to be one tensor count, as they do for a manifest. A tensor at a time is in memory.
+
+    Raises ManifestError for malformed files, and OSError for one that cannot be read.
+    """
+    hash_ = check_algorithm(algorithm)
+    files = read_folder(path) if Path(path).is_dir() else (SafetensorsFile.read(path),)
+    digests: dict[str, bytes] = {}
+    for file in files:
+        stored = {tensor.name: tensor for tensor in file.tensors}
+        for name, data in read_tensors([file], typed=False):
+            entry = stored[name]
+            held = _stored(entry.name, entry.dtype, entry.shape, data)
+            found = _together({name: held}, Alone(), hash_, backend)
+            digests.update(found.digests)
+        digests.update({name: digests[to] for name, to in file.ties.items()})
+        file.check_unchanged()
+    return DistributedDigests(hash_.name, _ordered(digests))
+
+
+def _stored(name: str, dtype: str, shape: tuple[int, ...], data: torch.Tensor) -> Held:
+    try:
+        kind, memory_shape = torch_type(dtype, shape)
+    except TypeError as error:
+        raise ManifestError(f"tensor {shown(name)}: {error}") from None
+    return Held(data.view(kind).view(memory_shape), dtype, shape, memory_shape, Layout.whole(memory_shape))
+
+
+def _ordered(digests: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {name: digests[name] for name in sorted(digests, key=lambda name: name.encode("utf-8"))}
+
+
+def _together(
+    held: Mapping[str, Held], exchange: Exchange, hash_: TensorHash, backend: str | None
+) -> DistributedDigests:
+    agreement = agree(held, exchange, hash_)
+    member = Member(exchange.rank, held, agreement, hash_, backend)
+    faults: list[str] = []
+    for part in agreement.rounds:
+        sent = member.contributions(part, exchange.device)
+        names = part.of(exchange.rank)
+        sizes = [agreement.sent(names, rank) for rank in range(exchange.size)]
+        faults += member.receive(part, exchange.all_to_all(sent, sizes))
+    return _share(member.digests, faults, agreement, exchange, hash_)
+
+
+def agree(held: Mapping[str, Held], exchange: Exchange, hash_: TensorHash) -> Agreement:
+    """Exchange what the ranks hold. Nothing is hashed before all run the same version and algorithm.
+
+    Raises DistributedError, which names ranks, versions and algorithms, if they do not.
+    """
+    own = describe(held)
+    greeting = _HELLO.pack(
+        VERSION, __version__.encode()[:64], hash_.name.encode()[:64], len(own), hash_.digest(own)[:32]
+    )
+    greetings = [_HELLO.unpack(x) for x in exchange.gather(greeting)]
+    kinds: dict[tuple[int, bytes, bytes], list[int]] = {}
+    for rank, (version, package, algorithm, _, _) in enumerate(greetings):
+        kinds.setdefault((version, package, algorithm), []).append(rank)
+    if len(kinds) > 1:
+        raise DistributedError(
+            "the ranks do not compute the same digests: "
+            + "; ".join(
+                f"integrity_triton {_text(package)} with {_text(algorithm)} (definition {version}) on "
+                f"{ranks_text(ranks)}"
+                for (version, package, algorithm), ranks in kinds.items()
+            )
+        )
+    described: dict[tuple[int, bytes], dict[str, Described]] = {}
+    for rank, (*_, length, digest) in enumerate(greetings):
+        if (length, digest) not in described:
+            data = own if rank == exchange.rank else bytes(length)
+            data = exchange.broadcast(data, rank)
+            if hash_.digest(data)[:32] != digest:
+                raise DistributedError(f"the description of rank {rank} was damaged on its way")
+            described[length, digest] = parse(data)
+    return Agreement([described[length, digest] for *_, length, digest in greetings], hash_.digest_size)
+
+
+def _text(field_: bytes) -> str:
+    return field_.rstrip(b"\0").decode("ascii", "replace")
+
+
+def _share(
+    digests: Sequence[bytes],
+    faults: Sequence[str],
+    agreement: Agreement,
+    exchange: Exchange,
+    hash_: TensorHash,
+) -> DistributedDigests:
+    """Give all ranks the digests that each has finished, or what is wrong."""
+    report = "\n".join(faults).encode("utf-8")
+    lengths = [struct.unpack("<Q", x)[0] for x in exchange.gather(struct.pack("<Q", len(report)))]
+    if any(lengths):
+        reports = [
+            exchange.broadcast(report if rank == exchange.rank else bytes(length), rank).decode("utf-8")
+            for rank, length in enumerate(lengths)
+            if length
+        ]
+        raise ReplicaMismatch("copies of the model differ: " + "; ".join("\n".join(reports).splitlines()))
+    finished = [agreement.finished_by(rank) for rank in range(exchange.size)]
+    size = hash_.digest_size
+    longest = max(map(len, finished)) * size
+    found: dict[str, bytes] = {}
+    for names, data in zip(finished, exchange.gather(b"".join(digests).ljust(longest, b"\0")), strict=True):
+        found.update((name, data[i * size : (i + 1) * size]) for i, name in enumerate(names))
+    result = DistributedDigests(hash_.name, _ordered(found))
+    roots = exchange.gather(result.root)
+    if len(set(roots)) > 1:
+        raise DistributedError(f"roots were damaged on their way: {told_apart(dict(enumerate(roots)))}")
+    return result

@@ -1,0 +1,95 @@
+"""What the tests of digests over several ranks share: the definition once more, in plain Python, and a group
+whose ranks are all in this process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from integrity_triton.models.distributed.agreement import Agreement
+from integrity_triton.models.distributed.description import describe, parse
+from integrity_triton.models.distributed.held import held_by
+from integrity_triton.models.distributed.layout import Layout
+from integrity_triton.models.distributed.member import Member
+from integrity_triton.models.distributed.records import check_algorithm
+
+
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def u64(number: int) -> bytes:
+    return number.to_bytes(8, "little")
+
+
+def text(data: str) -> bytes:
+    return u64(len(data.encode())) + data.encode()
+
+
+def tree(x: np.ndarray) -> bytes:
+    """The root of a tensor's tree."""
+    if x.nbytes <= 256 or x.size == 1:
+        return sha256(x.tobytes())
+    dim = next(i for i, size in enumerate(x.shape) if size > 1)
+    first, second = np.split(x, [(x.shape[dim] + 1) // 2], axis=dim)
+    return sha256(tree(first) + tree(second))
+
+
+def content(x: np.ndarray, dtype: str, shape: Sequence[int] | None = None) -> bytes:
+    """The content digest of a tensor."""
+    shape = x.shape if shape is None else shape
+    head = text("integrity_triton tensor content") + u64(1) + text("sha256") + text(dtype)
+    return sha256(head + u64(len(shape)) + b"".join(map(u64, shape)) + tree(x))
+
+
+def root(contents: Mapping[str, bytes]) -> bytes:
+    """The root of a model."""
+    named = sorted((name.encode(), digest) for name, digest in contents.items())
+    head = text("integrity_triton distributed root") + u64(1) + text("sha256") + u64(len(named))
+    return sha256(head + b"".join(u64(len(name)) + name + digest for name, digest in named))
+
+
+def part(x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """The local tensor of a layout."""
+    for dim, runs in enumerate(layout.runs):
+        indices = [i for start, stop in runs for i in range(start, stop)]
+        x = x.index_select(dim, torch.tensor(indices, dtype=torch.int64))
+    return x
+
+
+class Simulated:
+    """A group of logical ranks, each of which holds one of ``sources``."""
+
+    def __init__(self, sources: Sequence[Mapping[str, Any]], algorithm: str = "sha256") -> None:
+        hash_ = check_algorithm(algorithm)
+        size = len(sources)
+        held = [held_by(source, range(size), rank) for rank, source in enumerate(sources)]
+        described = [describe(own) for own in held]
+        parsed = {data: parse(data) for data in described}
+        self.agreement = Agreement([parsed[data] for data in described], hash_.digest_size)
+        self.members = [Member(rank, own, self.agreement, hash_, None) for rank, own in enumerate(held)]
+        self.sent: list[list[torch.Tensor]] = []
+        """What each rank sent to each, of all rounds."""
+        self.faults: list[str] = []
+
+    def run(self) -> dict[str, bytes]:
+        """The content digests of all tensors."""
+        for part in self.agreement.rounds:
+            sent = [member.contributions(part) for member in self.members]
+            self.sent += sent
+            for rank, member in enumerate(self.members):
+                received = [data[rank] for data in sent]
+                names = part.of(rank)
+                for other, data in enumerate(received):
+                    assert data.numel() == self.agreement.sent(names, other)
+                self.faults += member.receive(part, received)
+        if self.faults:
+            return {}
+        found: dict[str, bytes] = {}
+        for rank, member in enumerate(self.members):
+            found.update(zip(self.agreement.finished_by(rank), member.digests, strict=True))
+        return found

@@ -1,0 +1,367 @@
+"""Digests that are the same for every sharding: the definition, layouts, copies and errors, with all ranks in
+one process."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import integrity_triton as it
+from distributed_support import Simulated, content, part, root, tree
+from guard_support import flip
+from integrity_triton.models.distributed import node_digests
+from integrity_triton.models.distributed.layout import Layout
+from integrity_triton.models.distributed.placements import REPLICATE, OnMesh
+
+distributed = it.models.distributed
+LocalShard = distributed.LocalShard
+
+DTYPES = {"U8": torch.uint8, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+SHAPES = [
+    (), (1,), (0,), (0, 3), (1, 1), (5,), (64,), (65,), (256,), (257,), (1000,), (7, 300), (300, 7),
+    (1, 129, 1), (3, 5, 70), (2, 1, 3, 40), (33, 129), (128, 128), (40, 2, 2, 3),
+]  # fmt: skip
+
+
+def random(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed + math.prod(shape))
+    size = math.prod(shape) * dtype.itemsize
+    data = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
+    return data.view(dtype).view(shape) if size else torch.empty(shape, dtype=dtype)
+
+
+def array(x: torch.Tensor) -> np.ndarray:
+    kinds = {torch.bfloat16: (torch.uint16, np.uint16)}
+    return x.view(kinds[x.dtype][0]).numpy() if x.dtype in kinds else x.numpy()
+
+
+def shard(x: torch.Tensor, layout: Layout) -> LocalShard:
+    return LocalShard(part(x, layout), layout.shape, layout.runs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_definition(shape, dtype):
+    x = random(shape, DTYPES[dtype])
+    expected = content(array(x), dtype)
+    assert distributed.tensor_digest(x, algorithm="sha256") == expected
+    found = distributed.root({"b": x, "a.é": x}, algorithm="sha256")
+    assert dict(found.digests) == {"a.é": expected, "b": expected}
+    assert found.root == root(found.digests)
+
+
+@pytest.mark.parametrize("name", ["blake3", "sha512", "sha3_256", "blake2b", "sm3"])
+def test_algorithms(name, monkeypatch):
+    def hashed(data: bytes) -> bytes:
+        return it.new(name, data).digest()
+
+    monkeypatch.setattr("distributed_support.sha256", hashed)
+    x = random((33, 129))
+    expected = distributed.tensor_digest(x, algorithm=name)
+    head = content(x.numpy(), "F32")
+    monkeypatch.setattr("distributed_support.text", lambda t: _text(name if t == "sha256" else t))
+    assert expected == content(x.numpy(), "F32") != head
+
+
+def _text(data: str) -> bytes:
+    return len(data.encode()).to_bytes(8, "little") + data.encode()
+
+
+@pytest.mark.parametrize(
+    "name", ["sha1", "sha224", "crc32", "hmac_sha256", "shake_128", "cshake_128", "no such"]
+)
+def test_algorithms_that_are_refused(name):
+    with pytest.raises(it.models.ManifestError):
+        distributed.root({"a": torch.ones(1)}, algorithm=name)
+
+
+def test_everything_counts():
+    x = random((8, 64))
+    digests = [
+        distributed.tensor_digest(y)
+        for y in (x, x.view(4, 128), x.view(torch.int32), x.t(), x.flip(0), x.view(1, 8, 64), x.double())
+    ]
+    assert len(set(digests)) == len(digests)
+    one = distributed.root({"a": x, "b": -x})
+    assert one != distributed.root({"a": -x, "b": x})
+    assert one.differing(distributed.root({"a": x, "b": x, "c": x})) == ("b", "c")
+    assert one == distributed.root({"b": -x, "a": x}) and hash(one) == hash(
+        distributed.root({"b": -x, "a": x})
+    )
+
+
+def test_chunks_and_copies_do_not_matter(monkeypatch):
+    """Tensors are hashed in parts, and small ones together."""
+    tensors = {str(i): random((50 + i % 3, 77), seed=i) for i in range(20)} | {"long": random((9000,))}
+    expected = distributed.root(tensors)
+    for chunk, in_place in ((1000, 1 << 20), (30000, 1), (1 << 20, 5000)):
+        monkeypatch.setattr(node_digests, "CHUNK_SIZE", chunk)
+        monkeypatch.setattr(node_digests, "_IN_PLACE", in_place)
+        assert distributed.root(tensors) == expected
+
+
+def test_layouts_of_memory():
+    x = random((16, 40))
+    expected = distributed.tensor_digest(x)
+    assert distributed.tensor_digest(x.t().contiguous().t()) == expected
+    assert distributed.tensor_digest(torch.nn.Parameter(x)) == expected
+    z = random((300,), torch.complex64)
+    assert distributed.tensor_digest(z.conj()) == distributed.tensor_digest(z.conj().resolve_conj())
+
+
+def test_halves_of_bytes():
+    kind = getattr(torch, "float4_e2m1fn_x2", None)
+    if kind is None:
+        pytest.skip("absent: torch has no four-bit floats")
+    data = random((6, 300), torch.uint8)
+    expected = content(data.numpy(), "F4", (6, 600))
+    assert distributed.tensor_digest(data.view(kind), algorithm="sha256") == expected
+    halves = [
+        LocalShard.along(data[:, i * 150 : i * 150 + 150].contiguous().view(kind), 1, i * 150, 300)
+        for i in (0, 1)
+    ]
+    assert Simulated([{"a": half} for half in halves]).run() == {"a": expected}
+
+
+shapes = (
+    st.lists(st.integers(1, 40), min_size=0, max_size=4).filter(lambda s: math.prod(s) <= 20000).map(tuple)
+)
+
+
+@st.composite
+def meshes(draw) -> tuple[tuple[int, ...], OnMesh, str]:
+    """A shape, and how a tensor of this shape lies on a mesh."""
+    shape = draw(shapes)
+    mesh = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    rule = st.just(REPLICATE)
+    if shape:
+        rule |= st.tuples(st.integers(0, len(shape) - 1), st.sampled_from([1, 1, 1, 2, 3]))
+    rules = tuple(draw(st.lists(rule, min_size=len(mesh), max_size=len(mesh))))
+    ranks = draw(st.permutations(range(math.prod(mesh))))
+    return shape, OnMesh(mesh, tuple(ranks), rules), draw(st.sampled_from(sorted(DTYPES)))
+
+
+@settings(max_examples=120, deadline=None)
+@given(meshes())
+def test_any_mesh(drawn):
+    shape, on_mesh, dtype = drawn
+    x = random(shape, DTYPES[dtype])
+    group = Simulated([{"x": shard(x, on_mesh.layout(r, shape))} for r in range(math.prod(on_mesh.mesh))])
+    assert group.run() == {"x": content(array(x), dtype)}
+    assert not group.faults
+
+
+@st.composite
+def divisions(draw) -> tuple[tuple[int, ...], list[Layout], str]:
+    """A shape, and layouts that cover it: each dimension is cut anywhere, the parts of a dimension are dealt
+    out in any order, and each combination of them is held by one rank or two."""
+    shape = draw(shapes)
+    dims = []
+    for size in shape:
+        cuts = sorted(draw(st.sets(st.integers(1, max(1, size - 1)), max_size=4)) - {size})
+        ranges = draw(st.permutations(list(itertools.pairwise([0, *cuts, size]))))
+        count = draw(st.integers(1, 2))
+        dims.append([ranges[i::count] for i in range(count) if ranges[i::count]])
+    layouts = [Layout.of(shape, runs) for runs in itertools.product(*dims)]
+    layouts += draw(st.lists(st.sampled_from(layouts), max_size=2))
+    if draw(st.booleans()):
+        layouts.append(Layout.whole(shape))
+    return shape, draw(st.permutations(layouts)), draw(st.sampled_from(sorted(DTYPES)))
+
+
+@settings(max_examples=120, deadline=None)
+@given(divisions(), st.data())
+def test_any_division(drawn, data):
+    """Also where some ranks hold what others hold, in other parts; a changed byte of one rank is found."""
+    shape, layouts, dtype = drawn
+    x = random(shape, DTYPES[dtype])
+    sources = [{"x": shard(x, layout)} for layout in layouts]
+    expected = content(array(x), dtype)
+    assert Simulated(sources).run() == {"x": expected}
+    rank = data.draw(st.integers(0, len(layouts) - 1))
+    place = data.draw(st.integers(0, math.prod(layouts[rank].local_shape) * DTYPES[dtype].itemsize - 1))
+    flip(sources[rank]["x"].data, place)
+    group = Simulated(sources)
+    found = group.run()
+    assert (group.faults and "tensor 'x'" in group.faults[0]) or found != {"x": expected}
+    copies = sum(_overlap(layout, layouts[rank]) for layout in layouts) > 1
+    assert copies or not group.faults
+
+
+def _overlap(a: Layout, b: Layout) -> bool:
+    return all(
+        any(max(s, t) < min(e, f) for s, e in one for t, f in other)
+        for one, other in zip(a.runs, b.runs, strict=True)
+    )
+
+
+def columns(x: torch.Tensor, count: int, rank: int) -> LocalShard:
+    width = x.shape[1] // count
+    return LocalShard.along(x[:, rank * width : (rank + 1) * width], 1, rank * width, x.shape[1])
+
+
+def test_what_travels():
+    """The formulas of docs/distributed.md, in bytes."""
+    x = random((64, 1024))  # rows of 4 KiB
+
+    def bytes_of(sources):
+        group = Simulated(sources)
+        assert group.run() == {"x": content(x.numpy(), "F32")}
+        return [sum(y.numel() for y in sent) for sent in group.sent]
+
+    assert bytes_of([{"x": x}] * 4) == [32] * 4
+    rows = [{"x": LocalShard.along(x[r * 16 : r * 16 + 16], 0, r * 16, 64)} for r in range(4)]
+    assert bytes_of(rows) == [32] * 4
+    assert bytes_of([{"x": columns(x, 4, r)} for r in range(4)]) == [64 * 32] * 4
+    uneven = [{"x": LocalShard.along(x[:23], 0, 0, 64)}, {"x": LocalShard.along(x[23:], 0, 23, 64)}]
+    assert bytes_of(uneven) == [4 * 32, 3 * 32]  # 16 + 4 + 2 + 1, and 1 + 8 + 32 rows
+    crossed = [
+        {"x": LocalShard.along(x[:, :100], 1, 0, 1024)},
+        {"x": LocalShard.along(x[:, 100:], 1, 100, 1024)},
+    ]
+    # 400 of 4096 bytes: one leaf and 144 bytes of the next; 112 bytes, a leaf of 256, 512, and so on.
+    assert bytes_of(crossed) == [64 * (32 + 144), 64 * (32 * 4 - 32 + 112)]
+
+
+def test_stages_and_experts():
+    """Ranks hold different tensors, and no tensor is everywhere."""
+    tensors = {f"layers.{i}.weight": random((40, 30), seed=i) for i in range(6)}
+    experts = random((8, 16, 24))
+    expected = {name: content(x.numpy(), "F32") for name, x in tensors.items()} | {
+        "experts": content(experts.numpy(), "F32")
+    }
+    sources = [
+        {name: x for i, (name, x) in enumerate(tensors.items()) if i % 3 == r}
+        | {"experts": LocalShard.along(experts[2 * r : 2 * r + 2], 0, 2 * r, 8)}
+        for r in range(3)
+    ]
+    sources[0]["tied"] = sources[0]["layers.0.weight"]
+    sources.append({"experts": LocalShard.along(experts[6:], 0, 6, 8)})
+    sources.append({})
+    expected["tied"] = expected["layers.0.weight"]
+    assert Simulated(sources).run() == expected
+    whole = distributed.root(
+        {**tensors, "experts": experts, "tied": tensors["layers.0.weight"]}, algorithm="sha256"
+    )
+    assert dict(whole.digests) == expected
+
+
+def test_copies_that_differ():
+    x = random((64, 80))
+    copies = [{"x": x.clone(), "y": x.clone(), "z": x} for _ in range(5)]
+    flip(copies[3]["x"], 700)
+    flip(copies[1]["y"], 0)
+    flip(copies[2]["y"], 20000)
+    group = Simulated(copies)
+    assert group.run() == {}
+    assert sorted(group.faults) == [
+        "tensor 'x': rank 3 differs from the majority, ranks 0-2, 4",
+        "tensor 'y': ranks 1-2 differ from the majority, ranks 0, 3-4",
+    ]
+    group = Simulated(copies[3:])
+    group.run()
+    assert group.faults == ["tensor 'x': there is no majority: rank 0 and rank 1 differ"]
+
+
+def test_parts_that_are_missing_or_contradict_each_other():
+    x = random((64, 8))
+    with pytest.raises(
+        it.models.ManifestError, match=r"tensor 'x' is held by no rank, from the element \[32, 0\]"
+    ):
+        Simulated([{"x": LocalShard.along(x[:32], 0, 0, 64)}, {"x": LocalShard.along(x[40:], 0, 40, 64)}])
+    with pytest.raises(
+        it.models.ManifestError, match=r"tensor 'x'.*F32 \[64, 8\] by ranks 0-1; F64 .* by rank 2"
+    ):
+        Simulated([{"x": x}, {"x": x}, {"x": x.double()}])
+    with pytest.raises(
+        it.models.ManifestError, match=r"tensor 'x'.*part of shape \[63, 8\].* needs \[64, 8\]"
+    ):
+        distributed.root({"x": LocalShard(x[1:], (64, 8), (None, None))})
+    with pytest.raises(it.models.ManifestError, match=r"tensor 'x'.*each once"):
+        distributed.root({"x": LocalShard(x, (64, 8), ([(0, 32), (16, 48)], None))})
+    with pytest.raises(it.models.ManifestError, match="1 dimensions, and the shape has 2"):
+        distributed.root({"x": LocalShard(x, (64, 8), (None,))})
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "match"),
+    [
+        (3, TypeError, "tensor 'x': a int is no tensor"),
+        (torch.empty(3, device="meta"), ValueError, "tensor 'x': a meta tensor"),
+        (torch.ones(2, dtype=torch.complex128), TypeError, "tensor 'x': safetensors has no dtype"),
+        (torch.ones(2).to_sparse(), TypeError, "tensor 'x': .*no dense bytes"),
+    ],
+)
+def test_tensors_that_are_refused(value, error, match):
+    with pytest.raises(error, match=match):
+        distributed.root({"x": value})
+
+
+def test_sources_that_are_refused():
+    for source in (None, [torch.ones(1)], "model.safetensors"):
+        with pytest.raises(TypeError, match="a root is computed of"):
+            distributed.root(source)
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        distributed.root({}, timeout=0)
+
+
+def test_no_tensor_at_all():
+    assert distributed.root({}, algorithm="sha256").root == root({})
+
+
+def test_rounds_are_bounded(monkeypatch):
+    monkeypatch.setattr("integrity_triton.models.distributed.agreement.ROUND_SIZE", 3000)
+    x = {str(i): random((64, 128), seed=i) for i in range(9)}
+    group = Simulated([{name: columns(y, 4, r) for name, y in x.items()} for r in range(4)])
+    assert len(group.agreement.rounds) > 4
+    assert group.run() == {name: content(y.numpy(), "F32") for name, y in x.items()}
+    loads = [len(group.agreement.finished_by(rank)) for rank in range(4)]
+    assert max(loads) - min(loads) <= 1
+
+
+def test_files(tmp_path):
+    from safetensors.torch import save_file, save_model
+
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(70, 30), "b": torch.nn.Linear(70, 30)})
+    model["b"].weight = model["a"].weight
+    expected = distributed.root(model)
+    assert sorted(expected.digests) == ["a.bias", "a.weight", "b.bias", "b.weight"]
+    save_model(model, tmp_path / "one.safetensors")
+    assert distributed.root_of_files(tmp_path / "one.safetensors") == expected
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    state = {name: x.clone() for name, x in model.state_dict().items()}
+    names = sorted(state)
+    for i, half in enumerate((names[:2], names[2:])):
+        save_file({name: state[name] for name in half}, folder / f"model-{i + 1:05}-of-00002.safetensors")
+    assert distributed.root_of_files(folder) == expected
+    x = {"e": torch.zeros(0, 5), "s": torch.tensor(3), "h": torch.ones(3, 300, dtype=torch.bfloat16)}
+    save_file(x, tmp_path / "odd.safetensors")
+    assert distributed.root_of_files(tmp_path / "odd.safetensors") == distributed.root(x)
+
+
+def test_parts_of_wrappers():
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    weight = TwoTensor(torch.arange(4.0), -torch.arange(4.0))
+    assert distributed.root({"layer.weight": weight}) == distributed.root(
+        {"layer._weight_a": weight.a, "layer._weight_b": weight.b}
+    )
+    with pytest.raises(TypeError, match="several tensors"):
+        distributed.tensor_digest(weight)
+
+
+def test_the_tree_of_the_oracle_has_known_roots():
+    """The definition is fixed: these were computed once, and must never change."""
+    x = np.arange(1000, dtype=np.uint16).reshape(10, 100)
+    assert tree(x).hex() == "ad19cb9a0f27174f501fa349fb9857a837ab5704a0c9a04ab2c64a2b98ada441"
+    assert (
+        distributed.root({"x": torch.from_numpy(x)}, algorithm="sha256").root.hex()
+        == "1518fa79581d358ba970106bd2951b2a0f1e8ff996473d13cda8052601324429"
+    )
