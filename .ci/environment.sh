@@ -18,6 +18,13 @@ if [ "${CI:-}" = true ] && [ ! -d "$needs" ]; then
     pip install --quiet --disable-pip-version-check --no-deps --target "$needs" \
         -r tests/integrations/requirements-vllm.txt || rm -rf "$needs"
 fi
+# The programs with which hash trees of the Linux kernel are compared. Where they cannot be installed, the tests that
+# need them report "absent".
+if [ "${CI:-}" = true ] && ! command -v fsverity >/dev/null; then
+    root=$([ "$(id -u)" = 0 ] || echo "sudo -n")
+    { timeout 120 $root apt-get update -qq && timeout 180 $root apt-get install -qq --no-install-recommends \
+        fsverity cryptsetup-bin; } >/dev/null 2>&1 || echo "fsverity and veritysetup cannot be installed"
+fi
 # Intel's compiler for its GPUs. Where it cannot be installed, the tests that need it report "absent".
 if [ "${CI:-}" = true ] && ! command -v ocloc >/dev/null; then
     root=$([ "$(id -u)" = 0 ] || echo "sudo -n")

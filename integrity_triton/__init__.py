@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from . import integrations as integrations
     from . import models as models
     from . import ops as ops
+    from . import trees as trees
     from .backends.registry import BackendStatus, use_backend
     from .batch import hash_batch, hash_chunks
     from .crc import crc_combine
@@ -58,6 +59,7 @@ __all__ = [
     "new",
     "ops",
     "pbkdf2_batch",
+    "trees",
     "use_backend",
 ]
 
@@ -90,7 +92,17 @@ _LAZY = {
     "pbkdf2_batch": "kdf",
     "use_backend": "backends.registry",
 }
-_SUBMODULES = ("algorithms", "batch", "conformance", "hashing", "integrations", "lthash", "models", "ops")
+_SUBMODULES = (
+    "algorithms",
+    "batch",
+    "conformance",
+    "hashing",
+    "integrations",
+    "lthash",
+    "models",
+    "ops",
+    "trees",
+)
 
 if not TYPE_CHECKING:
 

@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.lthash import TensorChunks
+from integrity_triton.trees import dm_verity, fs_verity
 from support import driver_family, example, first_of, rows_as_bytes
 
 # A call takes a function that makes an argument of a given shape, as uint8.
@@ -81,6 +83,17 @@ def included(x: Any) -> bytes:
     return tree.root
 
 
+def measured(x: Any) -> bytes:
+    running = fs_verity.Running()
+    running.update(x)
+    return running.digest()
+
+
+def no_hash_file(x: Any) -> None:
+    with suppress(it.IntegrityError):
+        dm_verity.verify(bytes(4096), x, IMAGE_TREE.root)
+
+
 def tags_of(x: Any) -> bytes:
     return it.mac_tensors({"a": x}, KEY, nonce=NONCE)["a"]
 
@@ -99,6 +112,7 @@ def guarded(tensors: Any, **options: Any) -> list[bytes]:
         guard.close()
 
 
+IMAGE_TREE = dm_verity.format(bytes(4096))
 ZEROS = torch.zeros(8, dtype=torch.uint8)
 OPS = torch.ops.integrity_triton
 
@@ -131,6 +145,8 @@ MESSAGES: dict[str, Callable[[Any], Any]] = {
     "MerkleTree.update.messages": replaced,
     "MerkleTree.update_chunks.data": rechunked,
     "TreeHead.verify_inclusion.message": included,
+    "measure.data": lambda x: fs_verity.measure(x).digest,
+    "Running.update.data": measured,
     **{
         f"{record.name}.data": lambda x, record=record: constructed(record, x)
         for record in algorithms.all_algorithms()
@@ -143,6 +159,9 @@ TENSORS: dict[str, Callable[[Make], Any]] = {
     "hash_batch.out": lambda make: it.hash_batch([b"a"], "sha256", out=make(1, 32)),
     "MerkleTree.of_messages.messages in rows": lambda make: it.MerkleTree.of_messages(make(3, 8)).root,
     "MerkleTree.of_leaf_hashes.leaf_hashes": lambda make: it.MerkleTree.of_leaf_hashes(make(1, 32)).root,
+    "format.data": lambda make: dm_verity.format(make(4096)).root,
+    "verify.data": lambda make: dm_verity.verify(make(4096), IMAGE_TREE.hash_file, IMAGE_TREE.root),
+    "verify.hash_file": lambda make: no_hash_file(make(8192)),
     "hash_chunks.out": lambda make: it.hash_chunks(b"abc", "sha256", chunk_size=2, out=make(2, 32)),
     "LtHash.add_batch.elements in rows": lambda make: it.LtHash().add_batch(make(3, 8)),
     "LtHash.remove_batch.elements in rows": lambda make: it.LtHash().remove_batch(make(3, 8)),
@@ -258,6 +277,20 @@ OTHERS = {
     "LtHash.from_digest.options": "the arguments of LtHash",
     "TensorTags.from_json.text": "JSON",
     "Manifest.from_json.data": "JSON",
+    "measure.salt": "bytes, and nothing else",
+    "measure_file.salt": "bytes, and nothing else",
+    "Running.salt": "bytes, and nothing else",
+    "Measurement.salt": "made by measure",
+    "Measurement.root": "made by measure",
+    "Measurement.merkle_tree": "made by measure",
+    "format.salt": "bytes, and nothing else",
+    "format_file.salt": "bytes, and nothing else",
+    "verify.root": "bytes, and nothing else",
+    "verify_files.root": "bytes, and nothing else",
+    "Superblock.salt": "bytes, and nothing else",
+    "Superblock.parse.data": "bytes, and nothing else",
+    "HashTree.root": "made by format",
+    "HashTree.blocks": "made by format",
     "TreeHead.root": "bytes, and nothing else",
     "TreeHead.verify_inclusion.proof": "bytes, and nothing else",
     "TreeHead.verify_consistency.proof": "bytes, and nothing else",
@@ -277,7 +310,7 @@ MAY_BE_DATA = re.compile(r"\b(Any|object|Tensor|bytes|Module|TensorChunks)\b")
 
 def public_callables() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Every public function, class and method, except exceptions, with its name."""
-    for namespace in (it, it.models, it.lthash):
+    for namespace in (it, it.models, it.lthash, fs_verity, dm_verity):
         for name in namespace.__all__:
             thing = getattr(namespace, name)
             if not callable(thing) or (isinstance(thing, type) and issubclass(thing, BaseException)):

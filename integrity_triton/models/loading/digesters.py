@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ... import algorithms
-from ...batch import hash_chunks
 from ...hashing import new
-from ...messages.tensors import is_tensor
+from ...trees import fs_verity
 from ..errors import ManifestError
 from ..file_digests import FSVERITY_SIZES, GIT_SIZES
 
-_FSVERITY_BLOCK = 4096
-_FSVERITY_VERSION = 1
-_FSVERITY_HASHES = {"fsverity-sha256": (1, "sha256", 64), "fsverity-sha512": (2, "sha512", 128)}
 _GIT_HASHES = {"git-sha1": "sha1", "git-sha256": "sha256"}
-_PIECE = 1 << 20
 
 
 class Running(Protocol):
@@ -72,7 +66,8 @@ class Digester:
             return _Extendable(hasher, self.length) if record.xof else hasher
         if self.algorithm in GIT_SIZES:
             return new(_GIT_HASHES[self.algorithm], b"blob %d\0" % size, backend=backend)
-        return _FsVerity(self.algorithm, self.salt, backend)
+        hash_name = self.algorithm.removeprefix("fsverity-")
+        return fs_verity.Running(hash_name, salt=self.salt, backend=backend)
 
 
 class _Extendable:
@@ -84,68 +79,3 @@ class _Extendable:
     def digest(self) -> bytes:
         found: bytes = self._hasher.digest(self._length)
         return found
-
-
-class _FsVerity:
-    """The digest of a file under fs-verity with blocks of 4096 bytes.
-
-    Linux, Documentation/filesystems/fsverity.rst, sections "Merkle tree" and "fs-verity descriptor". A salt
-    is padded to the block size of the hash, and comes before each block.
-    """
-
-    def __init__(self, algorithm: str, salt: bytes, backend: str | None) -> None:
-        self._number, self._hash, block = _FSVERITY_HASHES[algorithm]
-        self._salt = salt
-        self._padded_salt = salt + bytes(-len(salt) % block)
-        self._backend = backend
-        self._size = 0
-        self._rest = bytearray()
-        self._leaves: list[bytes] = []
-
-    def update(self, data: Any) -> None:
-        view = memoryview(data.cpu().numpy().data if is_tensor(data) else data).cast("B")
-        self._size += len(view)
-        if self._rest:
-            missing = _FSVERITY_BLOCK - len(self._rest)
-            self._rest += view[:missing]
-            view = view[missing:]
-            if len(self._rest) < _FSVERITY_BLOCK:
-                return
-            self._leaves.append(self._blocks(memoryview(bytes(self._rest))))
-            self._rest.clear()
-        whole = len(view) - len(view) % _FSVERITY_BLOCK
-        for start in range(0, whole, _PIECE):
-            self._leaves.append(self._blocks(view[start : min(start + _PIECE, whole)]))
-        self._rest += view[whole:]
-
-    def _blocks(self, view: memoryview) -> bytes:
-        """The hashes of whole blocks, one after the other."""
-        if not self._padded_salt:
-            digests = hash_chunks(view, self._hash, chunk_size=_FSVERITY_BLOCK, backend=self._backend)
-            return digests.cpu().numpy().tobytes()
-        parts = (view[i : i + _FSVERITY_BLOCK] for i in range(0, len(view), _FSVERITY_BLOCK))
-        return b"".join(self._digest_of([self._padded_salt, part]) for part in parts)
-
-    def _digest_of(self, parts: Sequence[bytes | memoryview]) -> bytes:
-        hasher = new(self._hash, backend=self._backend)
-        for part in parts:
-            hasher.update(part)
-        return hasher.digest()
-
-    def digest(self) -> bytes:
-        if self._rest:
-            self._leaves.append(self._blocks(memoryview(bytes(self._rest.ljust(_FSVERITY_BLOCK, b"\0")))))
-        level = b"".join(self._leaves)
-        width = FSVERITY_SIZES[f"fsverity-{self._hash}"]
-        while len(level) > width:
-            level = self._blocks(memoryview(level + bytes(-len(level) % _FSVERITY_BLOCK)))
-        root = level if self._size else bytes(width)  # the root of an empty file is zero
-        descriptor = (
-            bytes((_FSVERITY_VERSION, self._number, _FSVERITY_BLOCK.bit_length() - 1, len(self._salt)))
-            + bytes(4)
-            + self._size.to_bytes(8, "little")
-            + root.ljust(64, b"\0")
-            + self._salt.ljust(32, b"\0")
-            + bytes(144)
-        )
-        return self._digest_of([descriptor])
