@@ -23,6 +23,7 @@ from ..algorithms import Algorithm
 from ..errors import IntegrityError
 from ..files import Progress, read_blocks
 from ..messages.from_caller import flat_bytes
+from ..messages.tensors import host_memory
 from ..strict_json import shown
 from .blocks import BlockTree, check_block_size, check_salt
 
@@ -300,7 +301,7 @@ def verify(
     file is no valid one or is truncated, and if the image has another size than the tree covers; ValueError
     or TypeError for other arguments that are not valid.
     """
-    stored = flat_bytes(hash_file).cpu().numpy().tobytes() if not isinstance(hash_file, bytes) else hash_file
+    stored = hash_file if isinstance(hash_file, bytes) else host_memory(flat_bytes(hash_file).cpu()).tobytes()
     flat = flat_bytes(data)
 
     def read(start: int, count: int) -> bytes:
