@@ -13,6 +13,7 @@ from typing import Any
 
 from . import algorithms
 from .hashing import Hash, new
+from .remote_files import RemoteFile, Url, located
 
 Progress = Callable[[int], None]
 """Called with the number of bytes just hashed."""
@@ -44,7 +45,7 @@ def _fill(file: io.FileIO, view: memoryview) -> memoryview:
 
 
 def read_pieces(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | RemoteFile,
     start: int = 0,
     end: int | None = None,
     *,
@@ -56,8 +57,22 @@ def read_pieces(
     which claims to be empty. A piece is valid until the iterator is advanced. Memory use does not depend on
     the file's size. ``opener`` is as for :func:`open`. Raises OSError if the file cannot be read, and
     EOFError if it ends before ``end``.
+
+    The path may be a URL, as :mod:`~integrity_triton.remote_files` describes; reading it raises as
+    :meth:`Url.file` does, and OSError if the file is another one at the end. A :class:`RemoteFile` that was
+    found before is not looked at again, and ``opener`` does not matter for it.
     """
-    with open(path, "rb", buffering=0, opener=opener) as file:
+    place = located(path)
+    if isinstance(place, Url):
+        found = place.file()
+        yield from _pieces_of(found, start, end)
+        if not found.is_unchanged():
+            raise OSError(errno.ESTALE, "the file changed while it was being read", str(found))
+        return
+    if isinstance(place, RemoteFile):
+        yield from _pieces_of(place, start, end)
+        return
+    with open(place, "rb", buffering=0, opener=opener) as file:
         if start:
             file.seek(start)
         if end is not None and end - start <= _SMALL:  # a thread would take longer than it saves
@@ -72,7 +87,13 @@ def read_pieces(
             if piece:
                 yield piece
         if end is not None and offset < end:
-            raise EOFError(f"{os.fspath(path)}: the file ends at byte {offset}, {end} were expected")
+            raise EOFError(f"{os.fspath(place)}: the file ends at byte {offset}, {end} were expected")
+
+
+def _pieces_of(file: RemoteFile, start: int, end: int | None) -> Iterator[memoryview]:
+    if end is not None and file.size < end:
+        raise EOFError(f"{file}: the file ends at byte {file.size}, {end} were expected")
+    yield from file.pieces(start, end)
 
 
 def read_blocks(
@@ -132,14 +153,15 @@ def _read_ahead(file: io.FileIO, length: int | None) -> Iterator[memoryview]:
 
 def update_from_file(
     hasher: Hash,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | RemoteFile,
     *,
     start: int = 0,
     end: int | None = None,
     progress: Progress | None = None,
     opener: Callable[[str, int], int] | None = None,
 ) -> None:
-    """Feed the bytes ``[start, end)`` of a file to a running hash. ``opener`` is as for :func:`open`."""
+    """Feed the bytes ``[start, end)`` of a file to a running hash. The path and ``opener`` are as for
+    :func:`read_pieces`."""
     for piece in read_pieces(path, start, end, opener=opener):
         hasher.update(piece)
         if progress is not None:
@@ -159,7 +181,8 @@ def hash_file(
     progress: Progress | None = None,
     **params: Any,
 ) -> bytes:
-    """The digest of the bytes ``[start, end)`` of a file; the whole file by default.
+    """The digest of the bytes ``[start, end)`` of a file; the whole file by default. The path may be a URL
+    that fsspec takes, such as ``s3://bucket/model.safetensors`` (the extra ``remote``).
 
     Raises as :func:`integrity_triton.new` does, OSError if the file cannot be read, and EOFError if it ends
     before ``end``.

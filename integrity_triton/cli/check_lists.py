@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..models.checksum_lists import Entry, ListReader, escape, tag
-from .inputs import FileHasher, stdin_of_lines, total_size
+from ..remote_files import is_remote
+from .inputs import FileHasher, open_list, stdin_of_lines, total_size
 from .outcome import EXPECTED_ERRORS, MISMATCH, OK, TROUBLE, describe_at
 from .terminal import Meter, Output
 
@@ -43,6 +44,7 @@ class ListChecker:
     silent: bool
     strict: bool
     warn: bool
+    remote: bool
 
     def run(self, lists: Sequence[str]) -> int:
         algorithm = self.hasher.algorithm
@@ -52,7 +54,7 @@ class ListChecker:
             for name in lists:
                 with ExitStack() as opened:
                     try:
-                        stream = stdin_of_lines() if name == "-" else opened.enter_context(open(name, "rb"))
+                        stream = stdin_of_lines() if name == "-" else opened.enter_context(open_list(name))
                     except OSError as error:
                         self.output.complain(describe_at(name, error))
                         reports.append(_ListResult(name, error=describe_at(name, error)))
@@ -104,6 +106,9 @@ class ListChecker:
 
     def _check_file(self, name: str, expected: bytes, meter: Meter | None) -> dict[str, str]:
         try:
+            # Whoever wrote the list does not decide which servers this machine asks.
+            if not self.remote and is_remote(name):
+                raise ValueError("a URL is read only with --remote")
             if meter is not None:
                 meter.begin(name, total_size([name]))
             found = self.hasher.digest(name, meter)

@@ -39,6 +39,7 @@ _MAX_DIGEST_LENGTH = 1 << 20
 )
 @click.option("--strict", is_flag=True, help="With --check: fail on improperly formatted lines.")
 @click.option("-w", "--warn", is_flag=True, help="With --check: report improperly formatted lines.")
+@click.option("--remote", is_flag=True, help="With --check: read names in the lists that are URLs.")
 @report_options
 def hash_files(
     algorithm: str,
@@ -53,12 +54,14 @@ def hash_files(
     silent: bool,
     strict: bool,
     warn: bool,
+    remote: bool,
     as_json: bool,
     backend: str | None,
 ) -> int:
     """Print or check digests of files, as sha256sum does.
 
-    Without a FILE, or if FILE is -, read standard input.
+    A FILE may be a URL, such as s3://bucket/model.safetensors. Without a FILE, or if FILE is -, read
+    standard input.
     """
     from .. import algorithms as registry
     from ..hashing import new
@@ -72,6 +75,7 @@ def hash_files(
             "--status": silent,
             "--strict": strict,
             "--warn": warn,
+            "--remote": remote,
         },
     )
     record = registry.get(algorithm)
@@ -88,7 +92,7 @@ def hash_files(
     output = Output(as_json=as_json)
     names = files or ("-",)
     if check:
-        checker = ListChecker(hasher, output, ignore_missing, quiet, silent, strict, warn)
+        checker = ListChecker(hasher, output, ignore_missing, quiet, silent, strict, warn, remote)
         return checker.run(names)
     return _print_digests(hasher, output, names, tagged=tagged, zero=zero)
 

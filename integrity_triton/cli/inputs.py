@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ..remote_files import Url, is_remote, local_path, located
 from .terminal import Meter
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ class FileHasher:
         progress = None if meter is None else meter.advance
         if name == "-":
             _update_from_stream(hasher, stdin(), progress)
-        elif _regular_size(name):
+        elif _size(name):
             update_from_file(hasher, name, progress=progress)
         else:  # pipes and devices have no size, and files under /proc report a size of 0
-            with open(name, "rb", buffering=0) as stream:
+            with open(local_path(name), "rb", buffering=0) as stream:
                 _update_from_stream(hasher, stream, progress)
         return hasher.digest(self.length if self.algorithm.xof else None)
 
@@ -56,6 +57,12 @@ def _update_from_stream(hasher: Any, stream: Any, progress: Callable[[int], None
         hasher.update(buffer[:size])
         if progress is not None:
             progress(size)
+
+
+def open_list(name: str) -> BinaryIO:
+    """A file for ``readline``, whose path may be a URL."""
+    place = located(name)
+    return place.file().stream() if isinstance(place, Url) else open(local_path(name), "rb")
 
 
 def stdin() -> BinaryIO:
@@ -83,8 +90,12 @@ class _Arriving(io.RawIOBase):
         return read_into(self._stream.readinto1, buffer)
 
 
-def _regular_size(name: str) -> int | None:
-    status = os.stat(name)
+def _size(name: str) -> int | None:
+    """The size in bytes of a regular file, or of one at a URL; None for anything else."""
+    place = located(name)
+    if isinstance(place, Url):
+        return place.file().size
+    status = os.stat(local_path(name))
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
@@ -93,7 +104,7 @@ def total_size(names: Sequence[str]) -> int | None:
     total = 0
     for name in names:
         try:
-            size = None if name == "-" else _regular_size(name)
+            size = None if name == "-" else _size(name)
         except OSError:
             continue
         if size is None:
@@ -112,14 +123,20 @@ def read_secret(path: str) -> bytes:
 
 def model_size(source: str) -> int:
     """The size in bytes of a safetensors file, or of all safetensors files in a folder and its subfolders."""
+    place = located(source)
+    if isinstance(place, Url):
+        sizes = place.files() if place.is_folder() else {".safetensors": place.file().size}
+        return sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
     return sum(file.stat().st_size for file in model_files(source) if file.suffix == ".safetensors")
 
 
 def model_files(source: str) -> Iterator[Path]:
-    """A safetensors file, or the weights and indexes in a folder and its subfolders."""
+    """A safetensors file, or the weights and indexes in a folder and its subfolders; none for a URL."""
     from ..models.folder import is_model_file
 
-    path = Path(source)
+    if is_remote(source):
+        return
+    path = Path(local_path(source))
     if not path.is_dir():
         yield path
         return
@@ -132,5 +149,5 @@ def folder_size(folder: str) -> int:
     paths = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
     for path in [folder] if os.path.isfile(folder) else paths:
         with suppress(OSError):
-            total += _regular_size(path) or 0
+            total += _size(path) or 0
     return total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -59,7 +58,8 @@ def load_check(
 ) -> int:
     """Load SOURCE into memory, and check what is there against manifests, signatures and lists.
 
-    SOURCE is a .safetensors file, or a folder with such files. Names in a list are relative to the folder.
+    SOURCE is a .safetensors file, or a folder with such files, and may be a URL. Names in a list are
+    relative to the folder.
     """
     from ..models import load_verified
 
@@ -71,7 +71,7 @@ def load_check(
             raise click.UsageError("--public-key needs a signature in --against", click.get_current_context())
         with output.progress(source, model_size(source)) as progress:
             found = load_verified(
-                Path(source),
+                source,
                 against=against,
                 device=device,
                 partial=partial,
@@ -114,8 +114,9 @@ def _is_signature(path: str) -> bool:
 
 
 def _head(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(_HEAD_SIZE)
+    from ..models.regular_files import read_head
+
+    return read_head(path, _HEAD_SIZE)
 
 
 def _place(error: IntegrityError) -> dict[str, Any]:

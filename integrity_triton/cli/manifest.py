@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -27,7 +26,8 @@ _overlays = click.option(
 def manifest() -> None:
     """Make manifests of models' tensors, and check models against them.
 
-    SOURCE is a .safetensors file, or a folder with such files in it and in its subfolders.
+    SOURCE is a .safetensors file, or a folder with such files in it and in its subfolders. It may be a URL,
+    such as s3://bucket/model.
     """
 
 
@@ -73,7 +73,7 @@ def create(
         check_output_file(path, inputs=model_files(source))
     with output.progress(source, model_size(source)) as progress:
         made = Manifest.build(
-            Path(source), algorithm, length=length, overlays=overlays, backend=backend, progress=progress
+            source, algorithm, length=length, overlays=overlays, backend=backend, progress=progress
         )
     made = made.with_ties(tied)
     if path is None:
@@ -127,7 +127,7 @@ def verify(
     expected = Manifest.load(manifest_path)
     with output.progress(source, model_size(source)) as progress:
         report = expected.verify(
-            Path(source),
+            source,
             partial=partial,
             ignore=ignore,
             rename=parts,

@@ -10,12 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import Progress
-from ..models.folder import read_folder
-from ..models.safetensors_file import SafetensorsFile
+from ..models.folder import read_model
 from ..models.stored import hash_files, read_tensors
 from ..models.tensor_hash import TensorHash
 from .named_tensors import hash_of
@@ -125,7 +123,7 @@ def tensor_digests(
     if not chosen.takes(algorithm):
         allowed = ", ".join((chosen.algorithm, *(chosen.others or ())))
         raise ValueError(f"the format {format} does not take the algorithm {algorithm!r}; it takes {allowed}")
-    files = read_folder(source) if Path(source).is_dir() else (SafetensorsFile.read(source),)
+    files = read_model(source)
     if chosen.digests is None:
         entries = hash_files(files, TensorHash(hash_of(algorithm), None), backend, progress)
         return {entry.name: entry.digest.hex() for entry in sorted(entries)}

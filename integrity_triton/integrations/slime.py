@@ -22,7 +22,7 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,7 +233,7 @@ def verify(
                 for tensor in layout.tensors
             },
         )
-        tensors = layout.path
+        tensors = published
     else:
         update = published if isinstance(published, Update) else read_update(published)
         if algorithm not in {None, update.algorithm}:
@@ -242,7 +242,7 @@ def verify(
         chosen = {name: tensors[name] for name in update.checksums if name in tensors}
         found = checksums(chosen, update.algorithm, backend=backend, progress=progress)
     else:
-        found = _stored(Path(tensors), update, backend, progress)
+        found = _stored(tensors, update, backend, progress)
     wrong = [f"{shown(name)} is missing" for name in update.checksums if name not in found]
     wrong += [
         f"{shown(name)} has {update.algorithm} {found[name]}, not {expected}"
@@ -262,7 +262,7 @@ def _check_algorithm(algorithm: str) -> None:
         raise ValueError(f"slime has no checksum {algorithm!r}; it has {', '.join(ALGORITHMS)}")
 
 
-def _parsed(path: Path, name: str, value: str | None, algorithm: str | None) -> str:
+def _parsed(path: object, name: str, value: str | None, algorithm: str | None) -> str:
     from ..models.errors import ManifestError, shown
 
     size = {"adler32": 8, "blake3": 64}.get(algorithm or "", 32)
@@ -276,33 +276,35 @@ def _parsed(path: Path, name: str, value: str | None, algorithm: str | None) -> 
     return value
 
 
-def _stored(path: Path, update: Update, backend: str | None, progress: Progress | None) -> dict[str, str]:
+def _stored(
+    path: str | os.PathLike[str], update: Update, backend: str | None, progress: Progress | None
+) -> dict[str, str]:
     """The checksums of those tensors of a safetensors file or folder that an update names."""
-    from ..models.folder import read_folder
-    from ..models.safetensors_file import SafetensorsFile
+    from ..files import read_pieces
+    from ..models.errors import ManifestError
+    from ..models.folder import read_model
     from ..models.stored import hash_files
     from ..models.tensor_hash import TensorHash
     from .named_tensors import hash_of
 
-    layouts: Iterable[SafetensorsFile] = read_folder(path) if path.is_dir() else [SafetensorsFile.read(path)]
     names = {name: name for name in update.checksums}
-    files = [layout.selected(names) for layout in layouts]
+    files = [layout.selected(names) for layout in read_model(path)]
     if update.algorithm != "adler32":
         hash_ = TensorHash(hash_of(update.algorithm), None)
         entries = hash_files(files, hash_, backend, progress)
         return {entry.name: entry.digest.hex() for entry in entries}
     found = {}
     for file in files:
-        with open(file.path, "rb", opener=file.open) as stream:
-            for tensor in file.tensors:
-                stream.seek(tensor.start)
-                value, left = 1, tensor.nbytes
-                while left and (piece := stream.read(min(left, 1 << 20))):
+        for tensor in file.tensors:
+            value = 1
+            try:
+                for piece in read_pieces(file.path, tensor.start, tensor.end, opener=file.open):
                     value = zlib.adler32(piece, value)
-                    left -= len(piece)
                     if progress is not None:
                         progress(len(piece))
-                found[tensor.name] = f"{value:08x}"
+            except EOFError as error:
+                raise ManifestError(f"the file was cut while it was being read: {error}") from None
+            found[tensor.name] = f"{value:08x}"
         file.check_unchanged()
     return found
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from ..remote_files import READ_AHEAD, RemoteFile, Url, is_folder, local_path, located
 from ..strict_json import parse_object
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, JSON, WEIGHTS_ENDINGS, mistaken_for, recognise
 from .model_tree import Bounds
-from .regular_files import Identity, read_regular
+from .regular_files import Reader, read_regular
 from .safetensors_file import SafetensorsFile, StoredTensor
 
 MAX_INDEX_SIZE = 64 << 20
@@ -34,6 +37,16 @@ def is_index(name: str) -> bool:
 def is_model_file(name: str) -> bool:
     """Whether the file of this name or path is read for the manifest of its folder."""
     return name.endswith(_ENDING) or is_index(name)
+
+
+def read_model(
+    path: str | os.PathLike[str], *, overlays: bool = False, keep_heads: bool = False
+) -> tuple[SafetensorsFile, ...]:
+    """The layout of a safetensors file, or those of all in a folder, as :func:`read_folder` gives them. The
+    path may be a URL."""
+    if is_folder(path):
+        return read_folder(path, overlays=overlays, keep_heads=keep_heads)
+    return (SafetensorsFile.read(path, keep_head=keep_heads),)
 
 
 def read_folder(
@@ -59,8 +72,7 @@ def read_folder(
     counts, or the copies differ; or if an index contradicts the files. Raises OSError for a file or subfolder
     that cannot be read.
     """
-    folder = Path(folder)
-    place = _Place(folder)
+    place = _place(folder)
     found = sorted(place.walk())
     indexes = {
         path: {tensor: _folder_of(path) + file for tensor, file in place.read_index(path).items()}
@@ -71,21 +83,23 @@ def read_folder(
     for name in sorted(indexed):
         place.inside(name)
         if name not in names:
-            raise ManifestError(f"{folder}: no file has exactly the name {shown(name)}")
+            raise ManifestError(f"{place}: no file has exactly the name {shown(name)}")
     if not names:
-        raise ManifestError(f"{folder}: the folder has no .safetensors file{_other_weights(folder)}")
-    _check_numbers(folder, names, indexed)
-    files = {name: _read_member(place.inside(name), keep_heads) for name in names}
+        raise ManifestError(f"{place}: the folder has no .safetensors file{place.other_weights()}")
+    _check_numbers(place, names, indexed)
+    files = dict(zip(names, place.read(names, keep_heads), strict=True))
     for path, index in indexes.items():
         stored = {name: {tensor.name for tensor in files[name].tensors} for name in set(index.values())}
         for tensor_name, name in index.items():
             if tensor_name not in stored[name]:
-                raise ManifestError(f"{folder / path}: tensor {shown(tensor_name)} is not in {shown(name)}")
+                raise ManifestError(
+                    f"{place.full(path)}: tensor {shown(tensor_name)} is not in {shown(name)}"
+                )
     named = {name: file.under(_folder_of(name)) for name, file in files.items()}
-    return _without_copies(folder, named, indexes, overlays)
+    return _without_copies(place, named, indexes, overlays)
 
 
-def _read_member(path: Path, keep_head: bool) -> SafetensorsFile:
+def _read_member(path: Path | RemoteFile, member: str, keep_head: bool) -> SafetensorsFile:
     """The layout of a file in a folder, where a slash in a name would pretend to be a subfolder."""
     file = SafetensorsFile.read(path, keep_head=keep_head)
     for name in (*(tensor.name for tensor in file.tensors), *file.ties):
@@ -94,22 +108,21 @@ def _read_member(path: Path, keep_head: bool) -> SafetensorsFile:
                 f"{path}: the tensor name {shown(name)} has a slash, so that it could be confused with "
                 "a tensor of a subfolder; pass the file itself"
             )
-    return file
+    return replace(file, member=member)
 
 
-def _other_weights(folder: Path) -> str:
-    """A remark on the first file with weights in another format; empty if there is none."""
-    for name in sorted(os.listdir(folder)):
-        if os.path.splitext(name)[1].lower() in WEIGHTS_ENDINGS and (folder / name).is_file():
-            with open(folder / name, "rb") as file:
-                kind = recognise(file.read(HEAD_SIZE))
-            if kind is not None:
-                return f"; {shown(name)} is {kind}"
-    return ""
+def _has_weights(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in WEIGHTS_ENDINGS
+
+
+def _remark(name: str, head: bytes) -> str | None:
+    """That a file begins as another format does; None for an unknown one."""
+    kind = recognise(head)
+    return None if kind is None else f"; {shown(name)} is {kind}"
 
 
 def _without_copies(
-    folder: Path,
+    place: _Place,
     files: Mapping[str, SafetensorsFile],
     indexes: Mapping[str, Mapping[str, str]],
     overlays: bool,
@@ -120,7 +133,7 @@ def _without_copies(
     for name, file in files.items():
         for tensor in file.tensors:
             holders.setdefault(tensor.name, {})[name] = tensor
-    assigned: dict[str, list[tuple[str, frozenset[Identity]]]] = {}
+    assigned: dict[str, list[tuple[str, frozenset[tuple[object, ...]]]]] = {}
     for path, index in indexes.items():
         members = frozenset(files[name].identity for name in index.values())
         for tensor_name, name in index.items():
@@ -139,7 +152,7 @@ def _without_copies(
         if len(chosen) != 1:
             first, second = sorted(held.values())[:2]
             raise ManifestError(
-                f"{folder}: tensor {shown(tensor_name)} is in both {shown(first)} and {shown(second)}; where "
+                f"{place}: tensor {shown(tensor_name)} is in both {shown(first)} and {shown(second)}; where "
                 "they are variants of one model, pass one file, or a folder with one variant"
             )
         counted = held[chosen.pop()]
@@ -151,7 +164,7 @@ def _without_copies(
                 continue
             if not _equal(files[name], tensor, files[counted], copies[counted]):
                 message = (
-                    f"{folder}: the index assigns tensor {shown(tensor_name)} to {shown(counted)}, and the "
+                    f"{place}: the index assigns tensor {shown(tensor_name)} to {shown(counted)}, and the "
                     f"copy in {shown(name)} differs"
                 )
                 if not overlays:
@@ -177,23 +190,27 @@ def _equal(
     """Whether two stored tensors have the same dtype, shape and bytes."""
     if (tensor.dtype, tensor.shape) != (other.dtype, other.shape):
         return False
-    with (
-        open(file.path, "rb", opener=file.open) as left,
-        open(other_file.path, "rb", opener=other_file.open) as right,
-    ):
-        left.seek(tensor.start)
-        right.seek(other.start)
+    buffers = memoryview(bytearray(_COMPARED_SIZE)), memoryview(bytearray(_COMPARED_SIZE))
+    with file.reading() as left, other_file.reading() as right:
         for start in range(0, tensor.nbytes, _COMPARED_SIZE):
             size = min(_COMPARED_SIZE, tensor.nbytes - start)
-            data = left.read(size)
-            if len(data) < size:
-                raise ManifestError(f"{file.path}: the file was cut while it was being read")
-            if data != right.read(size):
+            views = [buffer[:size] for buffer in buffers]
+            _fill(file, left, tensor.start + start, views[0])
+            _fill(other_file, right, other.start + start, views[1])
+            if views[0] != views[1]:
                 return False
     return True
 
 
-def _check_numbers(folder: Path, names: Iterable[str], indexed: frozenset[str]) -> None:
+def _fill(file: SafetensorsFile, reader: Reader, offset: int, view: memoryview) -> None:
+    while view:
+        got = reader.read_into([view], offset)
+        if got == 0:
+            raise ManifestError(f"{file.path}: the file was cut while it was being read")
+        view, offset = view[got:], offset + got
+
+
+def _check_numbers(place: _Place, names: Iterable[str], indexed: frozenset[str]) -> None:
     """Check that no file is missing from a set whose names count them, as ``-00001-of-00002`` does. Numbers
     may begin at 0 or at 1. A set in an index is as large as the index says."""
     sets: dict[tuple[int, str, str], dict[int, str]] = {}
@@ -209,20 +226,116 @@ def _check_numbers(folder: Path, names: Iterable[str], indexed: frozenset[str]) 
         number = next(missing, None)
         if number is not None:
             raise ManifestError(
-                f"{folder}: {shown(min(shards.values()))} is one of {total} files, and number {number} is "
+                f"{place}: {shown(min(shards.values()))} is one of {total} files, and number {number} is "
                 "missing; complete the download, or pass the single file if it is a model of its own"
             )
 
 
-class _Place:
-    """A model folder on disk. Names are paths in it, with slashes."""
+class _Place(ABC):
+    """A model folder. Names are paths in it, with slashes. As a str, it names the folder."""
+
+    @abstractmethod
+    def full(self, name: str) -> str:
+        """How a name is shown."""
+
+    @abstractmethod
+    def walk(self) -> Iterator[str]:
+        """The names of all files with weights and of all indexes."""
+
+    @abstractmethod
+    def inside(self, name: str) -> Path | RemoteFile:
+        """The file of a name. Raises ManifestError if nothing is there, or if it lies outside the folder."""
+
+    @abstractmethod
+    def read(self, names: Sequence[str], keep_heads: bool) -> Iterable[SafetensorsFile]:
+        """The layouts of files."""
+
+    @abstractmethod
+    def other_weights(self) -> str:
+        """A remark on the first file with weights in another format; empty if there is none."""
+
+    def read_index(self, name: str) -> dict[str, str]:
+        """An index's map from the names of tensors to the names of files, relative to its own folder."""
+        try:
+            data = read_regular(self.inside(name), MAX_INDEX_SIZE, "an index")
+        except ValueError as error:
+            raise ManifestError(str(error)) from None
+        try:
+            return parse_index(data)
+        except ValueError as error:
+            message = mistaken_for("an index", data, JSON) or error
+            raise ManifestError(f"{self.full(name)}: {message}") from None
+
+
+def _place(folder: str | os.PathLike[str]) -> _Place:
+    place = located(folder)
+    if isinstance(place, Url):
+        return _RemotePlace(place)
+    return _LocalPlace(Path(local_path(folder)))
+
+
+class _RemotePlace(_Place):
+    """A folder in a store."""
+
+    def __init__(self, folder: Url) -> None:
+        self._folder = folder
+        try:
+            self._names = folder.files()
+        except ValueError as error:
+            raise ManifestError(str(error)) from None
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def full(self, name: str) -> str:
+        return str(self._folder.within(name))
+
+    def walk(self) -> Iterator[str]:
+        return filter(is_model_file, self._names)
+
+    def inside(self, name: str) -> RemoteFile:
+        if name not in self._names:
+            raise ManifestError(f"{self}: {shown(name)} is missing")
+        return self._folder.within(name).file()
+
+    def read(self, names: Sequence[str], keep_heads: bool) -> Iterable[SafetensorsFile]:
+        # Each takes several answers of the store, one after the other.
+        with ThreadPoolExecutor(READ_AHEAD, "integrity_triton") as pool:
+            return list(pool.map(lambda name: _read_member(self.inside(name), name, keep_heads), names))
+
+    def other_weights(self) -> str:
+        weights = (name for name in self._names if "/" not in name and _has_weights(name))
+        remarks = (_remark(name, bytes(self.inside(name).read(0, HEAD_SIZE))) for name in weights)
+        return next(filter(None, remarks), "")
+
+
+class _LocalPlace(_Place):
+    """A folder on disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._bounds = Bounds(os.path.realpath(folder, strict=True))
 
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def full(self, name: str) -> str:
+        return str(self._folder / name)
+
+    def read(self, names: Sequence[str], keep_heads: bool) -> Iterable[SafetensorsFile]:
+        return [_read_member(self.inside(name), name, keep_heads) for name in names]
+
+    def other_weights(self) -> str:
+        for name in sorted(os.listdir(self._folder)):
+            if _has_weights(name) and (self._folder / name).is_file():
+                with open(self._folder / name, "rb") as file:
+                    remark = _remark(name, file.read(HEAD_SIZE))
+                if remark is not None:
+                    return remark
+        return ""
+
     def walk(self) -> Iterator[str]:
-        """The names of all files with weights and of all indexes.
+        """As :meth:`_Place.walk`.
 
         A link to a folder is refused: a loader would read the files in it under names that are not listed.
         """
@@ -243,7 +356,6 @@ class _Place:
                         )
 
     def inside(self, name: str) -> Path:
-        """The path of a name. Raises ManifestError if nothing is there, or if it lies outside the folder."""
         path = self._folder / name
         try:
             # Path.resolve raises RuntimeError for a loop of links.
@@ -256,18 +368,6 @@ class _Place:
                 "or pass the file itself"
             )
         return path
-
-    def read_index(self, name: str) -> dict[str, str]:
-        """An index's map from the names of tensors to the names of files, relative to its own folder."""
-        path = self.inside(name)
-        try:
-            data = read_regular(path, MAX_INDEX_SIZE, "an index")
-        except ValueError as error:
-            raise ManifestError(str(error)) from None
-        try:
-            return parse_index(data)
-        except ValueError as error:
-            raise ManifestError(f"{path}: {mistaken_for('an index', data, JSON) or error}") from None
 
 
 def _folder_of(name: str) -> str:

@@ -12,7 +12,6 @@ import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import Progress
@@ -22,7 +21,7 @@ from ..strict_json import check_members, check_sizes, parse_hex, parse_object
 from .entry import TensorEntry, check_name
 from .errors import ManifestError, shown
 from .file_kinds import JSON, mistaken_for
-from .folder import read_folder
+from .folder import read_folder, read_model
 from .live import hash_state_dict
 from .names import Names, Rename
 from .regular_files import read_regular
@@ -131,9 +130,10 @@ class Manifest:
         """The manifest of a model.
 
         ``source`` is an ``nn.Module``, a state dict, the path of a safetensors file, or the path of
-        a folder of them. Tensors in memory are hashed on their own devices. ``length`` is in bytes, for
-        an algorithm with extendable output; some of them have no default. ``progress`` is called
-        with the number of bytes just hashed.
+        a folder of them. A path may be a URL that fsspec takes, such as ``s3://bucket/model`` (the extra
+        ``remote``, and ``docs/guide/remote_models.md``). Tensors in memory are hashed on their own devices.
+        ``length`` is in bytes, for an algorithm with extendable output; some of them have no default.
+        ``progress`` is called with the number of bytes just hashed.
 
         Names that share memory in a live model are one entry, and so are names that the metadata of a
         safetensors file states to be one tensor, as ``safetensors.torch.save_model`` writes it. If files do
@@ -385,14 +385,11 @@ class Manifest:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Manifest:
-        """Read a manifest from a file.
+        """Read a manifest from a file, whose path may be a URL that fsspec takes.
 
         Raises as :meth:`from_json` does, and names the file, whose size is checked before it is read. Raises
         OSError if the file cannot be read.
         """
-        path = Path(path)
-        if path.stat().st_size > MAX_SIZE:
-            raise ManifestError(f"{path}: not a manifest: larger than {MAX_SIZE} bytes")
         try:
             data = read_regular(path, MAX_SIZE, "a manifest")
         except ValueError as error:
@@ -426,9 +423,7 @@ def _measure(
     progress: Progress | None,
 ) -> _Found:
     if isinstance(source, str | os.PathLike):
-        folder = Path(source).is_dir()
-        files = read_folder(source, overlays=overlays) if folder else [SafetensorsFile.read(source)]
-        return _measure_files(files, hash_, names, backend, progress)
+        return _measure_files(read_model(source, overlays=overlays), hash_, names, backend, progress)
     state_dict = source.state_dict() if _is_module(source) else source
     if not isinstance(state_dict, Mapping):
         raise TypeError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ..errors import IntegrityError
+from ..remote_files import local_path
 from .regular_files import Identity, how_changed, identity, kind_of_node, open_regular
 
 SINGLE_FILE = "."
@@ -101,9 +102,10 @@ def read_tree(
     repositories share. A link to a folder is always refused: the files in it have names of their own where
     they are.
 
-    Raises OSError if something cannot be listed, and ValueError if the model is neither file nor folder.
+    Raises OSError if something cannot be listed, and ValueError if the model is neither file nor folder, or a
+    URL: links and what else is no plain file are nothing that a store has.
     """
-    root = os.path.realpath(model, strict=True)
+    root = os.path.realpath(local_path(model), strict=True)
     status = os.stat(root)
     if stat.S_ISREG(status.st_mode):
         return ModelTree({SINGLE_FILE: ModelFile(root, identity(status))})

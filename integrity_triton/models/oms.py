@@ -59,6 +59,7 @@ from ..errors import IntegrityError
 from ..files import Progress, read_pieces
 from ..hashing import new
 from ..output_files import check_output_file, naming, write_file
+from ..remote_files import local_path
 from ..strict_json import shown
 from .file_kinds import HEAD_SIZE, WEIGHTS_ENDINGS, recognise
 from .model_tree import LINK, SINGLE_FILE, ModelFile, ModelTree, read_tree
@@ -350,7 +351,7 @@ def sign(
     be read or written. Both come before anything is hashed. Raises as :meth:`HashingConfig.hash` does for the
     model, and ValueError for a file of weights that only holds their place, such as a Git LFS pointer.
     """
-    model = os.fspath(folder)
+    model = os.fspath(local_path(folder))
     config = HashingConfig(
         method,
         algorithm,
@@ -496,7 +497,7 @@ def verify(
     unsupported signature, and for one of nothing; ValueError for a key or ignored path that cannot be used;
     and OSError for a file or folder that cannot be read.
     """
-    model = os.fspath(folder)
+    model = os.fspath(local_path(folder))
     given = _given_ignored(ignore_paths)
     key = load_public_key(public_key)
     statement = read_signature(signature_path, key)

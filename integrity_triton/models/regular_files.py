@@ -6,12 +6,16 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO, Protocol, TypeVar
+
+from ..remote_files import RemoteFile, Url, local_path, located
 
 _Seen = TypeVar("_Seen")
 Identity = tuple[int, ...]
 
+MOST_VIEWS = 512  # at once; the least IOV_MAX of a POSIX system that has more than 16 is 1024
 _MOST_TICKS = 10  # how often to wait; what changes all the time is found changed afterwards
 _TICK = 0.01  # in seconds; the clock of Linux with the slowest setting
 
@@ -87,17 +91,80 @@ def open_regular(path: str | os.PathLike[str], flags: int = 0) -> int:
     return descriptor
 
 
-def read_regular(path: str | os.PathLike[str], limit: int, what: str) -> bytes:
+def read_regular(path: str | os.PathLike[str] | RemoteFile, limit: int, what: str) -> bytes:
     """The content of a regular file that holds ``what`` and has at most ``limit`` bytes.
 
-    No more is read even if the file has no end. Raises ValueError, which names the path, if the file is not
-    regular or too large, and OSError if it cannot be read.
+    No more is read even if the file has no end. The path may be a URL. Raises ValueError, which names the
+    path, if the file is not regular or too large, and OSError if it cannot be read.
     """
-    with open(open_regular(path), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        data = file.read(limit + 1) if size <= limit else b""
-        if data is None:  # some files of the system have nothing to read yet
-            raise BlockingIOError(errno.EAGAIN, "reading would have to wait", os.fspath(path))
-    if size > limit or len(data) > limit:
-        raise ValueError(f"{os.fspath(path)}: {max(size, len(data))} bytes; {what} has at most {limit}")
+    place = located(path)
+    if isinstance(place, Url | RemoteFile):
+        return _read_remote(place, limit, what)
+    descriptor = open_regular(place)
+    size = os.fstat(descriptor).st_size
+    if size > limit:
+        os.close(descriptor)
+        raise ValueError(f"{os.fspath(place)}: {size} bytes; {what} has at most {limit}")
+    with open(descriptor, "rb") as file:
+        data = file.read(limit + 1)
+    if data is None:  # some files of the system have nothing to read yet
+        raise BlockingIOError(errno.EAGAIN, "reading would have to wait", os.fspath(place))
+    if len(data) > limit:
+        raise ValueError(f"{os.fspath(place)}: {len(data)} bytes; {what} has at most {limit}")
     return data
+
+
+def _read_remote(place: Url | RemoteFile, limit: int, what: str) -> bytes:
+    file = place.file() if isinstance(place, Url) else place
+    if file.size > limit:
+        raise ValueError(f"{file}: {file.size} bytes; {what} has at most {limit}")
+    data = bytes(file.read(0, file.size))
+    if not file.is_unchanged():
+        raise OSError(errno.ESTALE, "the file changed while it was being read", str(file))
+    return data
+
+
+def read_head(path: str | os.PathLike[str], size: int) -> bytes:
+    """The first ``size`` bytes of a regular file, as many as it has. The path may be a URL. Raises as
+    :func:`read_regular`."""
+    place = located(path)
+    if isinstance(place, Url):
+        return bytes(place.file().read(0, size))
+    with open(open_regular(local_path(path)), "rb") as file:  # a named pipe would be waited for
+        return file.read(size)
+
+
+class Reader(Protocol):
+    """An open file that is read at any place, by any number of threads."""
+
+    def read_into(self, views: Sequence[memoryview], offset: int) -> int:
+        """Fill ``views``, one after the other, with the bytes from ``offset`` on. Returns how many were read,
+        at least one except at the end of the file. Raises OSError, which names the file."""
+
+
+class LocalReader:
+    """A :class:`Reader` of an open file, whose path ``name`` is."""
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        self._stream = stream
+        self._name = name
+
+    def read_into(self, views: Sequence[memoryview], offset: int) -> int:
+        try:
+            if hasattr(os, "preadv"):
+                return os.preadv(self._stream.fileno(), views[:MOST_VIEWS], offset)
+            self._stream.seek(offset)  # not on Windows, for example; every caller has a stream of its own
+            got: int = self._stream.readinto(views[0])  # type: ignore[attr-defined]
+        except OSError as error:
+            if error.errno is None:
+                raise
+            reason = f"{os.strerror(error.errno)} (reading at byte {offset})"
+            raise OSError(error.errno, reason, self._name) from None
+        return got
+
+
+@contextmanager
+def local_reader(path: str | os.PathLike[str], opener: Callable[[str, int], int]) -> Iterator[LocalReader]:
+    """A reader of a file in the local file system. ``opener`` is as for :func:`open`."""
+    with open(path, "rb", buffering=0, opener=opener) as stream:
+        yield LocalReader(stream, os.fspath(path))

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from ..remote_files import RemoteFile, Url, located
 from ..strict_json import check_members, check_sizes, parse_object
 from .dtypes import DTYPE_BITS, LARGEST_SIZE, byte_length
 from .entry import check_name
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, SAFETENSORS, mistaken_for
-from .regular_files import Identity, how_changed, identity, open_regular, settled
+from .regular_files import Reader, how_changed, identity, local_reader, open_regular, settled
 
 MAX_HEADER_SIZE = 100_000_000
 """Bytes. The safetensors library has the same limit."""
@@ -47,10 +49,12 @@ class StoredTensor:
 class SafetensorsFile:
     """The layout of one file. ``tensors`` is in the order of the bytes."""
 
-    path: Path
+    path: Path | RemoteFile
+    """A path in the local file system, or a file of a store. As a str, it names the file."""
     tensors: tuple[StoredTensor, ...]
     metadata: Mapping[str, str]
-    identity: Identity
+    identity: tuple[object, ...]
+    """What changes when another file takes the file's place."""
     size: int
     """Bytes in the file."""
     ties: Mapping[str, str]
@@ -60,36 +64,57 @@ class SafetensorsFile:
     """Names of tensors in this file that differ from the copies in another file, which count instead."""
     head: bytes = field(default=b"", repr=False)
     """The bytes of the file before the tensors' bytes, if they were to be kept; otherwise empty."""
+    member: str = ""
+    """The name of the file in its folder: the path in it, with slashes. Of a file that was read alone, the
+    last part of its path."""
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], *, keep_head: bool = False) -> SafetensorsFile:
-        """Parse the header of a file. ``keep_head`` keeps the bytes that were parsed.
+    def read(cls, path: str | os.PathLike[str] | RemoteFile, *, keep_head: bool = False) -> SafetensorsFile:
+        """Parse the header of a file, whose path may be a URL. ``keep_head`` keeps the bytes that were
+        parsed.
 
         Raises OSError if the file cannot be read, and ManifestError, which names the file, if it is not a
-        regular file or not a well-formed safetensors file.
+        regular file or not a well-formed safetensors file; and for a URL as :meth:`Url.file`.
         """
-        path = Path(path)
+        place = located(path)
+        if isinstance(place, Url):
+            place = place.file()
+        if isinstance(place, RemoteFile):
+            with place.stream() as stream:
+                return cls._parse(place, stream, place.size, place.identity, keep_head)
+        path = Path(place)
         try:
             descriptor = open_regular(path)
         except ValueError as error:
             raise ManifestError(str(error)) from None
         with open(descriptor, "rb") as file:
             status = settled(lambda: os.fstat(descriptor), lambda status: (status.st_mtime, status.st_ctime))
-            try:
-                header, data_start = _read_header(file, status.st_size)
-            except ManifestError as error:
-                file.seek(0)
-                head = file.read(HEAD_SIZE)
-                known = mistaken_for("a safetensors file", head, SAFETENSORS) if head else None
-                raise ManifestError(f"{path}: {known or error}") from None
-            try:
-                metadata, tensors = _parse_header(header, data_start, status.st_size - data_start)
-            except ManifestError as error:
-                raise ManifestError(f"{path}: {error}") from None
+            return cls._parse(path, file, status.st_size, identity(status), keep_head)
+
+    @classmethod
+    def _parse(
+        cls,
+        path: Path | RemoteFile,
+        file: BinaryIO,
+        size: int,
+        identity: tuple[object, ...],
+        keep_head: bool,
+    ) -> SafetensorsFile:
+        try:
+            header, data_start = _read_header(file, size)
+        except ManifestError as error:
+            file.seek(0)
+            head = file.read(HEAD_SIZE)
+            known = mistaken_for("a safetensors file", head, SAFETENSORS) if head else None
+            raise ManifestError(f"{path}: {known or error}") from None
+        try:
+            metadata, tensors = _parse_header(header, data_start, size - data_start)
+        except ManifestError as error:
+            raise ManifestError(f"{path}: {error}") from None
         stored = {tensor.name for tensor in tensors}
         ties = {name: to for name, to in metadata.items() if to in stored and name not in stored}
         head = (data_start - _LENGTH_SIZE).to_bytes(_LENGTH_SIZE, "little") + header if keep_head else b""
-        return cls(path, tensors, metadata, identity(status), status.st_size, ties, head=head)
+        return cls(path, tensors, metadata, identity, size, ties, head=head, member=path.name)
 
     def under(self, prefix: str) -> SafetensorsFile:
         """The same file, with names that begin with ``prefix``."""
@@ -109,10 +134,11 @@ class SafetensorsFile:
         return replace(self, tensors=chosen)
 
     def open(self, _path: str, _flags: int) -> int:
-        """Open the file again, as the ``opener`` of :func:`open`.
+        """Open a file of the local file system again, as the ``opener`` of :func:`open`.
 
         Raises ManifestError if it is no longer the file whose header was read.
         """
+        assert isinstance(self.path, Path)
         try:
             descriptor = open_regular(self.path)
         except ValueError as error:
@@ -123,9 +149,31 @@ class SafetensorsFile:
             self._raise_changed(how_changed(status, self.size))
         return descriptor
 
+    def reading(self) -> AbstractContextManager[Reader]:
+        """What reads the file at any place. Entering it raises as :meth:`open`; a file of a store is compared
+        afterwards alone."""
+        if isinstance(self.path, RemoteFile):
+            return nullcontext(self.path)
+        return local_reader(self.path, self.open)
+
+    def read_range(self, start: int, end: int) -> memoryview:
+        """The bytes ``[start, end)``. Raises as :meth:`open`, and EOFError if the file ends before."""
+        if isinstance(self.path, RemoteFile):
+            data: bytes | memoryview = self.path.read(start, end)
+        else:
+            with open(self.path, "rb", opener=self.open) as opened:
+                opened.seek(start)
+                data = opened.read(end - start)
+        if len(data) < end - start:
+            raise EOFError(f"{self.path}: the file ends at byte {start + len(data)}, {end} were expected")
+        return memoryview(data)
+
     def check_unchanged(self) -> None:
         """Raise ManifestError if the file is no longer the one whose header was read."""
-        if identity(self.path.stat()) != self.identity:
+        if isinstance(self.path, RemoteFile):
+            if not self.path.is_unchanged():
+                self._raise_changed("changed")
+        elif identity(self.path.stat()) != self.identity:
             self._raise_changed("changed")
 
     def _raise_changed(self, how: str) -> NoReturn:

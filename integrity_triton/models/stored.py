@@ -13,6 +13,7 @@ from ..batch import hash_batch
 from ..files import Progress, update_from_file
 from ..hashing import new
 from ..messages.tensors import host_memory
+from ..remote_files import RemoteFile
 from .dtypes import torch_type
 from .entry import TensorEntry
 from .errors import ManifestError, shown
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 _RUN_SIZE = 8 << 20  # small tensors are read together, up to this many bytes
-_MOST_READERS = 8  # each holds up to two read buffers
+_MOST_READERS = 8  # each holds up to two read buffers, or what one stream of a store reads ahead
 
 
 class SharedProgress:
@@ -54,7 +55,10 @@ def hash_files(
     """
     library = registry.get("native").unsupported(hash_.algorithm) is None
     native = library and registry.requested(backend) in {None, "native"}
-    readers = min(_MOST_READERS, os.cpu_count() or 1) if native else 1  # a device is one shared resource
+    # Waiting for a store takes no processor.
+    remote = any(isinstance(file.path, RemoteFile) for file in files)
+    several = _MOST_READERS if remote else min(_MOST_READERS, os.cpu_count() or 1)
+    readers = several if native else 1  # a device is one shared resource
     shared = SharedProgress(progress)
     entries: list[TensorEntry] = []
     with ThreadPoolExecutor(readers, "integrity_triton") as pool:
@@ -95,7 +99,7 @@ def read_tensors(files: Sequence[SafetensorsFile], *, typed: bool) -> Iterator[t
                     raise ManifestError(f"{file.path}: tensor {shown(stored.name)}: {error}") from None
             tensor = torch.empty(shape, dtype=dtype)
             try:
-                host_memory(tensor).data[:] = _read(file, stored.start, stored.end)
+                host_memory(tensor).data[:] = file.read_range(stored.start, stored.end)
             except EOFError as error:
                 raise ManifestError(f"the file was cut while it was being read: {error}") from None
             yield stored.name, tensor
@@ -128,7 +132,7 @@ def _hash_run(
             update_from_file(hasher, file.path, start=start, end=end, progress=progress, opener=file.open)
             digests = [hasher.digest(hash_.length)]
         else:
-            data = _read(file, start, end)
+            data = file.read_range(start, end)
             views = [data[tensor.start - start : tensor.end - start] for tensor in run]
             if native:
                 digests = [new(hash_.name, view, backend=backend).digest(hash_.length) for view in views]
@@ -142,12 +146,3 @@ def _hash_run(
         TensorEntry(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes, digest)
         for tensor, digest in zip(run, digests, strict=True)
     ]
-
-
-def _read(file: SafetensorsFile, start: int, end: int) -> memoryview:
-    with open(file.path, "rb", opener=file.open) as opened:
-        opened.seek(start)
-        data = opened.read(end - start)
-    if len(data) < end - start:
-        raise EOFError(f"{file.path}: the file ends at byte {start + len(data)}, {end} were expected")
-    return memoryview(data)

@@ -13,6 +13,7 @@ import torch
 import integrity_triton as it
 from integrity_triton.integrations import formats, megatron, sglang, tensorizer, vllm
 from integrity_triton.models import ManifestError
+from integrity_triton.models.safetensors_file import SafetensorsFile
 
 safetensors = pytest.importorskip("safetensors.torch", reason="absent: safetensors")
 
@@ -142,14 +143,12 @@ def test_a_dtype_that_torch_lacks(tmp_path):
 
 
 def test_a_file_that_is_cut_while_it_is_read(path, monkeypatch):
-    from integrity_triton.models import stored
-
-    original = stored._read
+    original = SafetensorsFile.read_range
 
     def cut(file, start, end):
         path.write_bytes(path.read_bytes()[:-1])
         return original(file, start, end)
 
-    monkeypatch.setattr(stored, "_read", cut)
+    monkeypatch.setattr(SafetensorsFile, "read_range", cut)
     with pytest.raises(ManifestError, match="was cut while it was being read"):
         formats.tensor_digests(path, "sglang")

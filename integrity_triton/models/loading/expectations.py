@@ -10,12 +10,13 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 from ... import algorithms
+from ...remote_files import is_remote
 from ...strict_json import shown
 from ..entry import TensorEntry, check_name
 from ..errors import ManifestError
 from ..file_digests import FSVERITY_SIZES, GIT_SIZES, XET_SIZES, FileDigest, FileDigests
 from ..manifest import Manifest
-from ..regular_files import open_regular
+from ..regular_files import read_head
 from ..report import compare
 from ..tensor_hash import TensorHash, collision_resistant
 from .digesters import Digester
@@ -139,8 +140,7 @@ def _expectation(item: Any) -> Expectation:
 
 def _read(path: PathLike) -> Manifest | FileDigests:
     try:
-        with open(open_regular(path), "rb") as file:  # a named pipe would be waited for
-            head = file.read(64)
+        head = read_head(path, 64)
     except ValueError as error:
         raise ManifestError(f"{error}; against takes the path of a regular file") from None
     if head.lstrip()[:1] == b"{":
@@ -320,7 +320,7 @@ def _check_files(plan: Plan, listed: Mapping[str, Any], source: str) -> None:
     if missing:
         raise LoadError(
             f"{plan.path}: {source} has files that are missing: {_list(missing)}",
-            file=str(Path(plan.path, missing[0])),
+            file=f"{plan.path}/{missing[0]}" if is_remote(plan.path) else str(Path(plan.path, missing[0])),
         )
 
 

@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ...backends.native import usable_cpus
+from ...remote_files import RemoteFile
 from ..stored import SharedProgress
 from .destination import Destination
 from .digesters import Running
 from .plan import Message, Plan, PlannedFile, Segment
-from .reading import PIECE_SIZE, Cancellation, fill, join, opened
+from .reading import PIECE_SIZE, Cancellation, fill, join, opened, piece_size
 
 _RUN_SIZE = 4 << 20  # small tensors are read together, up to this many bytes
 _WINDOW_SIZE = 8 << 20
@@ -56,7 +57,8 @@ def load_to_host(plan: Plan, destination: Destination, backend: str | None, prog
     """
     units = [unit for file in plan.files for unit in _units(file)]
     memories = {id(file): _Memory(file, destination) for file in plan.files}
-    threads = max(1, min(_MOST_THREADS, usable_cpus()))
+    remote = any(isinstance(file.layout.path, RemoteFile) for file in plan.files)
+    threads = _MOST_THREADS if remote else max(1, min(_MOST_THREADS, usable_cpus()))
     wide, narrow = _divided(units, threads)
     cancellation = Cancellation()
 
@@ -64,7 +66,8 @@ def load_to_host(plan: Plan, destination: Destination, backend: str | None, prog
         with opened(unit.file) as stream:
             hashes = _Hashes(unit.messages, backend, alone=False)
             memory = memories[id(unit.file)]
-            for offset, views, in_file in memory.pieces(unit.start, unit.end, PIECE_SIZE):
+            size = piece_size(unit.file, PIECE_SIZE)
+            for offset, views, in_file in memory.pieces(unit.start, unit.end, size):
                 cancellation.check()
                 if in_file:
                     fill(unit.file, stream, offset, views)

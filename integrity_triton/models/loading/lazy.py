@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ...remote_files import is_folder
 from ..errors import ManifestError, shown
 from ..safetensors_file import StoredTensor
 from .expectations import Against, read_expectations
@@ -44,7 +45,7 @@ class safe_open:
             raise ValueError(
                 f"framework must be 'pt' or 'torch', since tensors are torch's, not {framework!r}"
             )
-        if os.path.isdir(filename):
+        if is_folder(filename):
             raise ManifestError(f"{os.fspath(filename)}: a folder, not a file; load_verified takes both")
         expectations = read_expectations(against)
         plan = Plan.read(filename)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...backends import registry
 from ...files import Progress
+from ...remote_files import is_folder
 from ..errors import ManifestError
 from ..stored import SharedProgress
 from .destination import Destination
@@ -73,7 +74,7 @@ def load_file(
 
     Raises as that does, and ManifestError if ``filename`` is a folder.
     """
-    if os.path.isdir(filename):
+    if is_folder(filename):
         raise ManifestError(f"{os.fspath(filename)}: a folder, not a file; load_verified takes both")
     return load_verified(filename, against=against, device=device, partial=partial, backend=backend)
 

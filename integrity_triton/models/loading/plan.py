@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from ...remote_files import is_folder
 from ..errors import ManifestError, shown
-from ..folder import read_folder
+from ..folder import read_model
 from ..safetensors_file import SafetensorsFile, StoredTensor
 from .digesters import Digester
 from .errors import LoadError, Mismatch
@@ -103,13 +103,9 @@ class Plan:
         as :meth:`Manifest.build` does."""
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"a model is loaded from a path, not from {type(path).__name__}")
-        if not Path(path).is_dir():
-            layout = SafetensorsFile.read(path, keep_head=True)
-            return cls(os.fspath(path), False, (PlannedFile(Path(path).name, layout),))
-        layouts = read_folder(path, keep_heads=True)
-        names = (layout.path.relative_to(path).as_posix() for layout in layouts)
-        files = tuple(PlannedFile(name, layout) for name, layout in zip(names, layouts, strict=True))
-        return cls(os.fspath(path), True, files)
+        layouts = read_model(path, keep_heads=True)
+        files = tuple(PlannedFile(layout.member, layout) for layout in layouts)
+        return cls(os.fspath(path), is_folder(path), files)
 
     @property
     def size(self) -> int:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
-from typing import Any, BinaryIO
+from typing import Any
 
+from ...remote_files import PIECE_SIZE as REMOTE_PIECE_SIZE
+from ...remote_files import RemoteFile
 from ..errors import ManifestError
+from ..regular_files import MOST_VIEWS, Reader
 from .errors import LoadError
 from .plan import PlannedFile
 
 PIECE_SIZE = 256 << 10
 """Bytes that are read and hashed at once: they are still in the second cache of a processor when they are
 hashed."""
-_MOST_VIEWS = 512  # at once; the least IOV_MAX of a POSIX system that has more than 16 is 1024
 
 
 class Cancellation:
@@ -42,35 +43,30 @@ def join(tasks: Sequence[Future[Any]]) -> None:
 
 
 @contextlib.contextmanager
-def opened(file: PlannedFile) -> Iterator[BinaryIO]:
+def opened(file: PlannedFile) -> Iterator[Reader]:
     """The file whose header was read, for :func:`fill`. Raises LoadError if it is no longer that file."""
-    try:
-        stream = open(file.layout.path, "rb", buffering=0, opener=file.layout.open)  # noqa: SIM115
-    except ManifestError as error:
-        raise LoadError(str(error), file=file.path, range=(0, file.layout.size)) from None
-    with stream:
-        yield stream
+    with contextlib.ExitStack() as stack:
+        try:
+            reader = stack.enter_context(file.layout.reading())
+        except ManifestError as error:
+            raise LoadError(str(error), file=file.path, range=(0, file.layout.size)) from None
+        yield reader
 
 
-def fill(file: PlannedFile, stream: BinaryIO, offset: int, views: Sequence[memoryview]) -> None:
+def piece_size(file: PlannedFile, size: int) -> int:
+    """How many bytes of a file are read at once, if ``size`` are of one in the local file system: a request
+    to a store takes longer than a call of the system."""
+    return max(size, REMOTE_PIECE_SIZE) if isinstance(file.layout.path, RemoteFile) else size
+
+
+def fill(file: PlannedFile, reader: Reader, offset: int, views: Sequence[memoryview]) -> None:
     """Fill ``views``, one after the other, with the bytes of a file from ``offset`` on.
 
     Raises LoadError if the file ends before, and OSError, which names the file, if it cannot be read.
     """
     pending = [view for view in views if len(view)][::-1]  # the next one is the last
     while pending:
-        some = pending[: -_MOST_VIEWS - 1 : -1]
-        try:
-            if hasattr(os, "preadv"):
-                got = os.preadv(stream.fileno(), some, offset)
-            else:  # not on Windows, for example; every caller has a stream of its own
-                stream.seek(offset)
-                got = stream.readinto(some[0])  # type: ignore[attr-defined]
-        except OSError as error:
-            if error.errno is None:
-                raise
-            reason = f"{os.strerror(error.errno)} (reading at byte {offset})"
-            raise OSError(error.errno, reason, file.path) from None
+        got = reader.read_into(pending[: -MOST_VIEWS - 1 : -1], offset)
         if got == 0:
             raise LoadError(
                 f"{file.path}: the file was cut while it was being read: it ends at byte {offset}, and "
