@@ -63,6 +63,31 @@ def test_ranges_that_only_touch_stay_apart():
         found.load(at(68), 4, who((0, 0, 0)), "a load")
 
 
+def test_which_vectors_of_a_message_are_read():
+    """A message from byte 5 to byte 27. Byte 0 is aligned to 16 bytes."""
+    whole = np.zeros(64, np.uint8)
+    base = -(-whole.ctypes.data // 16) * 16 - START
+    found = GlobalMemory()
+    found.register(START + base + 5, 22, "the message", vectors=True)
+
+    def reads(*offsets: int, align: int | None = None, count: int = 2) -> None:
+        places = at(*(base + offset for offset in offsets))
+        found.load(places, 4, who(*[(0, 0, 0)] * len(offsets)), "a load", count, align=align)
+
+    reads(0, 8, 16, 24)  # aligned vectors with a byte of it
+    reads(0, 16, count=4)
+    # Two words that a compiler has merged, beside a vector that is aligned: each word has a byte of it.
+    reads(4, 8, 12, 20, align=4)
+    reads(4, 12, count=4, align=4)
+    for bad in (28, -4, 32):  # the first word, the second one or none has a byte of it
+        with pytest.raises(MemoryFault, match="outside the memory"):
+            reads(8, bad, align=4)
+    with pytest.raises(MemoryFault, match="in 1 threads"):
+        reads(16, 20, count=4, align=4)
+    with pytest.raises(MemoryFault, match="outside the memory"):
+        found.load_bytes(at(base + 3), 4, who((0, 0, 0)), "a load of bytes")
+
+
 def test_lent_memory_goes_when_the_launch_has_ended():
     array = np.arange(4, dtype=np.uint32)
     found = memory()

@@ -246,10 +246,7 @@ class GlobalMemory:
         if not inside.all():
             messages = self._found(True)
             rest = at[~inside]
-            if width <= WIDEST_VECTOR and not (rest & (width - 1)).any() and len(messages):
-                good = messages.touched(rest, width)
-            else:
-                good = messages.find(rest, width)[1] if len(messages) else np.zeros(len(rest), np.bool_)
+            good = _readable(messages, rest, width, width if align is None else align)
             if not good.all():
                 raise self._outside("reads", rest[~good], width, what)
         if inside.any():
@@ -309,6 +306,24 @@ class GlobalMemory:
             f"{what} {verb} {width} bytes outside the memory of the launch, in {len(bad)} threads, "
             f"the first at {first & (1 << 64) - 1:#x}{near}"
         )
+
+
+def _readable(messages: _Ranges, at: Array, width: int, align: int) -> Array:
+    """Whether each load may read messages: an aligned vector that holds at least one byte of one. A vector
+    that is only aligned to a part of its width is loads of such parts, which a compiler has merged: each
+    part is to hold a byte of a message. In parts of single bytes, it is to lie within one message."""
+    if not len(messages):
+        return np.zeros(len(at), np.bool_)
+    if align == 1:
+        split = messages.find(at, width)[1]
+    else:
+        split = np.ones(len(at), np.bool_)
+        for part in range(0, width, align):
+            split &= messages.touched(at + part, align)
+    if width > WIDEST_VECTOR or width & (width - 1):
+        return split
+    aligned = (at & (width - 1)) == 0
+    return np.where(aligned, messages.touched(at, width), split)
 
 
 def in_turn(view: Array, places: Array, change: Any) -> Array:
