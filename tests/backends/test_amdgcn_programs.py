@@ -250,6 +250,28 @@ def test_a_wait_on_one_of_two_ways_is_not_enough() -> None:
         )
 
 
+@pytest.mark.parametrize(("target", "middle"), [("gfx942", ""), ("gfx1201", "nc_")])
+def test_sums_and_differences_with_clamp(target: str, middle: str) -> None:
+    largest = 2**32 - 1
+    for name, exact in {
+        "add": lambda lane, other: lane + other,
+        "sub": lambda lane, other: lane - other,
+        "subrev": lambda lane, other: other - lane,
+    }.items():
+        for other in (0, 1, 5, 31, 2**31, largest - 7, largest):
+            body = f"""
+                s_mov_b32 s6, {other:#x}
+                v_{name}_{middle}u32_e64 v2, v0, s6 clamp
+                {STORE[target]}
+                """
+            out = np.zeros(LANES[target], np.uint32)
+            run(assemble(body, target), out)
+            wanted = [min(max(exact(lane, other), 0), largest) for lane in range(LANES[target])]
+            assert out.tolist() == wanted, (name, other)
+    with pytest.raises(Unmodelled, match="the modifier clamp"):
+        assemble("v_add_i32_e64 v2, v0, v1 clamp")
+
+
 @pytest.mark.parametrize("register", ["v9", "s9", "a9"])
 def test_a_register_that_nothing_has_written(register: str) -> None:
     name = "v_accvgpr_read_b32" if register == "a9" else "v_mov_b32_e32"

@@ -358,6 +358,14 @@ COMPARISONS = {
 """Comparisons by what follows ``v_cmp_`` or ``s_cmp_``."""
 
 VECTOR = _vector()
+_CLAMPED = {
+    "add": Operation("ww", lambda a, b: a + np.minimum(b, ~a)),
+    "sub": Operation("ww", lambda a, b: a - np.minimum(a, b)),
+    "subrev": Operation("ww", lambda a, b: b - np.minimum(a, b)),
+}
+CLAMPED = {f"v_{name}_{middle}u32": it for name, it in _CLAMPED.items() for middle in ("", "nc_")}
+"""With CLAMP, a sum or difference that has no representation becomes the nearest number that has one ("AMD
+Instinct MI300 Instruction Set Architecture", VOP3: CLAMP)."""
 
 
 # Scalar instructions

@@ -19,6 +19,7 @@ import numpy as np
 from ..emulation.faults import Unmodelled
 from . import accesses, crosslane, matrix
 from .arithmetic import (
+    CLAMPED,
     COMPARISONS,
     SCALAR,
     VECTOR,
@@ -413,6 +414,7 @@ class Translator:
             key
             for key in i.modifiers
             if key not in _MODIFIERS
+            and not (key == "clamp" and name in CLAMPED and i.form != "dpp")
             and not (i.form == "dpp" and key.startswith(("quad_perm", "row_", "wave_")))
         }
         if unknown:
@@ -427,6 +429,8 @@ class Translator:
             self._conditional_mask(i)
         elif re.match(r"v_\w+_co_", name):
             self._carry(i)
+        elif "clamp" in i.modifiers:
+            self._vector(i, CLAMPED[name])
         elif name in VECTOR:
             self._vector(i, VECTOR[name])
         elif name.startswith("s_") and "saveexec" in name:
