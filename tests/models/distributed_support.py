@@ -4,7 +4,8 @@ whose ranks are all in this process."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,3 +94,58 @@ class Simulated:
         for rank, member in enumerate(self.members):
             found.update(zip(self.agreement.finished_by(rank), member.digests, strict=True))
         return found
+
+
+class InThreads:
+    """The exchange of a logical rank that is a thread of this process."""
+
+    def __init__(self, rank: int, size: int, shared: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self.size, self._shared, self._barrier = rank, size, shared, barrier
+        self.global_ranks = range(size)
+        self.device = None
+        self.gathered: list[int] = []
+        """The bytes of each gathering."""
+
+    def _all(self, data: Any) -> list[Any]:
+        self._shared[self.rank] = data
+        self._barrier.wait(60)
+        found = list(self._shared)
+        self._barrier.wait(60)
+        return found
+
+    def meet(self) -> None:
+        self._all(None)
+
+    def give_up(self, error: BaseException) -> None:
+        self._barrier.abort()
+
+    def gather(self, data: bytes) -> list[bytes]:
+        self.gathered.append(len(data))
+        return self._all(data)
+
+    def broadcast(self, data: bytes, source: int) -> bytes:
+        return self._all(data)[source]
+
+    def all_to_all(self, data: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        return [sent[self.rank] for sent in self._all(list(data))]
+
+
+def in_threads(size: int, call: Callable[[InThreads], Any]) -> list[Any]:
+    """What ``call`` returns or raises for each rank of a group of threads."""
+    barrier = threading.Barrier(size)
+    shared: list[Any] = [None] * size
+    found: list[Any] = [None] * size
+
+    def run(rank: int) -> None:
+        exchange = InThreads(rank, size, shared, barrier)
+        try:
+            found[rank] = call(exchange)
+        except Exception as error:
+            found[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found

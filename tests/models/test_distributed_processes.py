@@ -17,6 +17,11 @@ import integrity_triton as it
 HERE = Path(__file__).resolve().parent
 
 
+def environment() -> dict[str, str]:
+    """That of a process of a group: one thread, and the modules of this folder."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+
+
 def torchrun(
     size: int, script: str, *arguments: str, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
@@ -24,7 +29,7 @@ def torchrun(
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}",
          str(HERE / script), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+        env=environment(),
         capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 
@@ -58,3 +63,115 @@ def test_under_torchrun(size, tmp_path):
             }
             assert found["flipped"] == f"copies of the model differ: tensor 'up.weight': {ranks[size]}"
             assert "a part of tensor 'w' is held by no rank" in found["incomplete"]
+
+
+@pytest.fixture
+def processes(tmp_path):
+    """A function that runs the ranks of a group, and the folder with what they found."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True)
+    running: list[subprocess.Popen[bytes]] = []
+
+    def run(size: int) -> list[subprocess.Popen[bytes]]:
+        running.extend(
+            subprocess.Popen(
+                [sys.executable, str(HERE / "distributed_faults_worker.py"), str(rank), str(size),
+                 str(store.port), str(tmp_path)],
+                env=environment(),
+            )
+            for rank in range(size)
+        )  # fmt: skip
+        return running
+
+    yield run, tmp_path
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_faults(processes):
+    """Ranks that are slow, do not agree, fail, hold other copies, come too late, and stop for good."""
+    run, folder = processes
+    ranks = run(3)
+    assert [process.wait(200) for process in ranks[:2]] == [0, 0]
+
+    def found(step: str) -> list[str]:
+        return [(folder / f"{step}.{rank}").read_text() for rank in range(3)]
+
+    from distributed_faults_worker import tensors
+
+    distributed = it.models.distributed
+    root = str(distributed.root(tensors()))
+    assert found("slow") == [root] * 3
+    version = it.__version__
+    mine = f"integrity_triton {version} with blake3 (definition 1)"
+    assert (
+        found("algorithm")
+        == [
+            f"DistributedError: the ranks do not compute the same digests: {mine} on ranks 0, 2; "
+            f"integrity_triton {version} with sha256 (definition 1) on rank 1"
+        ]
+        * 3
+    )
+    assert (
+        found("version")
+        == [
+            f"DistributedError: the ranks do not compute the same digests: {mine} on ranks 0-1; "
+            "integrity_triton 0.0.9 with blake3 (definition 1) on rank 2"
+        ]
+        * 3
+    )
+    assert found("hashed") == ["0"] * 3
+    error = found("error")
+    assert error[1].startswith("ValueError: tensor 'b': a meta tensor")
+    assert error[0] == error[2] == f"DistributedError: rank 1 could not go on: {error[1]}"
+
+    assert found("equal") == ["4 tensors are equal in 3 ranks [32]"] * 3
+    text, ranks_found, gathers = found("unequal")[0].rsplit("\n", 2)
+    assert found("unequal") == [found("unequal")[0]] * 3
+    first, b, d = text.splitlines()
+    assert first == "copies of 2 of 4 tensors differ" and ranks_found == "[(1,), (0, 1, 2)]"
+    assert "tensor 'b': rank 1 differs from the majority, ranks 0, 2, first in bytes 76" in b
+    start, stop = (int(word) for word in b.rsplit("bytes ", 1)[1].split(" to "))
+    assert start <= 7777 < stop <= start + 256
+    assert "tensor 'd': there is no majority: rank 0 and rank 1 and rank 2 differ, first in bytes 0 to" in d
+    assert int(gathers) <= 3 + 8  # 20,000 bytes are 128 leaves at most
+    assert found("raised") == [f"ReplicaMismatch: {text}"] * 3
+    assert (
+        found("structure")
+        == [
+            "DistributedError: the ranks do not hold the same tensors: 'a' is F32 [50, 100] on ranks 0, 2 "
+            "and F32 [100, 50] on rank 1"
+        ]
+        * 3
+    )
+
+    assert found("watched") == ["2 True"] * 3
+    assert [text.splitlines()[0] for text in found("flipped")] == [
+        "ReplicaMismatch: copies of 1 of 6 tensors differ"
+    ] * 3
+    assert "'module.2.weight': rank 2 differs from the majority, ranks 0-1, first in" in found("flipped")[0]
+    assert found("unchanged") == ["True"] * 3
+    changed = found("changed")
+    assert changed[0].startswith("DistributedError: tensor 'module.0.bias' was changed between two steps")
+    assert changed[1].startswith("DistributedError: rank 0 could not go on: DistributedError: tensor")
+
+    late = "rank 2 did not arrive within 6 seconds: dead, hanging or slow"
+    assert found("hanging")[:2] == [f"RankTimeout: {late}"] * 2
+    assert (
+        found("hanging")[2]
+        == f"DistributedError: this rank came too late, and the others have given up: {late}"
+    )
+    assert found("together again") == [root] * 3
+    for rank in (0, 1):
+        stopped = (folder / f"stopped.{rank}").read_text()
+        assert stopped.startswith("RankTimeout: rank 2 stopped during a collective operation"), stopped
+
+
+@pytest.mark.slow
+def test_a_rank_dies(processes):
+    run, folder = processes
+    ranks = run(2)
+    assert [process.wait(200) for process in ranks] == [0, 7]
+    found = (folder / "dying.0").read_text()
+    assert found == "RankTimeout: rank 1 did not arrive within 6 seconds: dead, hanging or slow"

@@ -4,7 +4,8 @@
 definition to the calls of users: ``tree.py``, ``records.py``; ``layout.py``, ``placements.py`` (which part a
 rank holds); ``held.py``, ``description.py``, ``agreement.py`` (what the ranks tell each other, and who does
 what); ``node_digests.py``, ``finish.py`` (the lower and the upper part of the trees); ``member.py``,
-``exchange.py``, ``root.py`` (one rank, the communication, and both together). Importing this package does
+``exchange.py``, ``root.py`` (one rank, the communication, and both together); ``replicas.py``, ``watch.py``
+(copies compared, once and during training). Importing this package does
 not import torch.
 """
 
@@ -13,17 +14,23 @@ from __future__ import annotations
 from .errors import DistributedError, RankTimeout, ReplicaMismatch
 from .held import LocalShard
 from .records import VERSION
+from .replicas import Difference, ReplicaReport, check_replicas
 from .root import DistributedDigests, root, root_of_files, tensor_digest
 from .tree import LEAF_SIZE
+from .watch import ReplicaWatch
 
 __all__ = [
     "LEAF_SIZE",
     "VERSION",
+    "Difference",
     "DistributedDigests",
     "DistributedError",
     "LocalShard",
     "RankTimeout",
     "ReplicaMismatch",
+    "ReplicaReport",
+    "ReplicaWatch",
+    "check_replicas",
     "root",
     "root_of_files",
     "tensor_digest",

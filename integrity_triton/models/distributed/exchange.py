@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from .errors import DistributedError, RankTimeout, ranks_text
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 _GOOD = b"."
+_SEPARATOR = "|"
 _GRACE_SECONDS = 2.0
 _calls: weakref.WeakKeyDictionary[Any, Iterator[int]] = weakref.WeakKeyDictionary()
 _calls_lock = threading.Lock()
@@ -128,7 +129,17 @@ class Collective:
             outcome = self._store.get(over)
             self._clean(step - 2)
         if outcome != _GOOD:
-            raise DistributedError(outcome.decode("utf-8", "replace"))
+            self._raise_told(outcome.decode("utf-8", "replace"))
+
+    def _raise_told(self, outcome: str) -> NoReturn:
+        """Raise what another rank wrote instead of going on."""
+        missing, _, message = outcome.partition(_SEPARATOR)
+        ranks = [int(rank) for rank in missing.split()]
+        if self.rank in ranks:
+            raise DistributedError(f"this rank came too late, and the others have given up: {message}")
+        if ranks:
+            raise RankTimeout(message, ranks)
+        raise DistributedError(message)
 
     def _raise_missing(self, step: int, error: Exception) -> None:
         with self._store_errors():
@@ -140,7 +151,8 @@ class Collective:
             "hanging or slow"
         )
         with contextlib.suppress(Exception):
-            self._store.compare_set(self._key(step, "over"), "", message)
+            told = " ".join(map(str, missing)) + _SEPARATOR + message
+            self._store.compare_set(self._key(step, "over"), "", told)
         raise RankTimeout(message, missing) from None
 
     def _clean(self, step: int) -> None:
@@ -154,11 +166,9 @@ class Collective:
                 self._store.delete_key(self._key(step, "count"))
 
     def give_up(self, error: BaseException) -> None:
-        if isinstance(error, DistributedError):
-            return  # the others have the same one, or will notice themselves
         message = f"rank {self.rank} could not go on: {type(error).__name__}: {error}"
         with contextlib.suppress(Exception):
-            self._store.compare_set(self._key(self._step, "over"), "", message[:4000])
+            self._store.compare_set(self._key(self._step, "over"), "", _SEPARATOR + message[:4000])
 
     @contextlib.contextmanager
     def _store_errors(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TIMEOUT = 300.0
 """Seconds that the ranks wait for each other at each step."""
 
-_HELLO = struct.Struct("<I64s64sQ32s")
+_HELLO = struct.Struct("<I64s64s")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def root(
     exchange = exchange_for(group, timeout)
     try:
         held = held_by(source, exchange.global_ranks, exchange.rank)
-        return _together(held, exchange, hash_, backend)
+        return together(held, exchange, hash_, backend)
     except BaseException as error:
         exchange.give_up(error)
         raise
@@ -121,7 +121,7 @@ def tensor_digest(tensor: torch.Tensor, *, algorithm: str = "blake3", backend: s
         raise TypeError(
             f"a {type(tensor).__name__} consists of several tensors; pass them in a mapping to root"
         )
-    return next(iter(_together(held, Alone(), hash_, backend).digests.values()))
+    return next(iter(together(held, Alone(), hash_, backend).digests.values()))
 
 
 def root_of_files(
@@ -142,7 +142,7 @@ def root_of_files(
         for name, data in read_tensors([file], typed=False):
             entry = stored[name]
             held = _stored(entry.name, entry.dtype, entry.shape, data)
-            found = _together({name: held}, Alone(), hash_, backend)
+            found = together({name: held}, Alone(), hash_, backend)
             digests.update(found.digests)
         digests.update({name: digests[to] for name, to in file.ties.items()})
         file.check_unchanged()
@@ -161,7 +161,7 @@ def _ordered(digests: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: digests[name] for name in sorted(digests, key=lambda name: name.encode("utf-8"))}
 
 
-def _together(
+def together(
     held: Mapping[str, Held], exchange: Exchange, hash_: TensorHash, backend: str | None
 ) -> DistributedDigests:
     agreement = agree(held, exchange, hash_)
@@ -181,35 +181,45 @@ def agree(held: Mapping[str, Held], exchange: Exchange, hash_: TensorHash) -> Ag
     Raises DistributedError, which names ranks, versions and algorithms, if they do not.
     """
     own = describe(held)
-    greeting = _HELLO.pack(
-        VERSION, __version__.encode()[:64], hash_.name.encode()[:64], len(own), hash_.digest(own)[:32]
-    )
-    greetings = [_HELLO.unpack(x) for x in exchange.gather(greeting)]
-    kinds: dict[tuple[int, bytes, bytes], list[int]] = {}
-    for rank, (version, package, algorithm, _, _) in enumerate(greetings):
-        kinds.setdefault((version, package, algorithm), []).append(rank)
-    if len(kinds) > 1:
-        raise DistributedError(
-            "the ranks do not compute the same digests: "
-            + "; ".join(
-                f"integrity_triton {_text(package)} with {_text(algorithm)} (definition {version}) on "
-                f"{ranks_text(ranks)}"
-                for (version, package, algorithm), ranks in kinds.items()
-            )
-        )
+    greeted = [
+        (int.from_bytes(x[:8], "little"), x[8:])
+        for x in greet(exchange, hash_, len(own).to_bytes(8, "little") + hash_.digest(own)[:32])
+    ]
     described: dict[tuple[int, bytes], dict[str, Described]] = {}
-    for rank, (*_, length, digest) in enumerate(greetings):
+    for rank, (length, digest) in enumerate(greeted):
         if (length, digest) not in described:
             data = own if rank == exchange.rank else bytes(length)
             data = exchange.broadcast(data, rank)
             if hash_.digest(data)[:32] != digest:
                 raise DistributedError(f"the description of rank {rank} was damaged on its way")
             described[length, digest] = parse(data)
-    return Agreement([described[length, digest] for *_, length, digest in greetings], hash_.digest_size)
+    return Agreement([described[key] for key in greeted], hash_.digest_size)
 
 
-def _text(field_: bytes) -> str:
-    return field_.rstrip(b"\0").decode("ascii", "replace")
+def greet(exchange: Exchange, hash_: TensorHash, data: bytes) -> list[bytes]:
+    """What each rank passes, once it is known that all run the same version of this package and the same
+    algorithm.
+
+    The first bytes of a greeting are the same in all versions of this package. Raises DistributedError, which
+    names ranks, versions and algorithms, if they differ.
+    """
+    head = _HELLO.pack(VERSION, __version__.encode()[:64], hash_.name.encode()[:64])
+    greetings = exchange.gather(head + data)
+    kinds: dict[bytes, list[int]] = {}
+    for rank, greeting in enumerate(greetings):
+        kinds.setdefault(greeting[: _HELLO.size], []).append(rank)
+    if len(kinds) > 1:
+        raise DistributedError(
+            "the ranks do not compute the same digests: "
+            + "; ".join(f"{_spelled(kind)} on {ranks_text(ranks)}" for kind, ranks in kinds.items())
+        )
+    return [greeting[_HELLO.size :] for greeting in greetings]
+
+
+def _spelled(head: bytes) -> str:
+    version, package, algorithm = _HELLO.unpack(head)
+    package, algorithm = (x.rstrip(b"\0").decode("ascii", "replace") for x in (package, algorithm))
+    return f"integrity_triton {package} with {algorithm} (definition {version})"
 
 
 def _share(
