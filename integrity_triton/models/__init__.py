@@ -1,5 +1,5 @@
-"""Model weights: manifests of their tensors, OpenSSF Model Signing (``models.oms``), and one root for every
-sharding (``models.distributed``).
+"""Model weights: manifests of their tensors, OpenSSF Model Signing (``models.oms``), one root for every
+sharding (``models.distributed``), and attestation (``models.attest``).
 
 Importing this package imports neither torch nor safetensors.
 """
@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import attest as attest
     from . import distributed as distributed
     from . import oms as oms
     from .entry import TensorEntry
@@ -35,6 +36,7 @@ __all__ = [
     "TensorChange",
     "TensorDigests",
     "TensorEntry",
+    "attest",
     "distributed",
     "load_file",
     "load_verified",
@@ -61,7 +63,7 @@ _LAZY = {
     "load_verified": "loading",
     "safe_open": "loading",
 }
-_SUBMODULES = ("distributed", "oms")
+_SUBMODULES = ("attest", "distributed", "oms")
 
 if not TYPE_CHECKING:
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from .. import algorithms
 from ..errors import IntegrityError, IntegrityTritonError
 from ..strict_json import parse_object, shown
+from .dsse import IN_TOTO, pre_authentication_encoding
 from .file_kinds import JSON, mistaken_for
 from .model_tree import SINGLE_FILE
 from .signing_keys import key_hint, signature_algorithm
@@ -35,7 +36,6 @@ GIT_PATHS = (".git", ".gitattributes", ".github", ".gitignore")
 
 _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
-_PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 # The types of versions 0.1 to 0.3; version 0.3 has two spellings.
 _BUNDLE_TYPES = re.compile(r"application/vnd\.dev\.sigstore\.bundle(\+json;version=0\.[123]|\.v0\.3\+json)")
@@ -136,10 +136,10 @@ def make_payload(model_name: str, statement: Statement) -> bytes:
 
 def make_bundle(payload: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
     """Sign a payload. The bundle is JSON."""
-    signature = key.sign(_pre_authentication_encoding(payload), signature_algorithm(key))
+    signature = key.sign(pre_authentication_encoding(IN_TOTO, payload), signature_algorithm(key))
     envelope = {
         "payload": base64.b64encode(payload).decode("ascii"),
-        "payloadType": _PAYLOAD_TYPE,
+        "payloadType": IN_TOTO,
         "signatures": [{"sig": base64.b64encode(signature).decode("ascii"), "keyid": ""}],
     }
     material = {"publicKey": {"hint": key_hint(key.public_key())}, "tlogEntries": []}
@@ -169,15 +169,15 @@ def signed_payload(data: bytes, key: ec.EllipticCurvePublicKey) -> bytes:
     if hint and hint != key_hint(key):
         raise IntegrityError("the model was signed with another key")
     envelope = _member(bundle, "dsseEnvelope", dict)
-    if _member(envelope, "payloadType", str) != _PAYLOAD_TYPE:
-        raise SignatureFormatError(f"the envelope's payload type must be {_PAYLOAD_TYPE}")
+    if _member(envelope, "payloadType", str) != IN_TOTO:
+        raise SignatureFormatError(f"the envelope's payload type must be {IN_TOTO}")
     payload = _base64(_member(envelope, "payload", str), "payload")
     signatures = _member(envelope, "signatures", list)
     if len(signatures) != 1 or not isinstance(signatures[0], dict):
         raise SignatureFormatError("the envelope must have exactly one signature")
     signature = _base64(_member(signatures[0], "sig", str), "signature")
     try:
-        key.verify(signature, _pre_authentication_encoding(payload), signature_algorithm(key))
+        key.verify(signature, pre_authentication_encoding(IN_TOTO, payload), signature_algorithm(key))
     except InvalidSignature:
         raise IntegrityError("the signature is not valid for this key") from None
     return payload
@@ -223,11 +223,6 @@ def parse_statement(payload: bytes) -> Statement:
         raise SignatureFormatError(f"{shown(name)} is listed both as an empty file and with shards")
     ignored = _parse_ignored(form, files)
     return Statement(method, algorithm, shard_size, allow_symlinks, ignored, digests, empty_files)
-
-
-def _pre_authentication_encoding(payload: bytes) -> bytes:
-    """What DSSE 1.0 signs."""
-    return b"DSSEv1 %d %s %d %s" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
 def _root(digests: Iterable[str]) -> str:

@@ -44,39 +44,57 @@ def key_hint(key: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(pem).hexdigest()
 
 
+def has_supported_curve(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey) -> bool:
+    return key.curve.name in _CURVE_HASHES
+
+
 def load_public_key(path: PathLike) -> ec.EllipticCurvePublicKey:
     """Read a public key. Raises ValueError, which says what the file is, if it is of no use here, and
     OSError if it cannot be read."""
+    key = read_public_key(path)
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not has_supported_curve(key):
+        raise ValueError(f"{os.fspath(path)}: {_unsupported(key)}")
+    return key
+
+
+def read_public_key(path: PathLike) -> object:
+    """Read a public key of any kind. Raises as :func:`load_public_key` does for anything else."""
     data = read_regular(path, MAX_KEY_SIZE, "a key")
     if foreign := _foreign_public(data):
         raise ValueError(f"{os.fspath(path)}: not a PEM public key but {foreign}")
     try:
-        key = serialization.load_pem_public_key(data)
+        return serialization.load_pem_public_key(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ValueError(f"{os.fspath(path)}: not a PEM public key: {error}") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _CURVE_HASHES:
-        raise ValueError(f"{os.fspath(path)}: {_unsupported(key)}")
-    return key
 
 
 def load_private_key(path: PathLike, password: str | None) -> ec.EllipticCurvePrivateKey:
     """Read a private key. Raises ValueError, which says what the file is, if it is of no use here or if the
     password is wrong, and OSError if the file cannot be read."""
+    key = read_private_key(path, password)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not has_supported_curve(key):
+        raise ValueError(f"{_unusable(path)}: {_unsupported(key)}")
+    return key
+
+
+def read_private_key(path: PathLike, password: str | None) -> object:
+    """Read a private key of any kind. Raises as :func:`load_private_key` does for anything else."""
     data = read_regular(path, MAX_KEY_SIZE, "a key")
-    unusable = f"{os.fspath(path)}: not a usable elliptic-curve private key"
+    unusable = _unusable(path)
     if foreign := _foreign_private(data):
         raise ValueError(f"{unusable} but {foreign}")
     secret = None if password is None else password.encode()
     try:
-        key = serialization.load_pem_private_key(data, secret)
+        return serialization.load_pem_private_key(data, secret)
     except TypeError:
         missing = "it is encrypted; give its password" if password is None else "it has no password"
         raise ValueError(f"{unusable}: {missing}") from None
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ValueError(f"{unusable}: {error}") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVE_HASHES:
-        raise ValueError(f"{unusable}: {_unsupported(key)}")
-    return key
+
+
+def _unusable(path: PathLike) -> str:
+    return f"{os.fspath(path)}: not a usable elliptic-curve private key"
 
 
 def _unsupported(key: object) -> str:
