@@ -216,6 +216,53 @@ def test_known_answers():
     fuzz("answers", attempt, (ValueError,))
 
 
+def test_attestations():
+    """Documents, statements behind a valid signature, and policies: each input is read as all three."""
+    pytest.importorskip("cryptography")
+    from integrity_triton.models.attest import Attestation, AttestationError, Policy, statement
+
+    def statements(data: bytes) -> None:
+        read = statement.from_payload(data)
+        assert statement.from_payload(statement.to_payload(read)) == read
+
+    def documents(data: bytes) -> None:
+        read = Attestation.from_json(data)
+        assert Attestation.from_json(read.to_json()) == read
+        statements(read.payload)
+
+    def attempt(data: bytes) -> None:
+        first_that_takes(data, AttestationError, documents, statements, Policy.from_json)
+
+    fuzz("attestation", attempt, (AttestationError,))
+
+
+def test_evidence():
+    """Reports, quotes, certificates and tables of them."""
+    pytest.importorskip("cryptography")
+    from integrity_triton.models.attest import AttestationError, certificates, sev_snp, tdx
+
+    def attempt(data: bytes) -> None:
+        parsers = (
+            sev_snp.parse_report,
+            tdx.check_structure,
+            certificates.parse_certificates,
+            sev_snp.parse_certificate_table,
+        )
+        first_that_takes(data, AttestationError, *parsers)
+
+    fuzz("attestation_evidence", attempt, (AttestationError,))
+
+
+def first_that_takes(data: bytes, error: type[Exception], *attempts: Callable[[bytes], object]) -> None:
+    """Try each in turn. Raises the last one's error if none takes the data."""
+    *others, last = attempts
+    for attempt in others:
+        with contextlib.suppress(error):
+            attempt(data)
+            return
+    last(data)
+
+
 WORDS = [
     *"""
     hash manifest create verify sign keygen devices algorithms sha256 blake3 md5 crc32 hmac_sha256

@@ -58,8 +58,18 @@ def parse_der(data: bytes) -> x509.Certificate:
             certificate = x509.load_der_x509_certificate(data)
             # These are parsed when they are first asked for, and a verification must not stumble over them.
             _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
+            _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            _ = certificate.signature_hash_algorithm, certificate.signature_algorithm_parameters
         except Exception as error:  # the library's errors for malformed extensions and keys are of many types
             raise AttestationError(f"not a certificate: {error}") from None
+    # The signature does not cover the algorithm that is named beside it, which therefore has to be the one
+    # that it does cover (RFC 5280, section 4.1.1.2).
+    signed = certificate.tbs_certificate_bytes
+    rest = data[data.index(signed) + len(signed) :]
+    if rest[1] >= 0x80 or rest[: 2 + rest[1]] not in signed:
+        raise AttestationError("not a certificate: it names two different algorithms of its signature")
+    if not data.endswith(b"\0" + certificate.signature):
+        raise AttestationError("not a certificate: its signature does not have whole bytes")
     return certificate
 
 

@@ -68,12 +68,11 @@ class TdxPolicy:
     rejected_advisories: tuple[str, ...] = ()
     minimum_tcb_evaluation: int = 0
     rejected_platform: tuple[str, ...] = ()
-    allow_debug: bool = False
 
     def check(self, quote: VerifiedTdxQuote) -> str:
         """What was compared. Raises IntegrityError for what is not allowed."""
-        if quote.debug and not self.allow_debug:
-            raise IntegrityError("the trust domain may be debugged, which the policy does not allow")
+        if quote.debug:
+            raise IntegrityError("the trust domain may be debugged: nothing in it is safe from its host")
         _check_values(quote.fields, self.registers)
         if quote.tcb_status not in self.tcb_status:
             raise IntegrityError(
@@ -226,7 +225,6 @@ def _tdx(members: Mapping[str, Any]) -> TdxPolicy:
             "rejected_advisories": list,
             "minimum_tcb_evaluation": int,
             "rejected_platform": list,
-            "allow_debug": bool,
         },
     )
     registers = _values(members["registers"], _TDX_REGISTERS, "registers")
@@ -238,7 +236,6 @@ def _tdx(members: Mapping[str, Any]) -> TdxPolicy:
         _strings(members.get("rejected_advisories", []), "rejected_advisories"),
         _count(members, "minimum_tcb_evaluation", 0),
         _strings(members.get("rejected_platform", []), "rejected_platform", _TDX_PLATFORM),
-        members.get("allow_debug", False),
     )
 
 

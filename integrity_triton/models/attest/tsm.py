@@ -66,7 +66,56 @@ def binding(nonce: bytes, payload: bytes) -> bytes:
     return hashlib.sha512(b"".join(len(p).to_bytes(8, "little") + p for p in parts)).digest()
 
 
-def get_evidence(data: bytes, *, root: PathLike = REPORTS, privilege_level: int | None = None) -> Evidence:
+class Attributes:
+    """How the attributes of the kernel are reached: as files. A test or a simulation overrides the methods,
+    which raise OSError."""
+
+    def create(self, folder: Path) -> None:
+        """Make a folder, in which the kernel then puts attributes."""
+        folder.mkdir(0o700)
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder. In configfs its attributes go with it."""
+        folder.rmdir()
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def read(self, path: Path) -> bytes:
+        """The value of an attribute, of which a folder does not tell the size."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            parts, size = [], 0
+            while part := os.read(descriptor, MAX_BLOB + 1 - size):
+                parts.append(part)
+                size += len(part)
+                if size > MAX_BLOB:
+                    raise EvidenceUnavailable(f"{path}: more than {MAX_BLOB} bytes")
+            return b"".join(parts)
+        finally:
+            os.close(descriptor)
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Set the value of an attribute in one call, because the kernel takes it as a whole or refuses it."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            written = os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+        if written != len(data):
+            raise EvidenceUnavailable(f"{path}: the kernel took {written} of {len(data)} bytes")
+
+
+_FILES = Attributes()
+
+
+def get_evidence(
+    data: bytes,
+    *,
+    root: PathLike = REPORTS,
+    privilege_level: int | None = None,
+    attributes: Attributes = _FILES,
+) -> Evidence:
     """Ask the kernel for a report over ``data``, which has 64 bytes.
 
     ``root`` is where configfs has its reports. ``privilege_level`` is for providers that have several, such
@@ -80,46 +129,45 @@ def get_evidence(data: bytes, *, root: PathLike = REPORTS, privilege_level: int 
     if privilege_level is not None and not 0 <= privilege_level <= 3:
         raise ValueError(f"a privilege level is from 0 to 3, not {privilege_level}")
     place = Path(root)
-    if not place.is_dir():
+    if not attributes.exists(place):
         raise EvidenceUnavailable(
             f"{place} does not exist: this machine is no confidential virtual machine, or its kernel has no "
             "configfs-tsm (Linux 6.7), or configfs is not mounted"
         )
     folder = place / f"integrity_triton-{os.getpid()}-{secrets.token_hex(8)}"
     try:
-        folder.mkdir(0o700)
+        attributes.create(folder)
     except OSError as error:
+        reason = " (no driver for the hardware is loaded)" if error.errno == errno.ENXIO else ""
         raise EvidenceUnavailable(
-            f"{place}: no request for a report can be made: {error.strerror}"
-            + (" (no driver for the hardware has registered itself)" if error.errno == errno.ENXIO else "")
+            f"{place}: no request for a report can be made: {error.strerror}{reason}"
         ) from None
     try:
-        return _request(folder, data, privilege_level)
-    except EvidenceUnavailable:
-        raise
+        return _request(attributes, folder, data, privilege_level)
     except OSError as error:
         raise EvidenceUnavailable(f"{error.filename or folder}: {error.strerror}: no report") from None
     finally:
         with suppress(OSError):
-            folder.rmdir()  # configfs removes the attributes with the folder
+            attributes.remove(folder)
 
 
-def _request(folder: Path, data: bytes, privilege_level: int | None) -> Evidence:
+def _request(attributes: Attributes, folder: Path, data: bytes, privilege_level: int | None) -> Evidence:
     for _ in range(_ATTEMPTS):
-        before = _number(folder / "generation")
+        before = _number(attributes, folder / "generation")
         writes = 1
         if privilege_level is not None:
-            _check_privilege_level(folder, privilege_level)
-            _write(folder / "privlevel", str(privilege_level).encode("ascii"))
+            _check_privilege_level(attributes, folder, privilege_level)
+            attributes.write(folder / "privlevel", str(privilege_level).encode("ascii"))
             writes += 1
-        _write(folder / "inblob", data)
-        report = _read(folder / "outblob")
-        auxiliary = _read(folder / "auxblob") if (folder / "auxblob").exists() else b""
-        provider = _read(folder / "provider").decode("ascii", "replace")
+        attributes.write(folder / "inblob", data)
+        report = attributes.read(folder / "outblob")
+        table = folder / "auxblob"
+        auxiliary = attributes.read(table) if attributes.exists(table) else b""
+        provider = attributes.read(folder / "provider").decode("ascii", "replace")
         if not _PROVIDER.fullmatch(provider):
             raise EvidenceUnavailable(f"{folder / 'provider'}: not the name of a format: {provider!r}")
         # Every write of an option counts, and if others than ours were counted, the report may be another's.
-        if _number(folder / "generation") != before + writes:
+        if _number(attributes, folder / "generation") != before + writes:
             continue
         if not report:
             raise EvidenceUnavailable(f"{folder / 'outblob'}: the report is empty")
@@ -130,17 +178,17 @@ def _request(folder: Path, data: bytes, privilege_level: int | None) -> Evidence
     )
 
 
-def _check_privilege_level(folder: Path, level: int) -> None:
-    if not (folder / "privlevel").exists():
+def _check_privilege_level(attributes: Attributes, folder: Path, level: int) -> None:
+    if not attributes.exists(folder / "privlevel"):
         raise ValueError("the provider of reports has no privilege levels")
-    floor = _number(folder / "privlevel_floor")
+    floor = _number(attributes, folder / "privlevel_floor")
     if level < floor:
-        raise ValueError(
-            f"the privilege level must be at least {floor}, which this system runs at, not {level}"
-        )
+        raise ValueError(f"this system runs at privilege level {floor}, so that {level} cannot be had")
 
 
-def extend_rtmr(index: int, digest: bytes, *, root: PathLike = MEASUREMENTS) -> bytes:
+def extend_rtmr(
+    index: int, digest: bytes, *, root: PathLike = MEASUREMENTS, attributes: Attributes = _FILES
+) -> bytes:
     """Extend a run-time measurement register of TDX with 48 bytes, and return its new value.
 
     A register then holds SHA-384 of its old value and what it was extended with. Firmware and boot loaders
@@ -157,15 +205,15 @@ def extend_rtmr(index: int, digest: bytes, *, root: PathLike = MEASUREMENTS) -> 
             f"a register is extended with {RTMR_SIZE} bytes, a SHA-384 digest, not {len(digest)}"
         )
     register = Path(root) / f"rtmr{index}:sha384"
-    if not register.exists():
+    if not attributes.exists(register):
         raise EvidenceUnavailable(
             f"{register} does not exist: this machine is no TDX guest, or its kernel has no measurement "
             "registers in sysfs (Linux 6.16)"
         )
     try:
-        before = _read(register)
-        _write(register, digest)
-        after = _read(register)
+        before = attributes.read(register)
+        attributes.write(register, digest)
+        after = attributes.read(register)
     except OSError as error:
         raise EvidenceUnavailable(f"{register}: {error.strerror}: not extended") from None
     if after != hashlib.sha384(before + digest).digest():
@@ -173,35 +221,8 @@ def extend_rtmr(index: int, digest: bytes, *, root: PathLike = MEASUREMENTS) -> 
     return after
 
 
-def _read(path: Path) -> bytes:
-    """The content of an attribute. Its size is not known before it is read, and it is read in one call as
-    far as the kernel gives it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts, size = [], 0
-        while part := os.read(descriptor, MAX_BLOB + 1 - size):
-            parts.append(part)
-            size += len(part)
-            if size > MAX_BLOB:
-                raise EvidenceUnavailable(f"{path}: more than {MAX_BLOB} bytes")
-        return b"".join(parts)
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """One call, because the kernel takes the whole value or refuses it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        written = os.write(descriptor, data)
-    finally:
-        os.close(descriptor)
-    if written != len(data):
-        raise EvidenceUnavailable(f"{path}: the kernel took {written} of {len(data)} bytes")
-
-
-def _number(path: Path) -> int:
-    text = _read(path).decode("ascii", "replace")
+def _number(attributes: Attributes, path: Path) -> int:
+    text = attributes.read(path).decode("ascii", "replace")
     if not _NUMBER.fullmatch(text):
         raise EvidenceUnavailable(f"{path}: not a number: {text[:40]!r}")
     return int(text)
