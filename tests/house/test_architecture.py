@@ -45,7 +45,7 @@ API = {"batch", "crc", "eager", "emulation", "files", "hashing", "kdf", "lthash"
 BASE = {"errors", "output_files", "remote_files", "strict_json", "_version"}
 ENTRANCES = {"integrity_triton", "integrity_triton.__main__"}
 VENDOR = re.compile(r"cuda|nvidia|hip|rocm|amd|xpu|intel", re.IGNORECASE)
-VENDOR_FILES = {"cuda.py", "hip.py", "xpu.py"}
+VENDOR_FILES = {"cuda.py", "hip.py", "xpu.py", "sev_snp.py", "tdx.py"}
 # The file of ahead-of-time compiling names its targets, and so do the emulators of vendors' code.
 VENDOR_FOLDERS = {"aot", "opencl", "ptx", "amdgcn"}
 

@@ -16,7 +16,7 @@ from ..regular_files import read_regular
 from .errors import AttestationError
 
 MAX_CERTIFICATE = 16 << 10
-"""Bytes of one certificate in DER. Those of AMD and Intel have less than 2 KiB."""
+"""Bytes of one certificate in DER. Those of the vendors have less than 2 KiB."""
 MAX_CERTIFICATES = 16
 """How many certificates one piece of evidence may bring."""
 MAX_FILE = 256 << 10

@@ -109,7 +109,7 @@ class Statement:
     resident: Resident | None = None
     guard: GuardState | None = None
     tokens: Mapping[str, bytes] = field(default_factory=dict)
-    """SHA-256 of tokens with evidence of other devices, by a label such as ``nvidia-gpu``."""
+    """SHA-256 of tokens with evidence of other devices, by a label such as ``gpu``."""
 
     def __post_init__(self) -> None:
         check_nonce(self.nonce)
