@@ -17,12 +17,9 @@ class RankTimeout(DistributedError, TimeoutError):
     ``ranks`` are their numbers in the group.
     """
 
-    def __init__(self, message: str, ranks: Sequence[int]) -> None:
+    def __init__(self, message: str, ranks: Sequence[int] = ()) -> None:
         super().__init__(message)
         self.ranks = tuple(ranks)
-
-    def __reduce__(self) -> tuple[type[RankTimeout], tuple[str, tuple[int, ...]]]:
-        return RankTimeout, (str(self), self.ranks)
 
 
 class ReplicaMismatch(IntegrityError):
