@@ -2,9 +2,10 @@
 
 A signature is a Sigstore bundle around a DSSE envelope around an in-toto statement whose predicate,
 ``https://model_signing/signature/v1.0``, lists a digest for every file or shard of a model folder.
-The stock package ``model_signing`` verifies the signatures that :func:`sign` makes, and :func:`verify`
-verifies those that the stock package makes with an elliptic-curve key. ``docs/guide/signing.md`` says
-which form to choose, and what becomes of links and other things in a folder.
+The signer has an elliptic-curve key in a file or in a PKCS #11 token, with or without certificates;
+:func:`verify` also takes signatures that were made with Sigstore. ``docs/guide/signing.md`` says which form
+to choose, which of them the stock package ``model_signing`` reads and writes, and what becomes of links and
+other things in a folder.
 
 Needs the ``signing`` extra.
 """
@@ -18,6 +19,7 @@ import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -38,14 +40,25 @@ try:
         GIT_PATHS,
         LARGEST_SHARD,
         SignatureFormatError,
+        Signer,
         Statement,
+        Verifier,
         make_bundle,
         make_payload,
+        parse_bundle,
         parse_statement,
-        shard_algorithm,
-        signed_payload,
+        stock_label,
         supported_hashes,
     )
+    from .oms_signers import (
+        CertificateSigner,
+        CertificateVerifier,
+        FileKey,
+        KeySigner,
+        KeyVerifier,
+        PrivateKey,
+    )
+    from .signing_certificates import load_certificates
     from .signing_keys import load_private_key, load_public_key
 except ImportError as error:
     raise ImportError(
@@ -117,8 +130,6 @@ class HashingConfig(model_signing.hashing.Config):
             raise ValueError(f"the OMS method is 'files' or 'shards', not {method!r}")
         if method == "files" and shard_size is not None:
             raise ValueError("shard_size is for the method 'shards'")
-        if method == "shards" and algorithm == "blake3":
-            raise ValueError("OMS has shards only for sequential hashes; use 'files' with blake3")
         size = _DEFAULT_SHARD_SIZE if shard_size is None else shard_size
         if isinstance(size, bool) or not isinstance(size, int):
             raise TypeError(f"shard_size must be int, not {type(size).__name__}")
@@ -159,7 +170,7 @@ class HashingConfig(model_signing.hashing.Config):
         for name in sorted((only or set()) - tree.files.keys() - tree.refused.keys()):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.join(model, name))
         self._check_signable(model, tree, digests)
-        label = shard_algorithm(self._algorithm, self._shard_size)
+        label = stock_label(self._algorithm, self._shard_size)
         items: list[ManifestItem] = []
         for name, resources in digests.items():
             path = pathlib.PurePosixPath(name)
@@ -330,26 +341,37 @@ def sign(
     folder: PathLike,
     signature_path: PathLike,
     *,
-    private_key: PathLike,
+    private_key: PathLike | None = None,
+    pkcs11_uri: str | None = None,
+    certificate: PathLike | None = None,
+    certificate_chain: Iterable[PathLike] = (),
     method: str = "files",
     algorithm: str = "blake3",
     shard_size: int | None = None,
     password: str | None = None,
     ignore_paths: Iterable[PathLike] = (),
     allow_symlinks: bool = False,
+    for_stock: bool = False,
     backend: str | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Sign a model folder (or one file) with an elliptic-curve key, offline.
 
-    ``private_key`` is a PEM file. ``ignore_paths`` are relative to ``folder``; git's own files and the
-    signature itself are always ignored. ``allow_symlinks`` is as for :class:`HashingConfig`.
+    The key is ``private_key``, a PEM file, or ``pkcs11_uri``, a key in a PKCS #11 token (RFC 7512).
+    ``password`` is that of the file, or the PIN of the token. With ``certificate``, the signature has this
+    certificate of the key in place of the key's hint, and those of the files ``certificate_chain``, from its
+    issuer upwards.
 
-    Raises ValueError for a key, method, algorithm, shard size or ignored path that cannot be used, for a file
-    name with a colon if the method is "shards", because the stock package could not verify it, and if the
-    signature would replace a file of the model or one that is not a signature; OSError for a file that cannot
-    be read or written. Both come before anything is hashed. Raises as :meth:`HashingConfig.hash` does for the
-    model, and ValueError for a file of weights that only holds their place, such as a Git LFS pointer.
+    ``ignore_paths`` are relative to ``folder``; git's own files and the signature itself are always ignored.
+    ``allow_symlinks`` is as for :class:`HashingConfig`. ``for_stock`` deviates from the specification where
+    model_signing 1.1.1 does: in the name of a shard's hash, and in that of a model which is one file.
+
+    Raises ValueError for a key, certificate, method, algorithm, shard size or ignored path that cannot be
+    used, for a file name with a colon that model_signing 1.1.1 cannot read if the signature is ``for_stock``
+    and the method "shards", and if the signature would replace a file of the model or one that is not a
+    signature; OSError for a file that cannot be read or written. Both come before anything is hashed. Raises
+    as :meth:`HashingConfig.hash` does for the model, and ValueError for a file of weights that only holds
+    their place, such as a Git LFS pointer.
     """
     model = os.fspath(local_path(folder))
     config = HashingConfig(
@@ -365,9 +387,9 @@ def sign(
     for path in ignored:
         _check_utf8(model, path)
     config.set_ignored_paths(paths=ignored)
-    key = load_private_key(private_key, password)
+    signer = _signer(private_key, pkcs11_uri, password, certificate, certificate_chain)
     listed = read_tree(model, ignored=frozenset(config._ignored(model)), allow_symlinks=allow_symlinks)
-    if method == "shards":
+    if method == "shards" and for_stock:
         _check_shard_names(model, listed)
     check_output_file(signature_path, inputs=[file.path for file in listed.files.values()])
     _check_replaced(pathlib.Path(signature_path), in_model=bool(within))
@@ -379,16 +401,58 @@ def sign(
                 f"{model}: {shown(name)} is {kind}; what it stands for would not be signed, and ignore_paths "
                 "(--ignore-path) leaves it out"
             )
-    statement = Statement(
+    statement = _statement(model, config, tree, digests, for_stock=for_stock)
+    payload = make_payload(_name_of(model), statement, for_stock=for_stock)
+    write_file(signature_path, make_bundle(payload, signer))
+
+
+def _signer(
+    private_key: PathLike | None,
+    pkcs11_uri: str | None,
+    password: str | None,
+    certificate: PathLike | None,
+    certificate_chain: Iterable[PathLike],
+) -> Signer:
+    if (private_key is None) == (pkcs11_uri is None):
+        raise ValueError("a signature needs one key: private_key (--key) or pkcs11_uri (--pkcs11-uri)")
+    key: PrivateKey
+    if pkcs11_uri is not None:
+        from .signing_pkcs11 import TokenKey
+
+        key = TokenKey(pkcs11_uri, password)
+    else:
+        assert private_key is not None
+        key = FileKey(load_private_key(private_key, password))
+    issuers = load_certificates(certificate_chain)
+    if certificate is None:
+        if issuers:
+            raise ValueError(
+                "a certificate chain needs the certificate of the key: certificate (--signing-certificate)"
+            )
+        return KeySigner(key)
+    own = load_certificates([certificate])
+    try:
+        return CertificateSigner(key, own[0], [*own[1:], *issuers])
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(certificate)}: {error}") from None
+
+
+def _statement(
+    model: str, config: HashingConfig, tree: ModelTree, digests: _Digests, *, for_stock: bool = False
+) -> Statement:
+    """What a signature of a model states."""
+    method = config._method
+    if not for_stock and SINGLE_FILE in digests:  # section 6.1.2 names a single file, and stock does not
+        digests = {_name_of(model): digests[SINGLE_FILE]}
+    return Statement(
         method=method,
-        algorithm=algorithm,
+        algorithm=config._algorithm,
         shard_size=config._shard_size,
-        allow_symlinks=allow_symlinks,
+        allow_symlinks=config._allow_symlinks,
         ignore_paths=tuple(config._ignored(model)),
         digests=dict(chain.from_iterable(file.items() for file in _resources(method, digests).values())),
         empty_files=_empty(tree) if method == "shards" else None,
     )
-    write_file(signature_path, make_bundle(make_payload(_name_of(model), statement), key))
 
 
 def _standing_in(file: ModelFile) -> str | None:
@@ -402,7 +466,7 @@ def _check_shard_names(model: str, tree: ModelTree) -> None:
     """Raise ValueError for a name that the stock package cannot tell from the rest of a shard's name."""
     for name in sorted(name for name, file in tree.files.items() if ":" in name and file.size):
         raise ValueError(
-            f"{model}: {shown(name)} has a colon in its name, so that model_signing cannot verify a "
+            f"{model}: {shown(name)} has a colon in its name, so that model_signing 1.1.1 cannot verify a "
             "signature of its shards; use the method 'files', rename the file, or leave it out with "
             "ignore_paths (--ignore-path)"
         )
@@ -477,14 +541,24 @@ def verify(
     folder: PathLike,
     signature_path: PathLike,
     *,
-    public_key: PathLike,
+    public_key: PathLike | None = None,
+    certificate_chain: Iterable[PathLike] = (),
+    at: datetime | None = None,
+    trusted_root: PathLike | None = None,
+    identity: str | None = None,
+    identity_provider: str | None = None,
     ignore_paths: Iterable[PathLike] = (),
     ignore_unsigned_files: bool = False,
     allow_symlinks: bool = False,
     backend: str | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Verify a model folder against its signature and the signer's public key.
+    """Verify a model folder against its signature and the signer whom the caller trusts, offline.
+
+    The signer is trusted by one of: ``public_key``, a PEM file; ``certificate_chain``, PEM files of trusted
+    certificates, to one of which the signer's certificate must lead, where all have to be valid at the time
+    ``at`` (with a time zone; default now); or ``trusted_root``, a file of Sigstore's, with the ``identity``
+    of the signer and its ``identity_provider``.
 
     The signature says how the model was hashed and which paths were ignored. ``ignore_paths`` adds to these
     paths. ``ignore_unsigned_files`` permits anything that the signature does not list; with shards that
@@ -492,15 +566,17 @@ def verify(
     ``allow_symlinks`` follows links as :class:`HashingConfig` does, even if the signer did not. This verifies
     a model in a Hugging Face cache that was signed as a folder of files.
 
-    Raises IntegrityError, which names the files, if another key made the signature, the model is not the
-    one that was signed or it changes meanwhile; SignatureFormatError (a ValueError) for a malformed or
-    unsupported signature, and for one of nothing; ValueError for a key or ignored path that cannot be used;
-    and OSError for a file or folder that cannot be read.
+    Raises IntegrityError, which names the files, if another key made the signature, the signer is not
+    trusted, the model is not the one that was signed or it changes meanwhile; SignatureFormatError (a
+    ValueError) for a malformed or unsupported signature, for one of another signing method, and for one of
+    nothing; ValueError for a key, certificate, trusted root or ignored path that cannot be used, and unless
+    the signer is trusted by exactly one of the three; and OSError for a file or folder that cannot be read.
     """
     model = os.fspath(local_path(folder))
     given = _given_ignored(ignore_paths)
-    key = load_public_key(public_key)
-    statement = read_signature(signature_path, key)
+    trusted = tuple(certificate_chain)
+    verifier = _verifier(public_key, trusted, at, trusted_root, identity, identity_provider)
+    statement = read_signature(signature_path, verifier)
     config = HashingConfig(
         statement.method,
         statement.algorithm,
@@ -535,15 +611,48 @@ def verify(
         raise IntegrityError(f"the model is not the one that was signed; {differences}")
 
 
-def read_signature(path: PathLike, key: ec.EllipticCurvePublicKey) -> Statement:
-    """What a signature says, if ``key`` made it. Raises as :func:`verify` does; nothing of the model is
-    read."""
+def _verifier(
+    public_key: PathLike | None,
+    certificate_chain: Collection[PathLike],
+    at: datetime | None,
+    trusted_root: PathLike | None,
+    identity: str | None,
+    identity_provider: str | None,
+) -> Verifier:
+    if [public_key is not None, bool(certificate_chain), trusted_root is not None].count(True) != 1:
+        raise ValueError(
+            "a signature is verified with one of public_key (--key), certificate_chain (--certificate-chain) "
+            "and trusted_root (--trusted-root)"
+        )
+    if at is not None and not certificate_chain:
+        raise ValueError("a time of validity is for certificates: at (--at)")
+    if trusted_root is None and (identity is not None or identity_provider is not None):
+        raise ValueError("an identity is for Sigstore: give its trusted root, trusted_root (--trusted-root)")
+    if public_key is not None:
+        return KeyVerifier(load_public_key(public_key))
+    if trusted_root is None:
+        return CertificateVerifier(load_certificates(certificate_chain), at)
+    if identity is None or identity_provider is None:
+        raise ValueError(
+            "a Sigstore signature is verified with the signer's identity (--identity) and its "
+            "identity_provider (--identity-provider)"
+        )
+    from .oms_sigstore import SigstoreVerifier
+
+    return SigstoreVerifier(trusted_root, identity, identity_provider)
+
+
+def read_signature(path: PathLike, verifier: Verifier) -> Statement:
+    """What a signature says, if ``verifier`` trusts it. Raises as :func:`verify` does; nothing of the model
+    is read."""
     try:
         data = read_regular(path, MAX_SIGNATURE_SIZE, "a signature")
     except ValueError as error:
         raise SignatureFormatError(str(error)) from None
     try:
-        return parse_statement(signed_payload(data, key))
+        bundle = parse_bundle(data)
+        verifier.verify(bundle)
+        return parse_statement(bundle.payload)
     except (SignatureFormatError, IntegrityError) as error:
         raise type(error)(f"{os.fspath(path)}: {error}") from None
 

@@ -1,7 +1,8 @@
 """The signature of OpenSSF Model Signing 1.0 as a file: what it states, and how that is written and read.
 
 A Sigstore bundle holds a DSSE envelope, which holds an in-toto statement. What is read is untrusted: the
-signature over the statement is verified before any byte of the statement is parsed.
+signature over the statement is verified before any byte of the statement is parsed. Sections are those of
+``spec/v1.0.md`` in ossf/model-signing-spec, of 15 May 2026.
 """
 
 from __future__ import annotations
@@ -15,21 +16,23 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
+from typing import Any, Protocol
 
 from .. import algorithms
-from ..errors import IntegrityError, IntegrityTritonError
+from ..errors import IntegrityTritonError
 from ..strict_json import parse_object, shown
 from .dsse import IN_TOTO, pre_authentication_encoding
 from .file_kinds import JSON, mistaken_for
 from .model_tree import SINGLE_FILE
-from .signing_keys import key_hint, signature_algorithm
 
 LARGEST_SHARD = (1 << 63) - 1
 """Bytes."""
+
+MAX_CERTIFICATES = 16
+"""How many certificates a bundle may have."""
+
+MAX_CERTIFICATE_SIZE = 64 << 10
+"""Bytes of one certificate in a bundle."""
 
 GIT_PATHS = (".git", ".gitattributes", ".github", ".gitignore")
 """What OMS leaves out of every model (section 6.2)."""
@@ -39,10 +42,11 @@ _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 _BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 # The types of versions 0.1 to 0.3; version 0.3 has two spellings.
 _BUNDLE_TYPES = re.compile(r"application/vnd\.dev\.sigstore\.bundle(\+json;version=0\.[123]|\.v0\.3\+json)")
-_KEY_MATERIAL = ("publicKey", "certificate", "x509CertificateChain")
+# The member of the verification material that each signing method of section 4.1 has.
+_METHODS = {"publicKey": "key", "x509CertificateChain": "certificate", "certificate": "sigstore"}
 # OMS's name of a hash, which is also its name here, and the size of its digests in bytes.
 _DIGEST_SIZES = {"sha256": 32, "blake2b": 64, "blake3": 32}
-_SHARD_NAME = re.compile(r"(?P<path>.+):(?P<start>0|[1-9][0-9]*):(?P<end>[1-9][0-9]*)\Z", re.DOTALL)
+_SHARD_NAME = re.compile(r"(?P<path>.+):(?P<start>0|[1-9][0-9]{0,18}):(?P<end>[1-9][0-9]{0,18})\Z", re.DOTALL)
 _EMPTY_FILES = "integrity_triton:empty_files"
 
 
@@ -56,9 +60,9 @@ def supported_hashes() -> list[str]:
     return [name for name in _DIGEST_SIZES if name in secure]
 
 
-def shard_algorithm(algorithm: str, shard_size: int | None) -> str:
-    """The name of a resource's hash, as model_signing 1.1.1 writes it. For shards, the specification has only
-    the hash's own name."""
+def stock_label(algorithm: str, shard_size: int | None) -> str:
+    """The name of a resource's hash as model_signing 1.1.1 writes it. The specification (section 6.3.2) has
+    only the hash's own name, for shards as for files."""
     return algorithm if shard_size is None else f"{algorithm}-sharded-{shard_size}"
 
 
@@ -80,6 +84,11 @@ class Statement:
     ignore_paths: tuple[str, ...]
     digests: Mapping[str, str]
     empty_files: tuple[str, ...] | None = None
+
+    @property
+    def root(self) -> str:
+        """SHA-256 over the digests in the order of the specification, in hexadecimal (section 6.5.1)."""
+        return _root(digest for _, digest in sorted(self.digests.items()))
 
     @property
     def files(self) -> dict[str, dict[str, str]]:
@@ -106,8 +115,49 @@ def file_of(method: str, resource: str) -> str:
     return path
 
 
-def make_payload(model_name: str, statement: Statement) -> bytes:
-    """The in-toto statement as JSON. Resources are in the order of their names as text (section 5.2.1)."""
+@dataclass(frozen=True)
+class Bundle:
+    """A signature that was parsed and not verified.
+
+    ``method`` is the signing method of section 4.1, "key", "certificate" or "sigstore", and ``material`` is
+    what the bundle says about the signer. ``data`` is the bundle as it was read.
+    """
+
+    method: str
+    material: Mapping[str, Any]
+    payload: bytes
+    signature: bytes
+    data: bytes
+
+    @property
+    def message(self) -> bytes:
+        """What the signature covers."""
+        return pre_authentication_encoding(IN_TOTO, self.payload)
+
+
+class Signer(Protocol):
+    """What makes signatures: a key, or a key with its certificates."""
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of a message, as ECDSA in DER."""
+
+    def material(self) -> dict[str, Any]:
+        """The verification material of the bundle."""
+
+
+class Verifier(Protocol):
+    """What decides whether a signature is to be trusted."""
+
+    def verify(self, bundle: Bundle) -> None:
+        """Raises IntegrityError unless a trusted signer signed the payload of ``bundle``, and
+        SignatureFormatError for a bundle that is malformed or of another signing method."""
+
+
+def make_payload(model_name: str, statement: Statement, *, for_stock: bool = False) -> bytes:
+    """The in-toto statement as JSON. Resources are in the order of their names as text (section 5.2.1).
+
+    ``for_stock`` gives the hash of a shard the name that model_signing 1.1.1 expects.
+    """
     form: dict[str, Any] = {
         "method": statement.method,
         "hash_type": statement.algorithm,
@@ -116,42 +166,42 @@ def make_payload(model_name: str, statement: Statement) -> bytes:
     }
     if statement.shard_size is not None:
         form["shard_size"] = statement.shard_size
-    label = shard_algorithm(statement.algorithm, statement.shard_size)
-    digests = sorted(statement.digests.items())
+    label = stock_label(statement.algorithm, statement.shard_size) if for_stock else statement.algorithm
     resources: list[dict[str, Any]] = [
-        {"name": name, "algorithm": label, "digest": digest} for name, digest in digests
+        {"name": name, "algorithm": label, "digest": digest}
+        for name, digest in sorted(statement.digests.items())
     ]
     if statement.empty_files is not None:
         # The only place that the specification's schemas leave open, and that every verifier must ignore.
         resources[0]["annotations"] = {_EMPTY_FILES: list(statement.empty_files)}
-    subject = {"name": model_name, "digest": {"sha256": _root(digest for _, digest in digests)}}
     members = {
         "_type": _STATEMENT_TYPE,
-        "subject": [subject],
+        "subject": [{"name": model_name, "digest": {"sha256": statement.root}}],
         "predicateType": _PREDICATE_TYPE,
         "predicate": {"serialization": form, "resources": resources},
     }
     return json.dumps(members, separators=(",", ":")).encode("ascii")
 
 
-def make_bundle(payload: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
+def make_bundle(payload: bytes, signer: Signer) -> bytes:
     """Sign a payload. The bundle is JSON."""
-    signature = key.sign(pre_authentication_encoding(IN_TOTO, payload), signature_algorithm(key))
+    signature = signer.sign(pre_authentication_encoding(IN_TOTO, payload))
     envelope = {
         "payload": base64.b64encode(payload).decode("ascii"),
         "payloadType": IN_TOTO,
         "signatures": [{"sig": base64.b64encode(signature).decode("ascii"), "keyid": ""}],
     }
-    material = {"publicKey": {"hint": key_hint(key.public_key())}, "tlogEntries": []}
-    bundle = {"mediaType": _BUNDLE_TYPE, "verificationMaterial": material, "dsseEnvelope": envelope}
+    bundle = {
+        "mediaType": _BUNDLE_TYPE,
+        "verificationMaterial": signer.material(),
+        "dsseEnvelope": envelope,
+    }
     return json.dumps(bundle).encode("ascii")
 
 
-def signed_payload(data: bytes, key: ec.EllipticCurvePublicKey) -> bytes:
-    """The payload of a bundle, after its signature was verified.
-
-    Raises SignatureFormatError for a malformed bundle, and IntegrityError if ``key`` did not sign it.
-    """
+def parse_bundle(data: bytes) -> Bundle:
+    """Parse a bundle as section 8.1 demands, without verifying it. Raises SignatureFormatError if it is
+    malformed or of a type that is not supported."""
     bundle = _parse(data)
     media_type = _member(bundle, "mediaType", str)
     if not _BUNDLE_TYPES.fullmatch(media_type):
@@ -159,15 +209,18 @@ def signed_payload(data: bytes, key: ec.EllipticCurvePublicKey) -> bytes:
             f"mediaType is {shown(media_type)}, not that of a Sigstore bundle of a version up to 0.3"
         )
     material = _member(bundle, "verificationMaterial", dict)
-    if len(given := [name for name in _KEY_MATERIAL if name in material]) > 1:
-        raise SignatureFormatError(f"verificationMaterial may have only one of {', '.join(given)}")
-    if "publicKey" not in material:
+    given = [name for name in _METHODS if name in material]
+    if len(given) != 1:
+        number = "only one of" if given else "one of"
+        raise SignatureFormatError(f"verificationMaterial must have {number} {', '.join(_METHODS)}")
+    method = _METHODS[given[0]]
+    _member(material, given[0], dict)
+    if method == "sigstore" and not _member(material, "tlogEntries", list):
         raise SignatureFormatError(
-            "signed with a certificate or Sigstore, not with a key; verify it with model_signing"
+            "a signature made with Sigstore must have an entry of a transparency log in 'tlogEntries'"
         )
-    hint = _member(material, "publicKey", dict).get("hint")
-    if hint and hint != key_hint(key):
-        raise IntegrityError("the model was signed with another key")
+    if "dsseEnvelope" not in bundle and "messageSignature" in bundle:
+        raise SignatureFormatError("the bundle signs a message, not a statement in a DSSE envelope")
     envelope = _member(bundle, "dsseEnvelope", dict)
     if _member(envelope, "payloadType", str) != IN_TOTO:
         raise SignatureFormatError(f"the envelope's payload type must be {IN_TOTO}")
@@ -176,11 +229,29 @@ def signed_payload(data: bytes, key: ec.EllipticCurvePublicKey) -> bytes:
     if len(signatures) != 1 or not isinstance(signatures[0], dict):
         raise SignatureFormatError("the envelope must have exactly one signature")
     signature = _base64(_member(signatures[0], "sig", str), "signature")
-    try:
-        key.verify(signature, pre_authentication_encoding(IN_TOTO, payload), signature_algorithm(key))
-    except InvalidSignature:
-        raise IntegrityError("the signature is not valid for this key") from None
-    return payload
+    return Bundle(method, material, payload, signature, data)
+
+
+def certificate_chain(bundle: Bundle) -> list[bytes]:
+    """The certificates in a bundle of the signing method "certificate", in DER, that of the signer first.
+    Raises SignatureFormatError if there is none, if there are more than ``MAX_CERTIFICATES``, and if one is
+    larger than ``MAX_CERTIFICATE_SIZE``."""
+    listed = _member(_member(bundle.material, "x509CertificateChain", dict), "certificates", list)
+    if not 1 <= len(listed) <= MAX_CERTIFICATES:
+        raise SignatureFormatError(
+            f"a certificate chain has from 1 to {MAX_CERTIFICATES} certificates, not {len(listed)}"
+        )
+    found = []
+    for entry in listed:
+        if not isinstance(entry, dict):
+            raise SignatureFormatError("a certificate of the chain must be an object")
+        certificate = _base64(_member(entry, "rawBytes", str), "certificate")
+        if len(certificate) > MAX_CERTIFICATE_SIZE:
+            raise SignatureFormatError(
+                f"a certificate has {len(certificate)} bytes; at most {MAX_CERTIFICATE_SIZE} are allowed"
+            )
+        found.append(certificate)
+    return found
 
 
 def parse_statement(payload: bytes) -> Statement:
@@ -207,8 +278,8 @@ def parse_statement(payload: bytes) -> Statement:
             f"hash {shown(algorithm)} is not supported, only {', '.join(supported_hashes())}"
         )
     shard_size = _shard_size(form) if method == "shards" else None
-    if method == "shards" and algorithms.get(algorithm).parallel:
-        raise SignatureFormatError(f"shards of {algorithm} are not supported")
+    if method == "files" and "shard_size" in form:
+        raise SignatureFormatError("shard_size must be absent when the method is 'files'")
     resources = _member(predicate, "resources", list)
     digests = _parse_resources(resources, algorithm, shard_size)
     if not digests:
@@ -263,7 +334,7 @@ def _shard_size(form: Mapping[str, Any]) -> int:
 
 
 def _parse_resources(resources: list[Any], algorithm: str, shard_size: int | None) -> dict[str, str]:
-    names = {algorithm, shard_algorithm(algorithm, shard_size)}
+    names = {algorithm, stock_label(algorithm, shard_size)}
     if shard_size is not None:
         names.add(f"{algorithm}-sharded-{float(shard_size)}")
     length = 2 * _DIGEST_SIZES[algorithm]
@@ -279,10 +350,21 @@ def _parse_resources(resources: list[Any], algorithm: str, shard_size: int | Non
             raise SignatureFormatError(
                 f"resource {shown(name)} has a digest of another hash than {algorithm}"
             )
+        if shard_size is not None and not _is_shard(name, shard_size):
+            raise SignatureFormatError(f"resource {shown(name)} is not a shard of {shard_size} bytes")
         if not re.fullmatch(rf"[0-9a-f]{{{length}}}", digest):
             raise SignatureFormatError(f"resource {shown(name)}: not a {algorithm} digest in hexadecimal")
         digests[name] = digest
     return digests
+
+
+def _is_shard(name: str, shard_size: int) -> bool:
+    """Whether a name is one that a shard of this size can have, which only the last of a file may be less."""
+    match = _SHARD_NAME.match(name)
+    if match is None:
+        raise SignatureFormatError(f"shard {shown(name)} is not named path:start:end")
+    start, end = int(match["start"]), int(match["end"])
+    return start % shard_size == 0 and start < end <= start + shard_size
 
 
 def _parse_empty_files(resource: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -299,13 +381,14 @@ def _parse_empty_files(resource: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _parse_ignored(form: Mapping[str, Any], files: Collection[str]) -> tuple[str, ...]:
-    """The ignored paths in their shortest form.
+    """The ignored paths in their shortest form, which always include those of git (section 6.2.1).
 
-    A signature from before they were recorded implies git's (section 11.2), unless such a file is signed.
+    A path of git is not ignored if a file of it is signed, which model_signing does on request.
     """
+    tops = {name.split("/")[0] for name in files}
+    implied = [path for path in GIT_PATHS if path not in tops]
     if "ignore_paths" not in form:
-        tops = {name.split("/")[0] for name in files}
-        return tuple(path for path in GIT_PATHS if path not in tops)
+        return tuple(implied)
     ignored = form["ignore_paths"]
     if not isinstance(ignored, list) or not all(isinstance(path, str) for path in ignored):
         raise SignatureFormatError("ignore_paths must be a list of strings")
@@ -314,4 +397,4 @@ def _parse_ignored(form: Mapping[str, Any], files: Collection[str]) -> tuple[str
             raise SignatureFormatError(f"ignored path {shown(path)} leaves the model folder")
         if not PurePosixPath(path).parts:
             raise SignatureFormatError(f"ignored path {shown(path)} is the whole folder: nothing is signed")
-    return tuple(str(PurePosixPath(path)) for path in ignored)
+    return tuple(dict.fromkeys([*(str(PurePosixPath(path)) for path in ignored), *implied]))

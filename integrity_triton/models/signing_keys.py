@@ -35,7 +35,12 @@ _KEY_TYPES: tuple[tuple[tuple[type, ...], str], ...] = (
 
 def signature_algorithm(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey) -> ec.ECDSA:
     """ECDSA with the hash that OMS pairs with the key's curve."""
-    return ec.ECDSA(_CURVE_HASHES[key.curve.name])
+    return ec.ECDSA(curve_hash(key))
+
+
+def curve_hash(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey) -> hashes.HashAlgorithm:
+    """The hash that OMS pairs with the key's curve."""
+    return _CURVE_HASHES[key.curve.name]
 
 
 def key_hint(key: ec.EllipticCurvePublicKey) -> str:

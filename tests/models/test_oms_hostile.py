@@ -217,7 +217,7 @@ def test_an_empty_file_that_stock_signed_by_shards(model, signed):
 
 def test_stock_verifies_shards_and_their_empty_files_without_being_told_the_size(model, signed):
     (model / "empty").touch()
-    signed.sign(model, **SHARDS)
+    signed.sign(model, **SHARDS, for_stock=True)
     signed.stock_verify(model)
 
 
@@ -454,11 +454,17 @@ def test_a_link_that_leads_to_the_signature_is_not_signed(model, signed):
 
 def test_shards_with_colons_in_their_names(model, signed):
     (model / "col:0:4").write_bytes(b"")
-    signed.sign(model, **SHARDS)  # an empty file has no shard
+    signed.sign(model, **SHARDS, for_stock=True)  # an empty file has no shard
     signed.stock_verify(model)
     (model / "col:0:4").write_bytes(b"data")
     with pytest.raises(ValueError, match=r"'col:0:4' has a colon in its name.*use the method 'files'"):
-        signed.sign(model, **SHARDS)
+        signed.sign(model, **SHARDS, for_stock=True)
+    signed.sign(model, **SHARDS)  # the specification takes the last two numbers of a name
+    assert "col:0:4:0:4" in {r["name"] for r in signed.statement["predicate"]["resources"]}
+    signed.verify(model)
+    (model / "col:0:4").write_bytes(b"dato")
+    with pytest.raises(it.IntegrityError, match="changed: 'col:0:4'"):
+        signed.verify(model)
     signed.sign(model)
     signed.stock_verify(model)
     signed.sign(model, **SHARDS, ignore_paths=["col:0:4"])
@@ -796,7 +802,7 @@ def test_a_signature_without_ignored_paths_implies_gits(model, signed):
 @METHODS
 def test_a_single_file_under_either_name(model, signed, form):
     file = model / "weights.bin"
-    signed.sign(file, **form)
+    signed.sign(file, **form, for_stock=True)
     signed.verify(file)
     signed.stock_verify(file)
     config = oms.HashingConfig(**form)

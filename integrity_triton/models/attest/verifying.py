@@ -349,11 +349,10 @@ def oms_root(signature: str | os.PathLike[str], public_key: str | os.PathLike[st
 
     Raises IntegrityError if the key did not sign it, ValueError for what is malformed, and OSError.
     """
-    from ..oms_bundle import parse_statement, signed_payload
-    from ..regular_files import read_regular
+    from ..oms import read_signature
+    from ..oms_signers import KeyVerifier
     from ..signing_keys import load_public_key
 
-    data = read_regular(signature, 256 << 20, "a signature")
-    listed = parse_statement(signed_payload(data, load_public_key(public_key)))
+    listed = read_signature(signature, KeyVerifier(load_public_key(public_key)))
     root = hashlib.sha256(b"".join(map(bytes.fromhex, listed.digests.values()))).digest()
     return ModelRoot("oms", "sha256", root)

@@ -282,9 +282,10 @@ class _OfSignature:
 
 def _of_signature(signed: Signed) -> Expectation:
     from ..oms import read_signature
+    from ..oms_signers import KeyVerifier
     from ..signing_keys import load_public_key
 
-    statement = read_signature(signed.signature, load_public_key(signed.public_key))
+    statement = read_signature(signed.signature, KeyVerifier(load_public_key(signed.public_key)))
     files: dict[str, list[tuple[int, int | None, bytes]]] = {}
     for name, resources in statement.files.items():
         parts = files.setdefault(name, [])
