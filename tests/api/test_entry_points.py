@@ -624,6 +624,7 @@ def right(name: str) -> Make:
     return lambda *shape: torch.zeros(shape, dtype=torch.uint8)
 
 
+@pytest.mark.slow_if(lambda reader: reader == "opencl")
 @pytest.mark.parametrize("reader", ["native", "opencl"])
 def test_storages_can_be_resized_afterwards(reader):
     """Tensor.numpy() marks the storage for ever, which torch tells nobody until it is to be resized."""

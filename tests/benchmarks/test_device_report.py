@@ -269,6 +269,7 @@ def test_what_git_does_not_tell_is_not_known(tmp_path, monkeypatch):
     assert facts["commit"] == facts["uncommitted changes"] == "not known"
 
 
+@pytest.mark.slow_if(lambda self_tests: self_tests == "on")
 @pytest.mark.parametrize(("self_tests", "error"), [("on", "SelfTestError"), ("off", "WrongDigest")])
 def test_a_sweep_reports_the_best_configuration_that_is_right(tmp_path, monkeypatch, self_tests, error):
     monkeypatch.setenv(VARIABLE, self_tests)

@@ -72,6 +72,11 @@ def boundaries(driver: Poly1305Driver) -> list[int]:
     return sorted({1 << driver.choice()["ROW_BITS"], row, row << shape.item_bits, part})
 
 
+# Without matrix units, rows take a processor ten times as long as the other ways.
+slow_for_rows = pytest.mark.slow_if(lambda way, backend: (way, backend) == ("rows", "opencl"))
+
+
+@slow_for_rows
 @pytest.mark.parametrize("offset", [0, 4, 8, 1])
 def test_every_length_around_blocks_and_rows(backend, driver, offset):
     edges = boundaries(driver)
@@ -86,6 +91,7 @@ def test_every_length_around_blocks_and_rows(backend, driver, offset):
     check([pattern(n + 3)[3:] for n in found], backend, offset=offset)
 
 
+@slow_for_rows
 def test_rows_of_a_tensor_and_one_message(backend, driver):
     edge = boundaries(driver)[0]
     for size in (1, 100, edge, edge + 24):
@@ -162,6 +168,7 @@ TARGETS_OF_SUMS = (
 )
 
 
+@pytest.mark.slow_if(lambda way, backend: (way, backend) == ("parts", "interpreter"))
 def test_accumulators_at_the_ends(backend, driver):
     """The accumulator is around p - 1, p (which is 0), p + 1 (which is 1), 2**130 - 1 (which is 4) and
     2**128. These values decide what the last reduction and the sum with s do. The sum with s carries or does
