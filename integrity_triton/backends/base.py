@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..algorithms import Algorithm
+from ..errors import BackendUnavailable
 from ..messages.copying import bytes_of_rows
 from ..messages.layout import Messages, Ragged, Rows
 from ..messages.per_message import PerMessage
@@ -110,6 +111,23 @@ class Backend(abc.ABC):
             first = self.digest_batch(algorithm, {"key": keys}, Rows.of(first), algorithm.digest_size)
             total ^= first
         return total
+
+    def chunk_values(self, algorithm: Algorithm, data: torch.Tensor, first: int) -> torch.Tensor:
+        """The chaining values of the chunks of BLAKE3's tree, uint8 ``[n, 32]`` on the device of ``data``.
+
+        ``data`` is flat, contiguous, uint8 and not empty, and is the part of a message of several chunks that
+        starts at chunk ``first``. Raises BackendUnavailable for another algorithm, and if the backend does
+        not give the nodes of trees.
+        """
+        raise BackendUnavailable(f"backend {self.name!r} gives no nodes of a tree of {algorithm.name}")
+
+    def parent_values(
+        self, algorithm: Algorithm, children: torch.Tensor, *, root: bool = False
+    ) -> torch.Tensor:
+        """The chaining values, uint8 ``[n, 32]``, of the parents of each two of the nodes ``children``, uint8
+        ``[2 * n, 32]``; the digest of the message if the only parent is its root. Raises as
+        :meth:`chunk_values` does."""
+        raise BackendUnavailable(f"backend {self.name!r} gives no nodes of a tree of {algorithm.name}")
 
     @abc.abstractmethod
     def stream(

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from types import TracebackType
@@ -41,6 +42,9 @@ _BUILTIN = {
     "native": "native:NativeBackend",
     "ptx": "ptx:PtxBackend",
 }
+
+_NODES_WORTH_KERNELS = 1 << 20
+"""Bytes below which NumPy takes less time than loading and testing kernels."""
 
 _logger = logging.getLogger("integrity_triton")
 _lock = threading.RLock()
@@ -365,6 +369,22 @@ def dispatch(
             f"({chosen.name}: {error})",
         )
         return native.digest_batch(algorithm, parameters, messages, length)
+
+
+def select_nodes(
+    algorithm: Algorithm, device_type: str, nbytes: int, *, backend: str | None = None
+) -> Backend:
+    """The backend for the nodes of a tree hash over ``nbytes`` of data on ``device_type``.
+
+    No CPU library gives them. For little data, and where nothing runs the kernels, native has them in NumPy.
+    """
+    chosen = select(algorithm, device_type, messages=None, backend=backend)
+    if requested(backend) is None and chosen.name == "native" and nbytes >= _NODES_WORTH_KERNELS:
+        with suppress(BackendUnavailable):
+            return _without_library(algorithm, device_type, "native: no CPU library gives nodes of its tree")[
+                0
+            ]
+    return chosen
 
 
 def dispatch_pbkdf2(

@@ -112,6 +112,16 @@ class TritonBackend(Backend):
         total = Run(self, algorithm).mac_chain(keys, first, rounds)
         return super().mac_chain(algorithm, keys, first, rounds) if total is None else total
 
+    def chunk_values(self, algorithm: Algorithm, data: torch.Tensor, first: int) -> torch.Tensor:
+        found = Run(self, algorithm).chunk_values(data, first)
+        return super().chunk_values(algorithm, data, first) if found is None else found
+
+    def parent_values(
+        self, algorithm: Algorithm, children: torch.Tensor, *, root: bool = False
+    ) -> torch.Tensor:
+        found = Run(self, algorithm).parent_values(children, root)
+        return super().parent_values(algorithm, children, root=root) if found is None else found
+
     def stream(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
     ) -> Stream:

@@ -103,6 +103,11 @@ class Blake3TreeDriver(Driver):
         message = Rows.single(view)
         return self._tree(message, key, flags, key, _INNER, counter)[0]
 
+    def chunk_values(self, view: torch.Tensor, key: torch.Tensor, flags: int, counter: int) -> torch.Tensor:
+        """The chaining values, uint32 ``[n, 8]``, of the chunks of a part of a longer message that starts at
+        chunk ``counter``."""
+        return self._tree(Rows.single(view), key, flags, key, _INNER, counter, until=0)
+
     def _tree(
         self,
         messages: Messages,
@@ -111,8 +116,10 @@ class Blake3TreeDriver(Driver):
         out: torch.Tensor,
         roots: int,
         counter: int = 0,
+        until: int | None = None,
     ) -> torch.Tensor:
-        """Run the chunk level and all levels of parents; return the chaining values of the last level."""
+        """Run the chunk level and all levels of parents, or those up to level ``until``; return the chaining
+        values of the last level."""
         import numpy as np
         import torch
 
@@ -150,7 +157,7 @@ class Blake3TreeDriver(Driver):
             {**constants, "ALIGN": placement.align},
         )
         total, level = nodes, 0
-        while (widest >> level) + (widest % (1 << level) > 0) > 1:
+        while (widest >> level) + (widest % (1 << level) > 0) > 1 and level != until:
             if placement.has_table:
                 parents = (total >> (level + 1)) + messages.count
             else:
@@ -185,33 +192,49 @@ class Blake3TreeDriver(Driver):
         """The parent of two chaining values: its chaining value, or its root node where ``roots`` says so."""
         import torch
 
-        chunk = Blake3Tree.chunk_size
-        node = self.host.empty((1, self._node_words()), torch.uint32, key.device)
-        parent = self.host.empty((1, 8), torch.uint32, key.device)
         # torch.cat lacks uint32 on some devices.
         children = torch.cat([left.view(torch.int32), right.view(torch.int32)])
+        parents, node = self._parents(children.view(torch.uint32), 1, key, flags, roots)
+        return node if roots == _NODE else parents[0]
+
+    def root(self, left: torch.Tensor, right: torch.Tensor, key: torch.Tensor, flags: int) -> torch.Tensor:
+        """The digest, uint8 ``[1, 32]``, of a message whose root has these children."""
+        return self.output(self.join(left, right, key, flags, _NODE), 32, 0)
+
+    def parent_values(self, children: torch.Tensor, key: torch.Tensor, flags: int) -> torch.Tensor:
+        """The chaining values, uint32 ``[n, 8]``, of the parents of each two of ``2 * n`` nodes."""
+        return self._parents(children, children.numel() // 16, key, flags, _INNER)[0]
+
+    def _parents(
+        self, children: torch.Tensor, count: int, key: torch.Tensor, flags: int, roots: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        chunk = Blake3Tree.chunk_size
+        node = self.host.empty((1, self._node_words()), torch.uint32, key.device)
+        parents = self.host.empty((count, 8), torch.uint32, key.device)
         self.host.run(
             BLAKE3_PARENTS,
-            1,
+            count,
             key.device,
             {
                 "table_ptr": torch.empty(1, dtype=torch.int64, device=key.device),
                 "key_ptr": key,
-                "cv_ptr": children.view(torch.uint32),
-                "parent_ptr": parent,
+                "cv_ptr": children,
+                "parent_ptr": parents,
                 "out_ptr": node,
                 "count": 1,
                 "stride": 0,
-                "length": 2 * chunk,
-                "total": 2 * chunk,
-                "nodes": 1,
-                "per_row": 2,
+                "length": 2 * count * chunk,
+                "total": 2 * count * chunk,
+                "nodes": count,
+                "per_row": 2 * count,
                 "level": 0,
                 "flags": flags,
             },
             {"TABLE": False, "KEY_PER_MESSAGE": False, "ROOTS": roots},
         )
-        return node if roots == _NODE else parent[0]
+        return parents, node
 
 
 class _Blake3Stream(BlockStream):

@@ -17,6 +17,7 @@ from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
 from . import make_driver
 from .base import Driver
+from .blake3_tree import Blake3TreeDriver
 from .hmac import HmacDriver
 from .iterated import IteratedDriver
 
@@ -93,6 +94,32 @@ class Run:
             return driver.chain(keys, first.to(self.launcher.device_for(home)), rounds).to(home)
         finally:
             driver.secrets.wipe()
+
+    def chunk_values(self, data: torch.Tensor, first: int) -> torch.Tensor | None:
+        """See ``Backend.chunk_values``; None if no kernel does it."""
+        import torch
+
+        driver = self.driver(Request(self.algorithm, "stream"))
+        if not isinstance(driver, Blake3TreeDriver):
+            return None
+        local = data.to(self.launcher.device_for(data.device))
+        key, flags = driver.mode({}, local.device)
+        return driver.chunk_values(local, key, flags, first).view(torch.uint8).to(data.device)
+
+    def parent_values(self, children: torch.Tensor, root: bool) -> torch.Tensor | None:
+        """See ``Backend.parent_values``; None if no kernel does it."""
+        import torch
+
+        driver = self.driver(Request(self.algorithm, "stream"))
+        if not isinstance(driver, Blake3TreeDriver):
+            return None
+        local = children.to(self.launcher.device_for(children.device)).view(torch.uint32)
+        key, flags = driver.mode({}, local.device)
+        if root:
+            values = driver.root(local[0], local[1], key, flags)
+        else:
+            values = driver.parent_values(local, key, flags).view(torch.uint8)
+        return values.to(children.device)
 
     def stream(self, parameters: Mapping[str, Any], device: torch.device | None = None) -> Stream:
         """See ``Backend.stream``."""

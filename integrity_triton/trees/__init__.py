@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import bao as bao
     from . import dm_verity as dm_verity
     from . import fs_verity as fs_verity
 
-__all__ = ["dm_verity", "fs_verity"]
+__all__ = ["bao", "dm_verity", "fs_verity"]
 
 if not TYPE_CHECKING:
 

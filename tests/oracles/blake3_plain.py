@@ -60,6 +60,21 @@ def _output(node, length: int, seek: int) -> bytes:
     return stream[seek - first * 64 :][:length]
 
 
+def _value(node, root: bool) -> bytes:
+    cv, block, counter, flags = node
+    return struct.pack("<8I", *_compress(cv, block, counter, flags | (ROOT if root else 0))[:8])
+
+
+def chunk_value(data: bytes, number: int, *, root: bool) -> bytes:
+    """The chaining value of chunk ``number``."""
+    return _value(_node(IV, data, number, 0), root)
+
+
+def parent_value(block: bytes, *, root: bool) -> bytes:
+    """The chaining value of the parent whose children have the values in ``block``."""
+    return _value((IV, block, 0, PARENT), root)
+
+
 class blake3:
     """The part of the Rust library's class that the tests call."""
 

@@ -195,6 +195,28 @@ class NativeBackend(Backend):
         out = torch.frombuffer(joined or bytearray(1), dtype=torch.uint8)[: len(joined)]
         return out.view(len(passwords), length).to(device)
 
+    def chunk_values(self, algorithm: Algorithm, data: torch.Tensor, first: int) -> torch.Tensor:
+        if algorithm.name != "blake3":
+            return super().chunk_values(algorithm, data, first)
+        import torch
+
+        from . import blake3_nodes
+
+        values = blake3_nodes.chunk_values(host_memory(data.cpu()), first)
+        return torch.from_numpy(values).to(data.device)
+
+    def parent_values(
+        self, algorithm: Algorithm, children: torch.Tensor, *, root: bool = False
+    ) -> torch.Tensor:
+        if algorithm.name != "blake3":
+            return super().parent_values(algorithm, children, root=root)
+        import torch
+
+        from . import blake3_nodes
+
+        values = blake3_nodes.parent_values(host_memory(children.cpu()), root)
+        return torch.from_numpy(values).to(children.device)
+
     def digest_batch(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], messages: Messages, length: int
     ) -> torch.Tensor:
