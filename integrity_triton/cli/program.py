@@ -15,6 +15,7 @@ from .._version import __version__
 from . import interrupts
 from .algorithms import algorithms
 from .aot import aot
+from .attestation import attest, verify_attestation
 from .bench import bench
 from .conformance import conformance
 from .devices import devices
@@ -41,6 +42,7 @@ def _commands() -> None:
 for _command in (
     algorithms,
     aot,
+    attest,
     bench,
     conformance,
     devices,
@@ -52,6 +54,7 @@ for _command in (
     sign,
     tensors,
     verify,
+    verify_attestation,
 ):
     _commands.add_command(_command)
 

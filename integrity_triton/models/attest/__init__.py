@@ -17,6 +17,7 @@ except ImportError as error:
         "pip install 'integrity-triton[attestation]'"
     ) from error
 
+from . import provenance
 from .certificates import load_certificates
 from .device import device_report
 from .document import MEDIA_TYPE, Attestation
@@ -61,6 +62,7 @@ __all__ = [
     "load_public_key",
     "oms_root",
     "parse_report",
+    "provenance",
     "read_claims",
     "read_token",
     "root_of",

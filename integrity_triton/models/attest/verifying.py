@@ -116,7 +116,7 @@ def verify(
     if moment.tzinfo is None:
         raise AttestationError("the time of a verification must have a time zone")
     public = checked_public_key(key)
-    name = f"the key {fingerprint(public).hex()[:16]}"
+    name = "the signing key"
     try:
         verify_signature(
             public, attestation.envelope.signature, pre_authentication_encoding(IN_TOTO, attestation.payload)
@@ -199,7 +199,7 @@ def _time(statement: Statement, at: datetime, policy: Policy) -> str:
         )
     if age > policy.max_age:
         raise IntegrityError(f"the statement is {age:.0f} s old; at most {policy.max_age} s are allowed")
-    return f"the statement is {max(age, 0):.0f} s old"
+    return f"the statement is at most {policy.max_age} s old"
 
 
 def _model(statement: Statement, model: Manifest | ModelRoot) -> str:
@@ -216,7 +216,7 @@ def _model(statement: Statement, model: Manifest | ModelRoot) -> str:
 def _resident(statement: Statement) -> str:
     resident = statement.resident
     assert resident is not None
-    return f"{resident.tensors} tensors of {resident.nbytes} bytes on {resident.device} had the root"
+    return f"{resident.nbytes} bytes in {resident.tensors} tensors on {resident.device} had the root"
 
 
 def _guard(statement: Statement, policy: Policy) -> str:
@@ -231,8 +231,8 @@ def _guard(statement: Statement, policy: Policy) -> str:
             f"at most {policy.guard_max_age} s are allowed"
         )
     return (
-        f"{guard.passes} passes over {guard.nbytes} bytes found no change; "
-        f"the oldest check is {guard.age_ms} ms old"
+        f"no change in {guard.nbytes} bytes, passes: {guard.passes}, "
+        f"every byte checked within {-(-guard.age_ms // 1000)} s"
     )
 
 
