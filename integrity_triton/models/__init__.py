@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import attest as attest
     from . import distributed as distributed
+    from . import oci as oci
     from . import oms as oms
     from .entry import TensorEntry
     from .errors import ManifestError
@@ -40,6 +41,7 @@ __all__ = [
     "distributed",
     "load_file",
     "load_verified",
+    "oci",
     "oms",
     "safe_open",
 ]
@@ -63,7 +65,7 @@ _LAZY = {
     "load_verified": "loading",
     "safe_open": "loading",
 }
-_SUBMODULES = ("attest", "distributed", "oms")
+_SUBMODULES = ("attest", "distributed", "oci", "oms")
 
 if not TYPE_CHECKING:
 
