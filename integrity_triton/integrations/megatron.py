@@ -14,7 +14,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +27,7 @@ from ..models.file_digests import FileDigest, FileDigests
 from ..models.live import digest_tensors
 from ..models.model_tree import ModelFile, ModelTree, read_tree
 from ..models.regular_files import read_regular, settled
-from ..models.stored import SharedProgress
+from ..models.threads import SharedProgress, in_threads
 from ..output_files import write_file
 from ..strict_json import StrictJsonError, check_members, parse_hex, parse_object
 from .named_tensors import hash_of
@@ -407,14 +406,9 @@ def _measure(
             raise IntegrityError(f"{error}; the file changed while the folder was being read") from None
         return hasher.digest()
 
-    with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1), "integrity_triton") as pool:
-        pending = [pool.submit(digest, tree.files[name]) for name in names]
-        try:
-            digests = {name: done.result() for name, done in zip(names, pending, strict=True)}
-        except BaseException:
-            shared.cancel()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    calls = [functools.partial(digest, tree.files[name]) for name in names]
+    found = in_threads(min(_MOST_READERS, os.cpu_count() or 1), calls, shared)
+    digests = dict(zip(names, found, strict=True))
     if changed := tree.differing(listed()):
         raise IntegrityError(f"{place}: {shown(changed[0])} changed while the folder was being read")
     return tree, digests

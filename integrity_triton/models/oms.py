@@ -17,9 +17,9 @@ import functools
 import os
 import pathlib
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -77,7 +77,7 @@ from ..strict_json import shown
 from .file_kinds import HEAD_SIZE, WEIGHTS_ENDINGS, recognise
 from .model_tree import LINK, SINGLE_FILE, ModelFile, ModelTree, read_tree
 from .regular_files import read_regular, settled
-from .stored import SharedProgress
+from .threads import SharedProgress, in_threads
 
 __all__ = ["HashingConfig", "SignatureFormatError", "generate_key", "sign", "verify"]
 
@@ -224,21 +224,15 @@ class HashingConfig(model_signing.hashing.Config):
                 os.close(file.open(file.path, os.O_RDONLY))
         digests: _Digests = {name: {} for name in tree.files}
         shared = SharedProgress(self._progress)
-        with ThreadPoolExecutor(self._workers, "integrity_triton") as pool:
-            try:
-                pending = []
-                for name, file in tree.files.items():
-                    if expected is not None and len(expected.get(name, ())) != self._count(file.size):
-                        digests[name][0, file.size] = b""
-                        continue
-                    for part in self._ranges(file.size):
-                        pending.append((name, part, pool.submit(self._digest, file, part, shared)))
-                for name, part, digest in pending:
-                    digests[name][part] = digest.result()
-            except BaseException:
-                shared.cancel()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        parts = []
+        for name, file in tree.files.items():
+            if expected is not None and len(expected.get(name, ())) != self._count(file.size):
+                digests[name][0, file.size] = b""
+                continue
+            parts += [(name, part) for part in self._ranges(file.size)]
+        calls = [partial(self._digest, tree.files[name], part, shared) for name, part in parts]
+        for (name, part), digest in zip(parts, in_threads(self._workers, calls, shared), strict=True):
+            digests[name][part] = digest
         if changed := tree.differing(listed()):
             raise IntegrityError(f"{model}: changed while the model was being read: {_list(changed)}")
         return tree, digests

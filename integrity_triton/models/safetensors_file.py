@@ -7,12 +7,15 @@ spelling and its free-form ``__metadata__``.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 from ..remote_files import RemoteFile, Url, located
 from ..strict_json import check_members, check_sizes, parse_object
@@ -28,6 +31,19 @@ MAX_HEADER_SIZE = 100_000_000
 _LENGTH_SIZE = 8
 _METADATA = "__metadata__"
 _FIELDS: Mapping[str, type] = {"dtype": str, "shape": list, "data_offsets": list}
+
+
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ESTALE}
+
+
+class FileChanged(ManifestError):
+    """A file is no longer the one whose header was read. ``path`` is its path, and ``size`` the number of
+    bytes that it had."""
+
+    def __init__(self, file: SafetensorsFile, how: str) -> None:
+        super().__init__(f"{file.path}: the file {how} while it was being read")
+        self.path = str(file.path)
+        self.size = file.size
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,7 @@ class SafetensorsFile:
             descriptor = open_regular(path)
         except ValueError as error:
             raise ManifestError(str(error)) from None
-        with open(descriptor, "rb") as file:
+        with open(descriptor, "rb") as file, _named(path):
             status = settled(lambda: os.fstat(descriptor), lambda status: (status.st_mtime, status.st_ctime))
             return cls._parse(path, file, status.st_size, identity(status), keep_head)
 
@@ -136,17 +152,20 @@ class SafetensorsFile:
     def open(self, _path: str, _flags: int) -> int:
         """Open a file of the local file system again, as the ``opener`` of :func:`open`.
 
-        Raises ManifestError if it is no longer the file whose header was read.
+        Raises FileChanged (a ManifestError) if it is no longer the file whose header was read, and OSError
+        for what no change of the file explains, such as too many open files.
         """
         assert isinstance(self.path, Path)
         try:
             descriptor = open_regular(self.path)
-        except ValueError as error:
-            raise ManifestError(f"{error}; it changed while it was being read") from None
+        except ValueError:
+            raise FileChanged(self, "was replaced by what is no regular file") from None
+        except OSError as error:
+            raise self._gone(error) from None
         status = os.fstat(descriptor)
         if identity(status) != self.identity:
             os.close(descriptor)
-            self._raise_changed(how_changed(status, self.size))
+            raise FileChanged(self, how_changed(status, self.size))
         return descriptor
 
     def reading(self) -> AbstractContextManager[Reader]:
@@ -169,15 +188,37 @@ class SafetensorsFile:
         return memoryview(data)
 
     def check_unchanged(self) -> None:
-        """Raise ManifestError if the file is no longer the one whose header was read."""
+        """Raise FileChanged if the file is no longer the one whose header was read."""
         if isinstance(self.path, RemoteFile):
             if not self.path.is_unchanged():
-                self._raise_changed("changed")
-        elif identity(self.path.stat()) != self.identity:
-            self._raise_changed("changed")
+                raise FileChanged(self, "changed")
+            return
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise self._gone(error) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise FileChanged(self, "was replaced by what is no regular file")
+        if identity(status) != self.identity:
+            raise FileChanged(self, "changed")
 
-    def _raise_changed(self, how: str) -> NoReturn:
-        raise ManifestError(f"{self.path}: the file {how} while it was being read")
+    def _gone(self, error: OSError) -> Exception:
+        """The error for a file that could not be found or opened, which was possible before."""
+        if error.errno not in _GONE:
+            return error
+        removed = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return FileChanged(self, "was removed" if removed else f"became unreadable ({error.strerror})")
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give the errors of reading an open file its path."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def _read_header(file: BinaryIO, file_size: int) -> tuple[bytes, int]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..backends import registry
@@ -19,31 +18,13 @@ from .entry import TensorEntry
 from .errors import ManifestError, shown
 from .safetensors_file import SafetensorsFile, StoredTensor
 from .tensor_hash import TensorHash
+from .threads import SharedProgress, in_threads
 
 if TYPE_CHECKING:
     import torch
 
 _RUN_SIZE = 8 << 20  # small tensors are read together, up to this many bytes
 _MOST_READERS = 8  # each holds up to two read buffers, or what one stream of a store reads ahead
-
-
-class SharedProgress:
-    """Serialises several threads' calls of one progress function, and can stop the threads."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._lock = threading.Lock()
-        self._cancelled = False
-
-    def __call__(self, nbytes: int) -> None:
-        with self._lock:
-            if self._cancelled:
-                raise CancelledError
-            if self._progress is not None:
-                self._progress(nbytes)
-
-    def cancel(self) -> None:
-        self._cancelled = True
 
 
 def hash_files(
@@ -60,20 +41,12 @@ def hash_files(
     several = _MOST_READERS if remote else min(_MOST_READERS, os.cpu_count() or 1)
     readers = several if native else 1  # a device is one shared resource
     shared = SharedProgress(progress)
-    entries: list[TensorEntry] = []
-    with ThreadPoolExecutor(readers, "integrity_triton") as pool:
-        try:
-            pending = [
-                pool.submit(_hash_run, file, run, hash_, backend, native, shared)
-                for file in files
-                for run in _runs(file.tensors)
-            ]
-            for done in pending:
-                entries += done.result()
-        except BaseException:
-            shared.cancel()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    calls = [
+        partial(_hash_run, file, run, hash_, backend, native, shared)
+        for file in files
+        for run in _runs(file.tensors)
+    ]
+    entries = [entry for found in in_threads(readers, calls, shared) for entry in found]
     for file in files:
         file.check_unchanged()
     return entries

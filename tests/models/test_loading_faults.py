@@ -28,7 +28,9 @@ import integrity_triton as it
 from integrity_triton.models import FileDigests, LoadError, Manifest, ManifestError, load_verified
 from integrity_triton.models.loading import host, load, ring
 from integrity_triton.models.loading.destination import Destination
-from integrity_triton.models.safetensors_file import MAX_HEADER_SIZE
+from integrity_triton.models.loading.expectations import read_expectations
+from integrity_triton.models.loading.plan import Plan
+from integrity_triton.models.safetensors_file import MAX_HEADER_SIZE, SafetensorsFile
 
 safetensors = pytest.importorskip("safetensors", reason="absent: safetensors")
 pytest.importorskip("safetensors.torch")
@@ -137,19 +139,93 @@ def replace(path: Path) -> None:
     os.replace(other, path)
 
 
+def put_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def put_a_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def put_a_file_in_place_of_the_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.write_bytes(b"")
+
+
+FAULTS = {
+    cut: "was cut",
+    grow: "changed",
+    change_what_was_read: "changed",
+    change_what_comes: "changed",
+    replace: "changed|was removed",  # an open file has lost its name
+    os.unlink: "was removed",
+    put_a_pipe: "was replaced by what is no regular file|was removed",
+    put_a_loop: r"became unreadable \(.*\)|was removed",
+    put_a_file_in_place_of_the_folder: "was removed",
+}
+
+
 @pytest.mark.parametrize("covered", ["tensors", "file"])
-@pytest.mark.parametrize("fault", [cut, grow, change_what_was_read, change_what_comes, replace, os.unlink])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_file_that_changes_meanwhile(
     path: Path, way: str, fault: Callable[[Path], None], covered: str
 ) -> None:
     against: Any = Manifest.build(path)
     if covered == "file":
         against = FileDigests.of({path.name: it.hash_file(path, "sha256")})
-    reason = "was cut|changed|was removed|absent" if fault is not os.unlink else "removed|No such file"
-    with pytest.raises((LoadError, FileNotFoundError), match=reason) as caught:
+    with pytest.raises(LoadError, match=rf"{path}: the file ({FAULTS[fault]}) while it was") as caught:
         load_verified(path, against=against, progress=once(lambda: fault(path)))
-    if isinstance(caught.value, LoadError):
-        assert caught.value.file == str(path) and caught.value.range is not None
+    assert caught.value.file == str(path)
+    start, end = caught.value.range
+    assert 0 <= start < end
+
+
+@pytest.mark.parametrize("fault", [os.unlink, put_a_pipe, put_a_loop])
+def test_a_shard_that_changes_before_it_is_opened(tmp_path: Path, fault: Callable[[Path], None]) -> None:
+    """The other shard has been read by then, so that the model is half loaded."""
+    shards = [tmp_path / f"model-{i}-of-2.safetensors" for i in (1, 2)]
+    for i, shard in enumerate(shards):
+        safetensors.torch.save_file({f"t{i}": torch.zeros(9)}, shard)
+    manifest = Manifest.build(tmp_path)
+    plan = Plan.read(tmp_path)
+    size = shards[1].stat().st_size
+    fault(shards[1])
+    with pytest.raises(LoadError, match=rf"{shards[1]}: the file .* while it was being read") as caught:
+        load.load_plan(plan, read_expectations(manifest), "cpu", False, None, None)
+    assert (caught.value.file, caught.value.range) == (str(shards[1]), (0, size))
+
+
+def test_too_many_open_files_are_no_change_of_the_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, plan = Manifest.build(path), Plan.read(path)
+
+    def refusing(*arguments: Any, **options: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(OSError, match="Too many open files") as caught:
+        load.load_plan(plan, read_expectations(manifest), "cpu", False, None, None)
+    assert caught.value.filename == str(path)
+
+
+def test_a_shard_that_disappears_after_the_folder_was_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in (1, 2):
+        safetensors.torch.save_file({f"t{i}": torch.zeros(9)}, tmp_path / f"model-{i}-of-2.safetensors")
+    manifest = Manifest.build(tmp_path)
+    original = SafetensorsFile.read.__func__
+
+    def read(cls: Any, file: Path, **options: Any) -> SafetensorsFile:
+        if file.name == "model-2-of-2.safetensors":
+            file.unlink()
+        return original(cls, file, **options)
+
+    monkeypatch.setattr(SafetensorsFile, "read", classmethod(read))
+    with pytest.raises(LoadError, match="was removed while the model was being read") as caught:
+        load_verified(tmp_path, against=manifest)
+    assert caught.value.file == str(tmp_path / "model-2-of-2.safetensors")
 
 
 def test_a_disk_error(
@@ -490,7 +566,7 @@ def test_copies_are_in_the_stream_of_the_caller(monkeypatch: pytest.MonkeyPatch)
     here = threading.get_ident
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda _: streams.get(here(), "the default"))
     monkeypatch.setattr(torch.accelerator, "set_stream", lambda stream: streams.update({here(): stream}))
-    enter = ring._in_stream_of_caller(torch.device("cuda"))
+    enter = ring.in_stream_of_caller(torch.device("cuda"))
     with ThreadPoolExecutor(1, initializer=enter) as pool:
         found = pool.submit(lambda: torch.accelerator.current_stream(None)).result()
     assert found == "the caller's"

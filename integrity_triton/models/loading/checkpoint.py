@@ -38,8 +38,8 @@ class VerifiedFileSystemReader(FileSystemReader):
 
     Loading raises LoadError, which names the file, if a file is not what was expected or is not listed,
     before anything of it reaches the caller's tensors. Tensors from files that were verified before may have
-    been filled: after an error, the state dict is not to be used. OSError and ManifestError say that a file
-    cannot be read or is not a regular one.
+    been filled: after an error, the state dict is not to be used. A listed file that is missing is a
+    LoadError, too. OSError and ManifestError say that a file cannot be read or is not a regular one.
     """
 
     def __init__(
@@ -133,6 +133,10 @@ def _read(path: Path) -> bytes:
         descriptor = open_regular(path)
     except ValueError as error:
         raise ManifestError(str(error)) from None
+    except FileNotFoundError:
+        raise LoadError(
+            f"{path}: the list of files has a digest of it, and the file is missing", file=str(path)
+        ) from None
     with open(descriptor, "rb", buffering=0) as file:
         before = os.fstat(descriptor)
         data = file.readall()

@@ -90,7 +90,8 @@ def _allocate(path: str, stored: StoredTensor, device: torch.device) -> torch.Te
     import torch
 
     dtype, shape = _torch_type(path, stored)
-    tensor = torch.empty(shape, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # threads, which are never in that mode, could not write to it
+        tensor = torch.empty(shape, dtype=dtype, device=device)
     if device.type == "cpu" and stored.nbytes >= _HUGE_PAGE:
         _advise_huge_pages(tensor.data_ptr(), stored.nbytes)
     return tensor

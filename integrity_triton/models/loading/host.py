@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from ...backends.native import usable_cpus
 from ...remote_files import RemoteFile
-from ..stored import SharedProgress
+from ..threads import SharedProgress
 from .destination import Destination
 from .digesters import Running
 from .plan import Message, Plan, PlannedFile, Segment
-from .reading import PIECE_SIZE, Cancellation, fill, join, opened, piece_size
+from .reading import PIECE_SIZE, fill, join, opened, piece_size
 
 _RUN_SIZE = 4 << 20  # small tensors are read together, up to this many bytes
 _WINDOW_SIZE = 8 << 20
@@ -60,7 +60,6 @@ def load_to_host(plan: Plan, destination: Destination, backend: str | None, prog
     remote = any(isinstance(file.layout.path, RemoteFile) for file in plan.files)
     threads = _MOST_THREADS if remote else max(1, min(_MOST_THREADS, usable_cpus()))
     wide, narrow = _divided(units, threads)
-    cancellation = Cancellation()
 
     def work(unit: _Unit) -> None:
         with opened(unit.file) as stream:
@@ -68,7 +67,7 @@ def load_to_host(plan: Plan, destination: Destination, backend: str | None, prog
             memory = memories[id(unit.file)]
             size = piece_size(unit.file, PIECE_SIZE)
             for offset, views, in_file in memory.pieces(unit.start, unit.end, size):
-                cancellation.check()
+                progress.check()
                 if in_file:
                     fill(unit.file, stream, offset, views)
                 hashes.update(offset, views)
@@ -78,10 +77,9 @@ def load_to_host(plan: Plan, destination: Destination, backend: str | None, prog
     pool = ThreadPoolExecutor(threads, "integrity_triton")
     try:
         for unit in wide:
-            _work_widely(unit, memories[id(unit.file)], pool, backend, progress, cancellation)
+            _work_widely(unit, memories[id(unit.file)], pool, backend, progress)
         join([pool.submit(work, unit) for unit in narrow])
     except BaseException:
-        cancellation.cancel()
         progress.cancel()
         raise
     finally:
@@ -94,13 +92,12 @@ def _work_widely(
     pool: ThreadPoolExecutor,
     backend: str | None,
     progress: SharedProgress,
-    cancellation: Cancellation,
 ) -> None:
     hashes = _Hashes(unit.messages, backend, alone=True)
     with opened(unit.file) as stream:
 
         def read(offset: int, views: Sequence[memoryview]) -> None:
-            cancellation.check()
+            progress.check()
             fill(unit.file, stream, offset, views)
 
         reading: list[Future[None]] = []
@@ -127,7 +124,7 @@ def _work_widely(
                 current = following
             hashes.finish()
         except BaseException:
-            cancellation.cancel()
+            progress.cancel()
             for task in reading:
                 task.cancel()
             for task in reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import traceback
@@ -12,15 +13,18 @@ from ...backends import registry
 from ...files import Progress
 from ...remote_files import is_folder
 from ..errors import ManifestError
-from ..stored import SharedProgress
+from ..threads import SharedProgress, uninterrupted
 from .destination import Destination
 from .expectations import Against, Expectation, read_expectations
 from .host import load_to_host
 from .plan import Plan
-from .ring import load_to_device
+from .ring import in_stream_of_caller, load_to_device
 
 if TYPE_CHECKING:
     import torch
+
+
+_ROOM_FOR_THREADS = 96 << 20  # ten stacks of 8 MiB, and what Python needs
 
 
 def load_verified(
@@ -53,9 +57,10 @@ def load_verified(
     path before their names, as in its manifest.
 
     Raises LoadError (an IntegrityError), which names the file, the tensor and its bytes, if the model is not
-    what was expected or a file changes meanwhile; ManifestError for a malformed file or a dtype that torch
-    does not have; MemoryError if the model does not fit; OSError for a file that cannot be read; and what
-    reading ``against`` raises: ManifestError, SignatureFormatError, IntegrityError for a signature by another
+    what was expected, or a file changes, is removed or cannot be opened any more meanwhile; ManifestError for
+    a malformed file or a dtype that torch does not have; MemoryError if the model does not fit; OSError for a
+    file that cannot be read; and what reading ``against`` raises: ManifestError, SignatureFormatError,
+    IntegrityError for a signature by another
     key. After any exception nothing of the model is left in memory, and no thread goes on.
     """
     return load_plan(Plan.read(path), read_expectations(against), device, partial, backend, progress)
@@ -100,7 +105,11 @@ def load_plan(
     handled = sys.exc_info()[1]  # the caller may be handling an exception, whose frames are the caller's
     try:
         load = load_to_host if target.type == "cpu" and _on_host(plan, name) else load_to_device
-        load(plan, destination, backend, SharedProgress(progress))
+        shared = SharedProgress(progress)
+        _check_room_for_threads()
+        uninterrupted(
+            lambda: load(plan, destination, backend, shared), shared.cancel, in_stream_of_caller(target)
+        )
         plan.check()
     except BaseException as error:
         destination.clear()
@@ -109,6 +118,18 @@ def load_plan(
                 traceback.clear_frames(caught.__traceback__)
         raise
     return destination.tensors
+
+
+def _check_room_for_threads() -> None:
+    """Raise MemoryError if the threads of a load would hardly fit into memory. Python waits for ever for a
+    thread that runs out of memory while it starts."""
+    try:
+        mmap.mmap(-1, _ROOM_FOR_THREADS).close()  # nothing is written there, so that it takes no memory
+    except OSError:
+        raise MemoryError(
+            f"{_ROOM_FOR_THREADS} bytes of addresses for threads are not left beside the model; nothing was "
+            "loaded"
+        ) from None
 
 
 def _usable(device: str | int | torch.device) -> torch.device:

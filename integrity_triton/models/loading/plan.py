@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...remote_files import is_folder
-from ..errors import ManifestError, shown
+from ..errors import shown
 from ..folder import read_model
-from ..safetensors_file import SafetensorsFile, StoredTensor
+from ..safetensors_file import FileChanged, SafetensorsFile, StoredTensor
 from .digesters import Digester
 from .errors import LoadError, Mismatch
+
+
+@contextlib.contextmanager
+def changes_are_load_errors() -> Iterator[None]:
+    """Raise LoadError, with the file and its bytes, in place of FileChanged."""
+    try:
+        yield
+    except FileChanged as error:
+        raise LoadError(str(error), file=error.path, range=(0, error.size)) from None
 
 
 @dataclass
@@ -80,12 +90,8 @@ class PlannedFile:
 
     def check_unchanged(self) -> None:
         """Raise LoadError if the file is no longer the one whose header was read."""
-        try:
+        with changes_are_load_errors():
             self.layout.check_unchanged()
-        except (ManifestError, FileNotFoundError) as error:
-            reason = f"{self.path}: the file was removed while it was being read"
-            message = reason if isinstance(error, FileNotFoundError) else str(error)
-            raise LoadError(message, file=self.path, range=(0, self.layout.size)) from None
 
 
 @dataclass(frozen=True)
@@ -99,13 +105,23 @@ class Plan:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Plan:
-        """Read the headers of a safetensors file, or of those in a folder. Raises ManifestError and OSError,
-        as :meth:`Manifest.build` does."""
+        """Read the headers of a safetensors file, or of those in a folder. Raises LoadError for a file that
+        changes or disappears meanwhile, and ManifestError and OSError, as :meth:`Manifest.build` does."""
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"a model is loaded from a path, not from {type(path).__name__}")
-        layouts = read_model(path, keep_heads=True)
+        folder = is_folder(path)
+        try:
+            with changes_are_load_errors():
+                layouts = read_model(path, keep_heads=True)
+        except FileNotFoundError as error:
+            if not folder or error.filename is None:
+                raise
+            raise LoadError(  # it was there when the folder was listed
+                f"{error.filename}: the file was removed while the model was being read",
+                file=os.fspath(error.filename),
+            ) from None
         files = tuple(PlannedFile(layout.member, layout) for layout in layouts)
-        return cls(os.fspath(path), is_folder(path), files)
+        return cls(os.fspath(path), folder, files)
 
     @property
     def size(self) -> int:

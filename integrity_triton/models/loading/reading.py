@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import Any
 
 from ...remote_files import PIECE_SIZE as REMOTE_PIECE_SIZE
 from ...remote_files import RemoteFile
-from ..errors import ManifestError
 from ..regular_files import MOST_VIEWS, Reader
 from .errors import LoadError
-from .plan import PlannedFile
+from .plan import PlannedFile, changes_are_load_errors
 
 PIECE_SIZE = 256 << 10
 """Bytes that are read and hashed at once: they are still in the second cache of a processor when they are
 hashed."""
-
-
-class Cancellation:
-    """Tells threads to end, because an exception or an interrupt has ended the load."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def cancel(self) -> None:
-        self._event.set()
-
-    def check(self) -> None:
-        """Raise CancelledError if the load has ended."""
-        if self._event.is_set():
-            raise CancelledError
 
 
 def join(tasks: Sequence[Future[Any]]) -> None:
@@ -46,10 +29,8 @@ def join(tasks: Sequence[Future[Any]]) -> None:
 def opened(file: PlannedFile) -> Iterator[Reader]:
     """The file whose header was read, for :func:`fill`. Raises LoadError if it is no longer that file."""
     with contextlib.ExitStack() as stack:
-        try:
+        with changes_are_load_errors():
             reader = stack.enter_context(file.layout.reading())
-        except ManifestError as error:
-            raise LoadError(str(error), file=file.path, range=(0, file.layout.size)) from None
         yield reader
 
 

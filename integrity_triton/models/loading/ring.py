@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...backends.native import usable_cpus
 from ..live import digest_tensors
-from ..stored import SharedProgress
+from ..threads import SharedProgress
 from .destination import Destination
 from .digesters import Digester
 from .plan import Message, Plan, PlannedFile, Segment
-from .reading import Cancellation, fill, join, opened
+from .reading import fill, join, opened
 
 if TYPE_CHECKING:
     import torch
@@ -40,18 +40,14 @@ def load_to_device(
     Raises as :func:`load_to_host` does, and as :func:`integrity_triton.hash_batch` for the backend.
     """
     ring = _Ring(destination.device)
-    cancellation = Cancellation()
     pool = ThreadPoolExecutor(
-        min(MOST_BUFFERS, max(2, usable_cpus())), "integrity_triton", _in_stream_of_caller(destination.device)
+        min(MOST_BUFFERS, max(2, usable_cpus())), "integrity_triton", in_stream_of_caller(destination.device)
     )
     groups = list(_groups(plan))
 
     def start(group: _Group) -> list[Future[None]]:
         file, segments = group
-        return [
-            pool.submit(_move, file, run, destination, ring, progress, cancellation)
-            for run in _runs(segments)
-        ]
+        return [pool.submit(_move, file, run, destination, ring, progress) for run in _runs(segments)]
 
     waiting: list[tuple[Message, torch.Tensor]] = []
     try:
@@ -67,14 +63,13 @@ def load_to_device(
         for file in plan.files:
             _hash_ranges(file, destination, backend)
     except BaseException:
-        cancellation.cancel()
         progress.cancel()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_stream_of_caller(device: torch.device) -> Callable[[], None]:
+def in_stream_of_caller(device: torch.device) -> Callable[[], None]:
     """A function that gives the thread which calls it the stream that is current here.
 
     The tensors were allocated in this stream, and are hashed in it. A copy in another stream would not be
@@ -131,12 +126,11 @@ def _move(
     destination: Destination,
     ring: _Ring,
     progress: SharedProgress,
-    cancellation: Cancellation,
 ) -> None:
     """Read parts of tensors into one buffer, and queue their copies to the device."""
-    cancellation.check()
+    progress.check()
     first, last = run[0][1], run[-1][2]
-    buffer = ring.take(cancellation)
+    buffer = ring.take(progress)
     try:
         with opened(file) as stream:
             fill(file, stream, first, [buffer.numpy().data[: last - first]])
@@ -169,13 +163,13 @@ class _Ring:
                     self.pinned = False
             self._free.put((buffer, None))
 
-    def take(self, cancellation: Cancellation) -> torch.Tensor:
+    def take(self, progress: SharedProgress) -> torch.Tensor:
         """A free buffer. Raises CancelledError if the load ends while it waits for one."""
         while True:
             try:
                 buffer, copied = self._free.get(timeout=0.1)
             except queue.Empty:
-                cancellation.check()
+                progress.check()
                 continue
             if copied is not None:
                 copied.synchronize()
