@@ -147,6 +147,7 @@ def _resident(
 @click.option(
     "--certificates", multiple=True, metavar="FILE", help="Certificates that the evidence lacks. Repeatable."
 )
+@click.option("--crl", "crls", multiple=True, metavar="FILE", help="What a root has revoked. Repeatable.")
 @click.option("--collateral", metavar="FILE", help="What the vendor publishes for a quote, as a JSON file.")
 @click.option("--token", "tokens", multiple=True, metavar="LABEL=FILE", help="A token. Repeatable.")
 @click.option(
@@ -169,6 +170,7 @@ def verify_attestation(
     at: str | None,
     roots: tuple[str, ...],
     certificates: tuple[str, ...],
+    crls: tuple[str, ...],
     collateral: str | None,
     tokens: tuple[str, ...],
     claims: tuple[str, ...],
@@ -200,6 +202,7 @@ def verify_attestation(
         at=None if at is None else parse_time(at),
         roots=[c for file in roots for c in attestation.load_certificates(file)],
         certificates=[c for file in certificates for c in attestation.load_certificates(file)],
+        crls=[attestation.load_crl(file) for file in crls],
         collateral=None
         if collateral is None
         else read_regular(collateral, MAX_COLLATERAL, "the collateral of a quote"),

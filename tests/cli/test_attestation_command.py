@@ -16,6 +16,7 @@ pytest.importorskip("cryptography", reason="not applicable: the extra 'attestati
 pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
+import attest_support
 import integrity_triton as it
 from attest_support import DER, PEM, stand_in
 from integrity_triton import cli
@@ -26,7 +27,7 @@ NONCE = bytes(range(32)).hex()
 
 @pytest.fixture(scope="module")
 def processor():
-    return stand_in().StandIn()
+    return attest_support.processor()
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ import importlib.util
 import json
 import struct
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -33,6 +35,12 @@ def samples(folder: str) -> Path:
         if (found := parent / "shared" / "data" / folder).is_dir():
             return found
     pytest.skip(f"absent: shared/data/{folder} beside the repository")
+
+
+@cache
+def processor() -> Any:
+    """An imagined SEV-SNP processor, whose keys take a second to make."""
+    return stand_in().StandIn()
 
 
 def stand_in() -> ModuleType:

@@ -15,6 +15,7 @@ pytest.importorskip("cryptography", reason="not applicable: the extra 'attestati
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+import attest_support
 import integrity_triton as it
 from attest_support import Tdx, stand_in
 from integrity_triton import IntegrityError
@@ -58,7 +59,7 @@ def key():
 
 @pytest.fixture(scope="module")
 def processor():
-    return stand_in().StandIn()
+    return attest_support.processor()
 
 
 def made(key, **options):

@@ -14,10 +14,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from attest_support import DER, PEM, samples, stand_in
+from attest_support import DER, PEM, processor, samples, stand_in
 from integrity_triton import IntegrityError
 from integrity_triton.models.attest import AttestationError, SnpPolicy, load_certificates, verify_report
-from integrity_triton.models.attest.certificates import MAX_CERTIFICATE, parse_certificates, parse_der
+from integrity_triton.models.attest.certificates import (
+    MAX_CERTIFICATE,
+    parse_certificates,
+    parse_crl,
+    parse_der,
+)
 from integrity_triton.models.attest.sev_snp import parse_certificate_table, parse_report
 
 UTC = datetime.timezone.utc
@@ -27,7 +32,7 @@ DATA = bytes(range(64))
 
 @pytest.fixture(scope="module")
 def made():
-    return stand_in().StandIn()
+    return processor()
 
 
 @pytest.fixture
@@ -247,6 +252,41 @@ def test_weak_algorithms_of_authorities_are_refused(made):
         verified(made, made.report(DATA), roots=[weak])
 
 
+def test_what_the_root_has_revoked(made):
+    module = stand_in()
+    report = made.report(DATA)
+
+    def crl(*serials, key=made.root_key, padding=module.PSS, begin=made.begin, end=made.end):
+        builder = x509.CertificateRevocationListBuilder(made.root.subject, begin, end)
+        for serial in serials:
+            builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder(serial, begin).build())
+        return builder.sign(key, hashes.SHA384(), rsa_padding=padding)
+
+    def check(*crls):
+        return verify_report(report, [made.chip, made.intermediate], [made.root], AT, crls)
+
+    allowed = {"measurement": (module.MEASUREMENT,)}
+    SnpPolicy(allowed, require_crl=True).check(check(crl(7)))
+    with pytest.raises(IntegrityError, match="no list of revoked"):
+        SnpPolicy(allowed, require_crl=True).check(check())
+    # The chip's certificate has another issuer, so that its number counts for nothing here.
+    assert check(crl(made.chip.serial_number)).revocation_checked
+    for revoked, match in (
+        (crl(made.intermediate.serial_number), "was revoked"),
+        (crl(key=made.intermediate_key), "is not valid for"),
+        (crl(padding=None), "RSA-PSS"),
+        (crl(end=datetime.datetime(2026, 2, 1)), "is valid from"),
+        (crl(begin=datetime.datetime(2027, 1, 1)), "is valid from"),
+    ):
+        with pytest.raises(IntegrityError, match=match):
+            check(crl(7), revoked)
+    der = crl(7).public_bytes(DER)
+    assert parse_crl(der) == parse_crl(parse_crl(der).public_bytes(PEM))
+    for size in range(len(der)):
+        with pytest.raises(AttestationError):
+            parse_crl(der[:size])
+
+
 def test_the_table_of_certificates(made):
     table = made.certificate_table()
     assert parse_certificate_table(table) == (made.chip, made.intermediate)
@@ -312,8 +352,10 @@ def test_the_policy(made):
         with pytest.raises(IntegrityError, match=match):
             SnpPolicy(**{"values": allowed, **options}).check(found)
     low = verified(made, made.report(DATA, changes={0x30: struct.pack("<I", 2)}))
-    with pytest.raises(IntegrityError, match="VMPL 2"):
-        SnpPolicy(allowed, maximum_vmpl=1).check(low)
+    for options in ({}, {"maximum_vmpl": 1}):
+        with pytest.raises(IntegrityError, match="VMPL 2"):
+            SnpPolicy(allowed, **options).check(low)
+    SnpPolicy(allowed, maximum_vmpl=2).check(low)
     old = verified(made, made.report(DATA, changes={0x1F0: bytes(8)}))
     with pytest.raises(IntegrityError, match="launch TCB"):
         SnpPolicy(allowed, minimum_tcb={"snp": 8}).check(old)

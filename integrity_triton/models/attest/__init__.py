@@ -18,7 +18,7 @@ except ImportError as error:
     ) from error
 
 from . import provenance
-from .certificates import load_certificates
+from .certificates import load_certificates, load_crl
 from .device import device_report
 from .document import MEDIA_TYPE, Attestation
 from .errors import AttestationError, EvidenceUnavailable
@@ -58,6 +58,7 @@ __all__ = [
     "get_evidence",
     "guard_state",
     "load_certificates",
+    "load_crl",
     "load_private_key",
     "load_public_key",
     "oms_root",

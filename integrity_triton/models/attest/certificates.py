@@ -81,6 +81,28 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
+def load_crl(path: PathLike) -> x509.CertificateRevocationList:
+    """The list of revoked certificates in a file, in DER or PEM. Raises as :func:`load_certificates` does."""
+    try:
+        return parse_crl(read_regular(path, MAX_FILE, "a list of revoked certificates"))
+    except AttestationError as error:
+        raise AttestationError(f"{os.fspath(path)}: {error}") from None
+
+
+def parse_crl(data: bytes) -> x509.CertificateRevocationList:
+    """A list of revoked certificates, in DER or PEM. Raises AttestationError for anything else."""
+    with _without_warnings():
+        try:
+            pem = b"-----BEGIN X509 CRL-----" in data
+            crl = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
+            _ = crl.issuer, crl.last_update_utc, crl.next_update_utc, crl.signature_hash_algorithm
+            for revoked in crl:
+                _ = revoked.serial_number
+        except Exception as error:  # as for certificates
+            raise AttestationError(f"not a list of revoked certificates: {error}") from None
+    return crl
+
+
 def issuer_of(
     certificate: x509.Certificate, candidates: Iterable[x509.Certificate], what: str
 ) -> x509.Certificate:

@@ -38,6 +38,7 @@ class Attestation:
         return self.envelope.payload
 
     def to_json(self) -> str:
+        """The attestation as ASCII JSON."""
         members = {
             "mediaType": MEDIA_TYPE,
             "dsseEnvelope": write_envelope(self.envelope),
@@ -65,12 +66,12 @@ class Attestation:
             raise AttestationError(f"not an attestation: {error}") from None
 
     def save(self, path: PathLike) -> None:
-        """Write :meth:`to_json` to a file, which is replaced as a whole. Raises OSError."""
+        """Write the JSON to a file, which is replaced as a whole. Raises OSError."""
         write_file(path, self.to_json().encode("ascii"))
 
     @classmethod
     def load(cls, path: PathLike) -> Attestation:
-        """Raises as :meth:`from_json` does, and names the file; OSError if it cannot be read."""
+        """Raises as ``from_json`` does, and names the file; OSError if it cannot be read."""
         try:
             return cls.from_json(read_regular(path, MAX_SIZE, "an attestation"))
         except AttestationError as error:

@@ -42,7 +42,7 @@ def attest(
 
     ``resident`` says which weights were found to be the manifest's in memory, ``guard`` what watches them,
     and ``tokens`` holds the SHA-256 of tokens of other devices, by their labels. ``device`` is
-    :func:`device_report` by default, ``name`` the name of the model, and ``time`` now.
+    ``device_report()`` by default, ``name`` the name of the model, and ``time`` now.
 
     Raises AttestationError for a nonce, root or token that cannot be stated; IntegrityError for a guard that
     has failed; EvidenceUnavailable where there is no evidence; ValueError for a key of another kind.

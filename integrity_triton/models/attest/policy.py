@@ -105,10 +105,13 @@ class SnpPolicy:
     guest_policy: Mapping[str, bool] = field(default_factory=lambda: {"debug": False})
     minimum_tcb: Mapping[str, int] = field(default_factory=dict)
     minimum_guest_svn: int = 0
-    maximum_vmpl: int = 3
+    maximum_vmpl: int = 0
+    """The highest privilege level (VMPL) that may have asked for the report; 0 is the most trusted."""
     products: tuple[str, ...] = ()
     """The beginnings of the names of products that are allowed, such as ``Milan``; empty for all."""
     allow_vlek: bool = False
+    require_crl: bool = False
+    """Whether a list of revoked certificates has to have been given."""
 
     def check(self, verified: VerifiedSnpReport) -> str:
         """What was compared. Raises IntegrityError for what is not allowed."""
@@ -138,6 +141,8 @@ class SnpPolicy:
             raise IntegrityError(f"the product is {verified.product}, which the policy does not allow")
         if verified.key == "VLEK" and not self.allow_vlek:
             raise IntegrityError("a cloud provider's key signed the report, which the policy does not allow")
+        if self.require_crl and not verified.revocation_checked:
+            raise IntegrityError("no list of revoked certificates was given, which the policy demands")
         return f"{_named(self.values)}; TCB {', '.join(f'{p} {n}' for p, n in verified.reported_tcb.items())}"
 
 
@@ -146,7 +151,7 @@ class Policy:
     """What a verifier demands. Without a file: a signature over a fresh statement about the right model."""
 
     require: frozenset[str] = frozenset(_ALWAYS)
-    """The checks, of :data:`CHECKS`, that have to succeed."""
+    """The checks, of ``CHECKS``, that have to succeed."""
     max_age: int = 300
     """Seconds that a statement may be old."""
     max_ahead: int = 30
@@ -250,6 +255,7 @@ def _snp(members: Mapping[str, Any]) -> SnpPolicy:
             "maximum_vmpl": int,
             "products": list,
             "allow_vlek": bool,
+            "require_crl": bool,
         },
     )
     values = _values(members["values"], _SNP_FIELDS, "values")
@@ -264,9 +270,10 @@ def _snp(members: Mapping[str, Any]) -> SnpPolicy:
         {"debug": False, **bits},
         {part: _count(tcb, part, 0) for part in tcb},
         _count(members, "minimum_guest_svn", 0),
-        _count(members, "maximum_vmpl", 3),
+        _count(members, "maximum_vmpl", 0),
         _strings(members.get("products", []), "products"),
         members.get("allow_vlek", False),
+        members.get("require_crl", False),
     )
 
 

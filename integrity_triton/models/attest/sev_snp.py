@@ -232,6 +232,8 @@ class VerifiedSnpReport:
     reported_tcb: Mapping[str, int]
     """The TCB version that the signing key is derived from, by the names of its parts."""
     launch_tcb: Mapping[str, int]
+    revocation_checked: bool = False
+    """Whether a list of revoked certificates of the root was given."""
 
 
 def verify_report(
@@ -239,6 +241,7 @@ def verify_report(
     certificates: Iterable[x509.Certificate],
     roots: Iterable[x509.Certificate],
     at: datetime,
+    crls: Iterable[x509.CertificateRevocationList] = (),
 ) -> VerifiedSnpReport:
     """Verify a report up to one of ``roots``, which are the vendor's, at a time in UTC.
 
@@ -246,8 +249,9 @@ def verify_report(
     that signed the report (VCEK or VLEK); the last two are taken from ``certificates``, which are not
     trusted. The TCB version and the chip's identity in the last certificate have to be those of the report.
 
+    ``crls`` are lists of the certificates that the root has revoked; without one, revocation is not checked.
+
     Raises AttestationError for what is malformed or not supported, and IntegrityError for what is wrong.
-    Revocation is not checked.
     """
     report = parse_report(data)
     kind = _SIGNING_KEYS.get(report.signing_key)
@@ -266,6 +270,9 @@ def verify_report(
     check_authority(root)
     check_authority(intermediate)
     check_dates(chain, at)
+    lists = [crl for crl in crls if crl.issuer == root.subject]
+    for crl in lists:
+        _check_revocation(crl, root, chain, at)
     product, tcb = _check_leaf(leaf, report, kind)
     turin = _is_turin(report, product)
     return VerifiedSnpReport(
@@ -275,6 +282,7 @@ def verify_report(
         root.subject.rfc4514_string(),
         tcb,
         report.tcb(report.launch_tcb, turin=turin),
+        bool(lists),
     )
 
 
@@ -312,20 +320,45 @@ def _signer(report: SnpReport, kind: str, certificates: Iterable[x509.Certificat
 def _check_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
     """Raises IntegrityError unless ``issuer`` signed the certificate with RSA-PSS and SHA-384, and has at
     least 4096 bits."""
-    name = certificate.subject.rfc4514_string()
+    what = f"the certificate of {certificate.subject.rfc4514_string()!r}"
+    _check_signed(certificate, certificate.tbs_certificate_bytes, issuer, what)
+
+
+def _check_revocation(
+    crl: x509.CertificateRevocationList,
+    root: x509.Certificate,
+    chain: Iterable[x509.Certificate],
+    at: datetime,
+) -> None:
+    _check_signed(crl, crl.tbs_certlist_bytes, root, "the list of revoked certificates")
+    if at < crl.last_update_utc or crl.next_update_utc is None or at > crl.next_update_utc:
+        raise IntegrityError(
+            f"the list of revoked certificates is valid from {crl.last_update_utc} to {crl.next_update_utc}"
+        )
+    for certificate in chain:
+        listed = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+        if certificate.issuer == root.subject and listed is not None:
+            raise IntegrityError(f"the certificate of {certificate.subject.rfc4514_string()!r} was revoked")
+
+
+def _check_signed(
+    what_is_signed: x509.Certificate | x509.CertificateRevocationList,
+    signed: bytes,
+    issuer: x509.Certificate,
+    what: str,
+) -> None:
     key = issuer.public_key()
-    sha384 = isinstance(certificate.signature_hash_algorithm, hashes.SHA384)
-    if certificate.signature_algorithm_oid != SignatureAlgorithmOID.RSASSA_PSS or not sha384:
-        raise IntegrityError(f"the certificate of {name!r} is not signed with RSA-PSS and SHA-384")
+    sha384 = isinstance(what_is_signed.signature_hash_algorithm, hashes.SHA384)
+    if what_is_signed.signature_algorithm_oid != SignatureAlgorithmOID.RSASSA_PSS or not sha384:
+        raise IntegrityError(f"{what} is not signed with RSA-PSS and SHA-384")
     if not isinstance(key, rsa.RSAPublicKey) or not 4096 <= key.key_size <= 8192:
-        raise IntegrityError(f"the certificate of {name!r} is not signed with an RSA key of 4096 bits")
+        raise IntegrityError(f"{what} is not signed with an RSA key of 4096 bits")
     pss = padding.PSS(padding.MGF1(hashes.SHA384()), hashes.SHA384.digest_size)
     try:
-        key.verify(certificate.signature, certificate.tbs_certificate_bytes, pss, hashes.SHA384())
+        key.verify(what_is_signed.signature, signed, pss, hashes.SHA384())
     except InvalidSignature:
         raise IntegrityError(
-            f"the signature of the certificate of {name!r} is not valid for "
-            f"{issuer.subject.rfc4514_string()!r}"
+            f"the signature of {what} is not valid for {issuer.subject.rfc4514_string()!r}"
         ) from None
 
 

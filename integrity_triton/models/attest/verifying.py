@@ -95,6 +95,7 @@ def verify(
     roots: Iterable[x509.Certificate] = (),
     certificates: Iterable[x509.Certificate] = (),
     collateral: str | bytes | None = None,
+    crls: Iterable[x509.CertificateRevocationList] = (),
     tokens: Mapping[str, tuple[bytes, Mapping[str, Any]]] | None = None,
     weights: Any = None,
 ) -> AttestationReport:
@@ -103,9 +104,10 @@ def verify(
     ``key`` is the public key that the verifier expects, ``nonce`` the bytes that it has sent, and ``model``
     the manifest, or its root, that the machine must have. ``at`` is the time in UTC at which everything has
     to be valid, now by default. ``roots`` are the vendors' root certificates; ``certificates`` are further
-    ones that the evidence may need, and ``collateral`` is what a TDX quote needs. Neither is trusted.
+    ones that the evidence may need, ``collateral`` is what a TDX quote needs, and ``crls`` list what the root
+    of an SEV-SNP report has revoked. None of them is trusted.
     ``tokens`` maps labels to the SHA-256 of a token and the claims of its verdict. ``weights``, if given, are
-    compared with the manifest, as :meth:`Manifest.verify` does it, here and now.
+    compared with the manifest, as :meth:`integrity_triton.models.Manifest.verify` does it, here and now.
 
     Raises AttestationError for a signed statement that is malformed or of another version, and for a nonce
     that is no nonce. All else is in the report, of which ``raise_for_failure`` makes an error.
@@ -132,7 +134,7 @@ def verify(
     found.add("time", lambda: _time(statement, moment, demands), f"{name}, the clocks of both machines")
     found.add("model", lambda: _model(statement, model), f"{name}, the verifier's manifest")
     evidence_holds = _check_evidence(
-        found, attestation, nonce, demands, moment, list(roots), list(certificates), collateral
+        found, attestation, nonce, demands, moment, list(roots), list(certificates), collateral, list(crls)
     )
     if evidence_holds:
         found.word = f"the word of {name} in the measured guest"
@@ -253,6 +255,7 @@ def _check_evidence(
     roots: list[x509.Certificate],
     certificates: list[x509.Certificate],
     collateral: str | bytes | None,
+    crls: list[x509.CertificateRevocationList],
 ) -> bool:
     """Whether there is evidence, and all of it holds, with a policy for what it measured."""
     if not attestation.evidence:
@@ -269,7 +272,7 @@ def _check_evidence(
         by = f"{evidence.provider}, the vendor's root"
 
         def check_chain(evidence: Evidence = evidence, verified: list[Any] = verified) -> str:
-            verified.append(_verified(evidence, roots, certificates, collateral, at))
+            verified.append(_verified(evidence, roots, certificates, collateral, crls, at))
             return f"the processor signed the report, up to {verified[0].root}"
 
         if not found.add("evidence", check_chain, by):
@@ -301,6 +304,7 @@ def _verified(
     roots: list[x509.Certificate],
     certificates: list[x509.Certificate],
     collateral: str | bytes | None,
+    crls: list[x509.CertificateRevocationList],
     at: datetime,
 ) -> VerifiedTdxQuote | VerifiedSnpReport:
     if evidence.provider == "tdx_guest":
@@ -309,7 +313,7 @@ def _verified(
         return verify_quote(evidence.report, collateral, roots, at)
     if evidence.provider == "sev_guest":
         brought = parse_certificate_table(evidence.auxiliary) if evidence.auxiliary else ()
-        return verify_report(evidence.report, [*certificates, *brought], roots, at)
+        return verify_report(evidence.report, [*certificates, *brought], roots, at, crls)
     raise AttestationError(f"evidence of the kind {evidence.provider!r} is not supported")
 
 
