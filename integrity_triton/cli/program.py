@@ -24,7 +24,7 @@ from .hash import hash_files
 from .load_check import load_check
 from .manifest import manifest
 from .outcome import BROKEN_PIPE, EXPECTED_ERRORS, INTERRUPTED, OK, TROUBLE, describe
-from .signing import keygen, sign, verify
+from .signing import digest, keygen, sign, verify
 from .tensors import tensors
 from .terminal import PROGRAM, complain, write_document
 
@@ -46,6 +46,7 @@ for _command in (
     bench,
     conformance,
     devices,
+    digest,
     guard,
     hash_files,
     keygen,

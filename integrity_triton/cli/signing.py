@@ -1,7 +1,11 @@
-"""The commands ``keygen``, ``sign`` and ``verify`` make and check OpenSSF Model Signing signatures."""
+"""The commands ``keygen``, ``sign``, ``verify`` and ``digest`` of OpenSSF Model Signing.
+
+Options have the hyphenated names of model_signing's commands as well as the shorter ones of this program.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +48,7 @@ def keygen(private_key: str, public_key: str, as_json: bool) -> int:
 
 _ignore_path_option = click.option(
     "--ignore-path",
+    "--ignore-paths",
     "ignore_paths",
     multiple=True,
     metavar="PATH",
@@ -56,35 +61,87 @@ _allow_symlinks_option = click.option(
 )
 
 
-@click.command()
-@click.argument("folder")
-@click.option("--key", required=True, metavar="FILE", help="PEM file of the private key.")
-@click.option(
-    "-o", "--signature", metavar="FILE", help="Write the signature to this file.  [default: FOLDER/model.sig]"
-)
-@click.option(
+_method_option = click.option(
     "--method",
     type=click.Choice(["files", "shards"]),
     default="files",
     show_default=True,
-    help="Sign a digest of each file, or of each shard of a file.",
+    help="Take a digest of each file, or of each shard of a file.",
 )
-@click.option("--algorithm", help="Hash to use.  [default: blake3 for files, sha256 for shards]")
-@click.option(
+_algorithm_option = click.option(
+    "--algorithm", help="Hash to use.  [default: blake3 for files, sha256 for shards]"
+)
+_shard_size_option = click.option(
     "--shard-size", type=click.IntRange(1), metavar="BYTES", help="Size of a shard, with --method shards."
 )
-@click.option("--password-file", metavar="FILE", help="Read the password of the private key from this file.")
+
+
+def _algorithm(method: str, given: str | None, shard_size: int | None) -> str:
+    if shard_size is not None and method != "shards":
+        raise click.UsageError(
+            "--shard-size can only be used with --method shards", click.get_current_context()
+        )
+    if given is not None:
+        return given
+    return "blake3" if method == "files" else "sha256"
+
+
+def _paths(given: tuple[str, ...]) -> list[Path]:
+    return [Path(path) for path in given]
+
+
+def _path(given: str | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+@click.command()
+@click.argument("folder")
+@click.option("--key", "--private-key", "key", metavar="FILE", help="PEM file of the private key.")
+@click.option("--pkcs11-uri", metavar="URI", help="The private key in a PKCS #11 token, in place of --key.")
+@click.option("--signing-certificate", metavar="FILE", help="PEM file of the certificate of the key.")
+@click.option(
+    "--certificate-chain",
+    multiple=True,
+    metavar="FILE",
+    help="PEM file of certificates, from the issuer of the signing certificate upwards. Repeatable.",
+)
+@click.option(
+    "-o", "--signature", metavar="FILE", help="Write the signature to this file.  [default: FOLDER/model.sig]"
+)
+@_method_option
+@_algorithm_option
+@_shard_size_option
+@click.option(
+    "--password-file",
+    "--pin-file",
+    "password_file",
+    metavar="FILE",
+    help="Read the password of the private key, or the PIN of its token, from this file.",
+)
+@click.option(
+    "--for-stock", is_flag=True, help="Write the names that model_signing 1.1.1 reads, where they differ."
+)
+@click.option(
+    "--measurements",
+    metavar="FILE",
+    help="Keep digests in this file, and do not read files again that seem unchanged since.",
+)
 @_ignore_path_option
 @_allow_symlinks_option
 @report_options
 def sign(
     folder: str,
-    key: str,
+    key: str | None,
+    pkcs11_uri: str | None,
+    signing_certificate: str | None,
+    certificate_chain: tuple[str, ...],
     signature: str | None,
     method: str,
     algorithm: str | None,
     shard_size: int | None,
     password_file: str | None,
+    for_stock: bool,
+    measurements: str | None,
     ignore_paths: tuple[str, ...],
     allow_symlinks: bool,
     as_json: bool,
@@ -93,24 +150,24 @@ def sign(
     """Sign a model FOLDER in the OpenSSF Model Signing format."""
     from ..models import oms
 
-    if shard_size is not None and method != "shards":
-        raise click.UsageError(
-            "--shard-size can only be used with --method shards", click.get_current_context()
-        )
-    if algorithm is None:
-        algorithm = "blake3" if method == "files" else "sha256"
+    algorithm = _algorithm(method, algorithm, shard_size)
     output = Output(as_json=as_json)
     path = _signature_path(folder, signature)
     with output.progress(folder, folder_size(folder)) as progress:
         oms.sign(
             Path(folder),
             path,
-            private_key=Path(key),
+            private_key=_path(key),
+            pkcs11_uri=pkcs11_uri,
+            certificate=_path(signing_certificate),
+            certificate_chain=_paths(certificate_chain),
             method=method,
             algorithm=algorithm,
             password=_password(password_file),
             ignore_paths=ignore_paths,
             allow_symlinks=allow_symlinks,
+            for_stock=for_stock,
+            measurements=_path(measurements),
             shard_size=shard_size,
             backend=backend,
             progress=progress,
@@ -122,7 +179,72 @@ def sign(
 
 @click.command()
 @click.argument("folder")
-@click.option("--key", required=True, metavar="FILE", help="PEM file of the public key.")
+@_method_option
+@_algorithm_option
+@_shard_size_option
+@_ignore_path_option
+@_allow_symlinks_option
+@report_options
+def digest(
+    folder: str,
+    method: str,
+    algorithm: str | None,
+    shard_size: int | None,
+    ignore_paths: tuple[str, ...],
+    allow_symlinks: bool,
+    as_json: bool,
+    backend: str | None,
+) -> int:
+    """Print the digest of a model FOLDER that a signature would have, without signing anything."""
+    from ..models import oms
+
+    algorithm = _algorithm(method, algorithm, shard_size)
+    output = Output(as_json=as_json)
+    with output.progress(folder, folder_size(folder)) as progress:
+        root = oms.root_digest(
+            Path(folder),
+            method=method,
+            algorithm=algorithm,
+            shard_size=shard_size,
+            ignore_paths=ignore_paths,
+            allow_symlinks=allow_symlinks,
+            backend=backend,
+            progress=progress,
+        )
+    output.line(f"sha256:{root}  {folder}")
+    output.document(ok=True, folder=folder, method=method, algorithm=algorithm, digest={"sha256": root})
+    return OK
+
+
+def _time(_: click.Context, __: click.Parameter, given: datetime | None) -> datetime | None:
+    """A time in UTC."""
+    return None if given is None else given.replace(tzinfo=timezone.utc)
+
+
+@click.command()
+@click.argument("folder")
+@click.option("--key", "--public-key", "key", metavar="FILE", help="PEM file of the public key.")
+@click.option(
+    "--certificate-chain",
+    multiple=True,
+    metavar="FILE",
+    help="PEM file of trusted certificates, in place of --key. Repeatable.",
+)
+@click.option(
+    "--at",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]),
+    callback=_time,
+    help="When the certificates have to be valid, in UTC.  [default: now]",
+)
+@click.option(
+    "--trusted-root",
+    "--trust-config",
+    "trusted_root",
+    metavar="FILE",
+    help="A trusted root of Sigstore, or a client's trust configuration, in place of --key.",
+)
+@click.option("--identity", help="The identity of the signer, with --trusted-root.")
+@click.option("--identity-provider", metavar="URL", help="Who vouched for the identity.")
 @click.option(
     "--signature", metavar="FILE", help="Read the signature from this file.  [default: FOLDER/model.sig]"
 )
@@ -138,7 +260,12 @@ def sign(
 @report_options
 def verify(
     folder: str,
-    key: str,
+    key: str | None,
+    certificate_chain: tuple[str, ...],
+    at: datetime | None,
+    trusted_root: str | None,
+    identity: str | None,
+    identity_provider: str | None,
     signature: str | None,
     ignore_unsigned_files: bool,
     manifest_path: str | None,
@@ -159,7 +286,12 @@ def verify(
             oms.verify(
                 Path(folder),
                 path,
-                public_key=Path(key),
+                public_key=_path(key),
+                certificate_chain=_paths(certificate_chain),
+                at=at,
+                trusted_root=_path(trusted_root),
+                identity=identity,
+                identity_provider=identity_provider,
                 ignore_paths=ignore_paths,
                 allow_symlinks=allow_symlinks,
                 ignore_unsigned_files=ignore_unsigned_files,

@@ -16,6 +16,7 @@ import errno
 import functools
 import os
 import pathlib
+import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -36,6 +37,7 @@ try:
         ShardedFileManifestItem,
     )
 
+    from . import oms_measurements
     from .oms_bundle import (
         GIT_PATHS,
         LARGEST_SHARD,
@@ -79,7 +81,7 @@ from .model_tree import LINK, SINGLE_FILE, ModelFile, ModelTree, read_tree
 from .regular_files import read_regular, settled
 from .threads import SharedProgress, in_threads
 
-__all__ = ["HashingConfig", "SignatureFormatError", "generate_key", "sign", "verify"]
+__all__ = ["HashingConfig", "SignatureFormatError", "generate_key", "root_digest", "sign", "verify"]
 
 MAX_SIGNATURE_SIZE = 256 << 20
 """Bytes, enough for a million files or shards."""
@@ -205,11 +207,13 @@ class HashingConfig(model_signing.hashing.Config):
         model: str,
         only: Collection[str] | None = None,
         expected: Mapping[str, Collection[Any]] | None = None,
+        known: oms_measurements.Measurements | None = None,
     ) -> tuple[ModelTree, _Digests]:
         """What is in the model, and the digests of the ranges of its files.
 
         With ``expected``, a file is read only if it has as many ranges as are expected of its name. Any other
-        gets one digest, which is empty and so equal to no other.
+        gets one digest, which is empty and so equal to no other. With ``known``, a file that counts as
+        unchanged since then is not read.
 
         Raises OSError for what cannot be read, and IntegrityError if the model changes meanwhile.
         """
@@ -229,7 +233,12 @@ class HashingConfig(model_signing.hashing.Config):
             if expected is not None and len(expected.get(name, ())) != self._count(file.size):
                 digests[name][0, file.size] = b""
                 continue
-            parts += [(name, part) for part in self._ranges(file.size)]
+            ranges = list(self._ranges(file.size))
+            before = None if known is None else known.of(name, file, ranges)
+            if before is not None:
+                digests[name] = before
+            else:
+                parts += [(name, part) for part in ranges]
         calls = [partial(self._digest, tree.files[name], part, shared) for name, part in parts]
         for (name, part), digest in zip(parts, in_threads(self._workers, calls, shared), strict=True):
             digests[name][part] = digest
@@ -346,6 +355,7 @@ def sign(
     ignore_paths: Iterable[PathLike] = (),
     allow_symlinks: bool = False,
     for_stock: bool = False,
+    measurements: PathLike | None = None,
     backend: str | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -359,6 +369,10 @@ def sign(
     ``ignore_paths`` are relative to ``folder``; git's own files and the signature itself are always ignored.
     ``allow_symlinks`` is as for :class:`HashingConfig`. ``for_stock`` deviates from the specification where
     model_signing 1.1.1 does: in the name of a shard's hash, and in that of a model which is one file.
+
+    ``measurements`` is a file outside of the model that is made, signed with the same key, and read when the
+    model is signed again: then only files that changed are read. What counts as unchanged, and what that
+    trusts, is in ``docs/guide/signing.md``. :func:`verify` always reads everything.
 
     Raises ValueError for a key, certificate, method, algorithm, shard size or ignored path that cannot be
     used, for a file name with a colon that model_signing 1.1.1 cannot read if the signature is ``for_stock``
@@ -381,13 +395,23 @@ def sign(
     for path in ignored:
         _check_utf8(model, path)
     config.set_ignored_paths(paths=ignored)
-    signer = _signer(private_key, pkcs11_uri, password, certificate, certificate_chain)
+    key = _private_key(private_key, pkcs11_uri, password)
+    signer = _signer(key, certificate, certificate_chain)
+    known = None
+    if measurements is not None:
+        if _signature_within(model, measurements):
+            raise ValueError(f"{os.fspath(measurements)}: measurements must be outside of the model")
+        known = oms_measurements.read(measurements, key)
+        if known is not None and (known.algorithm, known.shard_size) != (algorithm, config._shard_size):
+            known = None
+        check_output_file(measurements, inputs=[signature_path])
     listed = read_tree(model, ignored=frozenset(config._ignored(model)), allow_symlinks=allow_symlinks)
     if method == "shards" and for_stock:
         _check_shard_names(model, listed)
     check_output_file(signature_path, inputs=[file.path for file in listed.files.values()])
     _check_replaced(pathlib.Path(signature_path), in_model=bool(within))
-    tree, digests = config._measure(model)
+    began = time.time_ns()
+    tree, digests = config._measure(model, known=known)
     config._check_signable(model, tree, digests)
     for name, file in sorted(tree.files.items()):
         if os.path.splitext(name)[1].lower() in WEIGHTS_ENDINGS and (kind := _standing_in(file)):
@@ -398,25 +422,55 @@ def sign(
     statement = _statement(model, config, tree, digests, for_stock=for_stock)
     payload = make_payload(_name_of(model), statement, for_stock=for_stock)
     write_file(signature_path, make_bundle(payload, signer))
+    if measurements is not None:
+        found = oms_measurements.kept(algorithm, config._shard_size, tree.files, digests, began)
+        write_file(measurements, oms_measurements.write(found, key))
 
 
-def _signer(
-    private_key: PathLike | None,
-    pkcs11_uri: str | None,
-    password: str | None,
-    certificate: PathLike | None,
-    certificate_chain: Iterable[PathLike],
-) -> Signer:
-    if (private_key is None) == (pkcs11_uri is None):
-        raise ValueError("a signature needs one key: private_key (--key) or pkcs11_uri (--pkcs11-uri)")
-    key: PrivateKey
-    if pkcs11_uri is not None:
+def root_digest(
+    folder: PathLike,
+    *,
+    method: str = "files",
+    algorithm: str = "blake3",
+    shard_size: int | None = None,
+    ignore_paths: Iterable[PathLike] = (),
+    allow_symlinks: bool = False,
+    backend: str | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """The digest of a model that :func:`sign` would sign: SHA-256 over the digests of its files or shards in
+    the order of their names as text (section 6.5.1), in hexadecimal. It depends on the method, the algorithm
+    and the size of shards.
+
+    A signature in ``folder`` counts as a file of the model unless ``ignore_paths`` has it. Raises as
+    :meth:`HashingConfig.hash` does.
+    """
+    model = os.fspath(folder)
+    config = HashingConfig(
+        method,
+        algorithm,
+        shard_size=shard_size,
+        backend=backend,
+        allow_symlinks=allow_symlinks,
+        progress=progress,
+    )
+    config.set_ignored_paths(paths=_given_ignored(ignore_paths))
+    tree, digests = config._measure(model)
+    config._check_signable(model, tree, digests)
+    return _statement(model, config, tree, digests).root
+
+
+def _private_key(private_key: PathLike | None, pkcs11_uri: str | None, password: str | None) -> PrivateKey:
+    if pkcs11_uri is not None and private_key is None:
         from .signing_pkcs11 import TokenKey
 
-        key = TokenKey(pkcs11_uri, password)
-    else:
-        assert private_key is not None
-        key = FileKey(load_private_key(private_key, password))
+        return TokenKey(pkcs11_uri, password)
+    if private_key is not None and pkcs11_uri is None:
+        return FileKey(load_private_key(private_key, password))
+    raise ValueError("a signature needs one key: private_key (--key) or pkcs11_uri (--pkcs11-uri)")
+
+
+def _signer(key: PrivateKey, certificate: PathLike | None, certificate_chain: Iterable[PathLike]) -> Signer:
     issuers = load_certificates(certificate_chain)
     if certificate is None:
         if issuers:

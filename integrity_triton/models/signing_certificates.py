@@ -125,15 +125,15 @@ def check_trusted(
         warnings.simplefilter("ignore")
         for root in trusted:
             store.add_cert(crypto.X509.from_cryptography(root))
+        leaf = crypto.X509.from_cryptography(certificate)
+        untrusted = [crypto.X509.from_cryptography(issuer) for issuer in issuers]
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     store.set_time(datetime.now(timezone.utc) if at is None else at.astimezone(timezone.utc))
-    context = crypto.X509StoreContext(
-        store,
-        crypto.X509.from_cryptography(certificate),
-        [crypto.X509.from_cryptography(issuer) for issuer in issuers],
-    )
+    context = crypto.X509StoreContext(store, leaf, untrusted)
     try:
-        chain = [found.to_cryptography() for found in context.get_verified_chain()]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            chain = [found.to_cryptography() for found in context.get_verified_chain()]
     except crypto.X509StoreContextError as error:
         failing = error.certificate.to_cryptography()
         raise IntegrityError(

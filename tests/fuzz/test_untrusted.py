@@ -157,6 +157,21 @@ def test_signed_bundles(signed):
     fuzz("oms_bundle", attempt, (it.IntegrityError, oms.SignatureFormatError))
 
 
+def test_bundles_with_certificates(signed):
+    from datetime import datetime, timezone
+
+    from integrity_triton.models import oms
+
+    folder, _, path = signed
+    root, at = CORPUS / "oms_root.pem", datetime(2026, 6, 1, tzinfo=timezone.utc)
+
+    def attempt(data: bytes) -> None:
+        path.write_bytes(data)
+        oms.verify(folder, path, certificate_chain=[root], at=at)
+
+    fuzz("oms_certificates", attempt, (it.IntegrityError, oms.SignatureFormatError))
+
+
 def test_signed_statements():
     """The contents behind a valid signature are fuzzed as well, since the owner of a key may be careless."""
     pytest.importorskip("model_signing")
