@@ -45,6 +45,14 @@ _ROOT_DOMAIN = b"integrity_triton manifest root"
 _FIELDS: Mapping[str, type] = {"format": str, "version": int, "algorithm": str, "root": str, "tensors": list}
 _TENSOR_FIELDS: Mapping[str, type] = {"name": str, "dtype": str, "shape": list, "nbytes": int, "digest": str}
 
+_OTHER_JSON: Mapping[str, str] = {
+    "weight_map": "the index of a model in several safetensors files",
+    "architectures": "the configuration of a model, such as config.json",
+    "model_type": "the configuration of a model, such as config.json",
+    "_class_name": "the configuration of a diffusers model",
+}
+"""What other JSON files of a model folder are, by a member that they have."""
+
 
 class Manifest:
     """One entry for each tensor of a model, and the root over all of them. Immutable.
@@ -347,7 +355,10 @@ class Manifest:
     def _from_object(cls, members: Mapping[str, Any]) -> Manifest:
         # The format and version are checked first, because a newer version may have other fields.
         if members.get("format") != FORMAT:
-            raise ManifestError(f"the field 'format' must be {FORMAT!r}")
+            known = next((what for field, what in _OTHER_JSON.items() if field in members), None)
+            raise ManifestError(
+                f"the field 'format' must be {FORMAT!r}" + (f"; this is {known}" if known else "")
+            )
         version = members.get("version")
         if type(version) is int and version > VERSION:
             raise ManifestError(

@@ -485,3 +485,9 @@ def test_as_hf_cache_verify(
             changed = bytearray(WEIGHTS)
             changed[5] ^= 1
             _overwrite(folder / "model.safetensors", bytes(changed))
+
+
+def test_the_path_of_a_response_is_not_its_text(tmp_path: Path) -> None:
+    (tmp_path / "response.json").write_text('{"siblings": []}')
+    with pytest.raises(ManifestError, match=r"response\.json' is no JSON; if it is a path, pass the text"):
+        hub.verify_download(tmp_path, str(tmp_path / "response.json"))

@@ -425,3 +425,26 @@ def no_thread_is_left() -> Iterator[None]:
     yield
     left = [t for t in set(threading.enumerate()) - before if t.is_alive()]
     assert not [t for t in left if t.name.startswith("integrity_triton")]
+
+
+def test_a_long_report_is_cut(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"t0": torch.zeros(1)}, tmp_path / "m.safetensors")
+    manifest = Manifest.build({f"t{i}": torch.zeros(1) for i in range(500)})
+    with pytest.raises(LoadError, match="499 missing") as caught:
+        load_verified(tmp_path / "m.safetensors", against=manifest)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 22 and lines[-1] == "  and 479 more"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ('{"weight_map": {}}', "the index of a model in several"),
+        ('{"architectures": ["BertModel"]}', "the configuration of a model"),
+        ('{"_class_name": "UNet2DConditionModel"}', "the configuration of a diffusers model"),
+    ],
+)
+def test_another_json_file_of_a_model_as_its_manifest(tmp_path: Path, content: str, what: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ManifestError, match=rf"config\.json: .*this is {what}"):
+        Manifest.load(tmp_path / "config.json")

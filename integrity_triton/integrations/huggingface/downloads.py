@@ -46,6 +46,10 @@ def hub_digests(response: bytes | str) -> FileDigests:
 
 def _parse(response: bytes | str) -> dict[str, FileDigest]:
     text = response if isinstance(response, str) else bytes(response).decode("utf-8")
+    if text.strip() and not text.lstrip().startswith(("{", "[")):
+        raise ManifestError(
+            f"{shown(text)} is no JSON; if it is a path, pass the text of the file: Path(path).read_bytes()"
+        )
     if text.lstrip().startswith("["):  # the parser takes objects alone, so that an array is made a member
         members = parse_object(f'{{"tree":{text}}}')
         if len(members) > 1:

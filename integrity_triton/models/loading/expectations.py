@@ -25,6 +25,8 @@ from .plan import Message, Plan, PlannedFile
 
 PathLike = str | os.PathLike[str]
 
+_MOST_LINES = 21  # of a report: its head, and twenty tensors
+
 
 @dataclass(frozen=True)
 class Signed:
@@ -179,7 +181,7 @@ class _OfManifest:
             name = (*present, *report.missing)[0]
             file, tensor = tensors.get(name, (None, None))
             raise LoadError(
-                f"{plan.path}: {report}",
+                f"{plan.path}: {_shortened(str(report))}",
                 file=plan.path if file is None else file.path,
                 tensor=name,
                 range=None if tensor is None else (tensor.start, tensor.end),
@@ -323,6 +325,14 @@ def _check_files(plan: Plan, listed: Mapping[str, Any], source: str) -> None:
             f"{plan.path}: {source} has files that are missing: {_list(missing)}",
             file=f"{plan.path}/{missing[0]}" if is_remote(plan.path) else str(Path(plan.path, missing[0])),
         )
+
+
+def _shortened(text: str) -> str:
+    """The first lines of a report, which has one for each tensor."""
+    lines = text.splitlines()
+    if len(lines) <= _MOST_LINES:
+        return text
+    return "\n".join([*lines[:_MOST_LINES], f"  and {len(lines) - _MOST_LINES} more"])
 
 
 def _list(names: Sequence[str]) -> str:
