@@ -88,6 +88,8 @@ def test_the_manifest_is_that_of_the_files(folder: Path, name: str) -> None:
     one = Manifest.build(folder / SHARD, name)
     assert Manifest.build(f"{MODEL}/{SHARD}", name) == one == Manifest.from_file(f"{MODEL}/{SHARD}", name)
     assert expected.verify(MODEL).ok and Manifest.build(MODEL, name).verify(folder).ok
+    digests = it.models.distributed.root_of_files
+    assert digests(MODEL, algorithm=name) == digests(folder, algorithm=name)
 
 
 def test_a_flipped_bit_is_named(folder: Path, memory: Any) -> None:

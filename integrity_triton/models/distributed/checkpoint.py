@@ -340,10 +340,14 @@ class CheckpointReader(FileSystemReader):
         if len(self._buffer) < length:  # one buffer for all parts: new memory takes longer than hashing it
             self._buffer = bytearray(length)
         view = memoryview(self._buffer)[:length]
+        if length <= _PIECE_SIZE:  # a thread would take longer than it saves
+            filled = _fill(file, view)
+            running.update(view[:filled])
+            return running.digest(), view[:filled].toreadonly()
         filled = 0
         hashing: Task[None] | None = None
         with ThreadPoolExecutor(1, "integrity_triton") as pool:
-            while filled < length and (got := file.readinto(view[filled : filled + _PIECE_SIZE])):
+            while got := _fill(file, view[filled : filled + _PIECE_SIZE]):
                 if hashing is not None:
                     hashing.result()
                 hashing = pool.submit(running.update, view[filled : filled + got])
@@ -402,6 +406,14 @@ class _RegularFiles(FileSystem):
             raise ManifestError(str(error)) from None
         with open(descriptor, "rb", buffering=0) as file:
             yield file
+
+
+def _fill(file: Any, view: memoryview) -> int:
+    """How many bytes of ``view`` were filled from a file: all, unless it ends before."""
+    filled = 0
+    while filled < len(view) and (got := file.readinto(view[filled:])):
+        filled += got
+    return filled
 
 
 def _key(info: Any) -> _Key:

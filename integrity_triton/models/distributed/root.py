@@ -6,14 +6,12 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._version import __version__
 from ..dtypes import torch_type
 from ..errors import ManifestError, shown
-from ..folder import read_folder
-from ..safetensors_file import SafetensorsFile
+from ..folder import read_model
 from ..stored import read_tensors
 from ..tensor_hash import TensorHash
 from .agreement import Agreement
@@ -128,6 +126,7 @@ def root_of_files(
     path: str | os.PathLike[str], *, algorithm: str = "blake3", backend: str | None = None
 ) -> DistributedDigests:
     """The digests of a safetensors file, or of a folder of them with or without an index, in this process.
+    The path may be a URL that fsspec takes.
 
     They equal those of the model that was saved there, whatever its sharding is. Names that the metadata
     states to be one tensor count, as they do for a manifest. A tensor at a time is in memory.
@@ -135,7 +134,7 @@ def root_of_files(
     Raises ManifestError for malformed files, and OSError for one that cannot be read.
     """
     hash_ = check_algorithm(algorithm)
-    files = read_folder(path) if Path(path).is_dir() else (SafetensorsFile.read(path),)
+    files = read_model(path)
     digests: dict[str, bytes] = {}
     for file in files:
         stored = {tensor.name: tensor for tensor in file.tensors}
