@@ -27,6 +27,7 @@ from .outcome import BROKEN_PIPE, EXPECTED_ERRORS, INTERRUPTED, OK, TROUBLE, des
 from .signing import digest, keygen, sign, verify
 from .tensors import tensors
 from .terminal import PROGRAM, complain, write_document
+from .tree import tree
 
 
 @click.group(
@@ -54,6 +55,7 @@ for _command in (
     manifest,
     sign,
     tensors,
+    tree,
     verify,
     verify_attestation,
 ):
