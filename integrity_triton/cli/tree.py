@@ -17,21 +17,16 @@ from .terminal import Output
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class _Hex(click.ParamType):
+def _hex(text: str) -> bytes:
     """Bytes as hexadecimal digits."""
-
-    name = "hex"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        try:
-            return bytes.fromhex(value)
-        except ValueError:
-            self.fail(f"{value!r} is not an even number of hexadecimal digits", param, ctx)
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not an even number of hexadecimal digits") from None
 
 
-_HEX = _Hex()
-_salt = click.option("--salt", type=_HEX, default="", metavar="HEX", help="Salt, in hexadecimal digits.")
-_root = click.option("--root", type=_HEX, required=True, metavar="HEX", help="The root that is trusted.")
+_salt = click.option("--salt", type=_hex, default="", metavar="HEX", help="Salt, in hexadecimal digits.")
+_root = click.option("--root", type=_hex, required=True, metavar="HEX", help="The root that is trusted.")
 
 
 def _verifying(command: _Command) -> _Command:
@@ -108,7 +103,7 @@ def fs_verity(
 @tree.command("dm-verity")
 @click.argument("image")
 @click.argument("hash_file")
-@click.option("--root", type=_HEX, metavar="HEX", help="Verify IMAGE with HASH_FILE and this root.")
+@click.option("--root", type=_hex, metavar="HEX", help="Verify IMAGE with HASH_FILE and this root.")
 @click.option(
     "--size", type=int, metavar="BYTES", help="With --root: the size of the image, which the root lacks."
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm
 from ..eager import hash_prefixed
+from ..messages.copying import side_by_side
 from ..messages.from_caller import flat_bytes
 
 if TYPE_CHECKING:
@@ -45,13 +46,11 @@ class BlockTree:
         """Bytes of data so far."""
 
     def update(self, data: Any) -> None:
-        import torch
-
         flat = flat_bytes(data)
         self.size += flat.numel()
         if self._rest is not None and self._rest.numel():
             missing = self._data_block - self._rest.numel()
-            joined = torch.cat([self._rest, flat[:missing].to(self._rest.device)])
+            joined = _joined(self._rest, flat[:missing])
             if joined.numel() < self._data_block:
                 self._rest = joined
                 return
@@ -78,7 +77,7 @@ class BlockTree:
         flat = torch.nn.functional.pad(hashes, (0, spare)).view(-1) if spare else hashes.reshape(-1)
         if self._keep:
             self._kept[level].append(flat)
-        waiting = torch.cat([self._pending[level], flat.to(self._pending[level].device)])
+        waiting = _joined(self._pending[level], flat)
         whole = waiting.numel() // self._hash_block * self._hash_block
         self._pending[level] = waiting[whole:].clone()
         if whole:
@@ -110,6 +109,14 @@ class BlockTree:
             level = torch.cat([part.cpu() for part in parts]).numpy().tobytes()
             found.append(level + bytes(-len(level) % self._hash_block))
         return found
+
+
+def _joined(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Flat bytes, one after the other, on the device of the first."""
+    if not first.numel():
+        return second.to(first.device)
+    second = second.to(first.device)
+    return side_by_side([first.view(1, -1), second.view(1, -1)]).view(-1)
 
 
 def _filled(block: torch.Tensor, size: int) -> torch.Tensor:
