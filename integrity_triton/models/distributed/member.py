@@ -65,17 +65,16 @@ class Member:
         for work in by_device.values():
             write_digests(_nodes(work, size), self._hash, self._backend)
         there = device or (next(iter(by_device)) if by_device else torch.device("cpu"))
-        return [
-            torch.cat(
-                [torch.empty(0, dtype=torch.uint8, device=there)]
-                + [
+        found = [torch.empty(0, dtype=torch.uint8, device=there)] * self._agreement.size
+        for rank in {part.reducers[name] for name in sent}:
+            found[rank] = torch.cat(
+                [
                     filled[_memory(self._held[name].data, sent[name])].to(there)
                     for name in part.of(rank)
                     if name in sent
                 ]
             )
-            for rank in range(self._agreement.size)
-        ]
+        return found
 
     def _sent(self, part: Round) -> dict[str, Pieces]:
         found = {}
