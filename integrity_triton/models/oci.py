@@ -122,8 +122,8 @@ class Layout:
 
     @property
     def file_digests(self) -> FileDigests:
-        """The list with which :func:`load_verified` checks a folder with the files of the raw layers. Raises
-        ManifestError if there is none."""
+        """The list with which :func:`integrity_triton.models.load_verified` checks a folder with the files of
+        the raw layers. Raises ManifestError if there is none."""
         return FileDigests(self.files)
 
 

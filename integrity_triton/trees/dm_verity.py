@@ -235,7 +235,7 @@ def format(
 ) -> HashTree:
     """The hash tree of an image, bytes-like or a tensor on any device.
 
-    ``algorithm`` is one of :data:`HASHES`; block sizes are powers of two from 512 to 524288, and ``salt`` has
+    ``algorithm`` is one of ``HASHES``; block sizes are powers of two from 512 to 524288, and ``salt`` has
     at most 256 bytes. ``uuid`` is chosen at random by default.
 
     Raises ValueError for another value of these and for an image that is not made of whole blocks, and as
