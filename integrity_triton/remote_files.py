@@ -27,7 +27,7 @@ from urllib.request import url2pathname
 PIECE_SIZE = 4 << 20
 """Bytes of one request."""
 READ_AHEAD = 4
-"""Requests of one stream at the same time. A stream holds ``READ_AHEAD * PIECE_SIZE`` bytes at most."""
+"""Pieces that a stream holds at most: one with its caller, and the others being read."""
 
 _FIRST_READ = 256 << 10  # bytes: the header of most safetensors files fits
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:://|::.*://)")  # one URL, or a chain of them
@@ -172,7 +172,7 @@ class RemoteFile:
     @property
     def identity(self) -> tuple[object, ...]:
         """What changes when another file takes the file's place."""
-        return str(self.url), self.size, self.version
+        return self.url._text, self.size, self.version  # with its query, which str would leave out
 
     def is_unchanged(self) -> bool:
         """Whether the store still has this file, as far as it tells. Raises as :meth:`Url.file`."""
