@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import IntegrityError
+from ..remote_files import local_path
 from .inputs import folder_size, model_size, read_secret
 from .manifest import print_report
 from .options import json_option, report_options
@@ -27,7 +28,7 @@ def _password(path: str | None) -> str | None:
 
 
 def _signature_path(folder: str, given: str | None) -> Path:
-    return Path(folder, "model.sig") if given is None else Path(given)
+    return Path(local_path(folder), "model.sig") if given is None else Path(given)
 
 
 @click.command()
@@ -155,7 +156,7 @@ def sign(
     path = _signature_path(folder, signature)
     with output.progress(folder, folder_size(folder)) as progress:
         oms.sign(
-            Path(folder),
+            local_path(folder),
             path,
             private_key=_path(key),
             pkcs11_uri=pkcs11_uri,
@@ -202,7 +203,7 @@ def digest(
     output = Output(as_json=as_json)
     with output.progress(folder, folder_size(folder)) as progress:
         root = oms.root_digest(
-            Path(folder),
+            local_path(folder),
             method=method,
             algorithm=algorithm,
             shard_size=shard_size,
@@ -284,7 +285,7 @@ def verify(
     try:
         with output.progress(folder, folder_size(folder)) as progress:
             oms.verify(
-                Path(folder),
+                local_path(folder),
                 path,
                 public_key=_path(key),
                 certificate_chain=_paths(certificate_chain),
@@ -314,7 +315,7 @@ def _diagnose(output: Output, folder: str, expected: Manifest, backend: str | No
     """Name the tensors that differ, in a folder whose signature does not match, as far as it can be read."""
     try:
         with output.progress(folder, model_size(folder)) as progress:
-            report = expected.verify(Path(folder), backend=backend, progress=progress)
+            report = expected.verify(local_path(folder), backend=backend, progress=progress)
     except BrokenPipeError:
         raise
     except EXPECTED_ERRORS as error:

@@ -148,7 +148,9 @@ def verify_layout(
     if digest is not None and not isinstance(digest, str):
         raise TypeError(f"digest must be a str such as 'sha256:...', not {type(digest).__name__}")
     if digest is not None and not _DIGEST.match(digest):
-        raise ValueError(f"{shown(digest)} is not a digest such as 'sha256:...' in lower-case digits")
+        raise ValueError(
+            f"{shown(digest)} is not a digest: an algorithm, a colon and lower-case hexadecimal digits"
+        )
     return _Verifier(Path(folder), backend, progress).run(digest)
 
 

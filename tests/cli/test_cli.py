@@ -1072,6 +1072,26 @@ def test_signing(run: Run) -> None:
     assert run("sign", "model", "--key", "key.pub").status == 2
 
 
+@needs_signing
+def test_signing_takes_urls_of_local_folders_only(run: Run) -> None:
+    write_model(Path("model"))
+    assert run("keygen", "key.pem", "key.pub").status == 0
+    url = Path("model").absolute().as_uri()
+    assert run("sign", url, "--key", "key.pem").status == 0
+    assert Path("model/model.sig").is_file()
+    assert run("verify", url, "--key", "key.pub").status == 0
+    assert run("digest", url).out.split()[0] == run("digest", "model").out.split()[0]
+    for command in (
+        ["sign", "s3://models/tiny", "--key", "key.pem"],
+        ["sign", "s3://models/tiny", "--key", "key.pem", "--signature", "model.sig"],
+        ["verify", "s3://models/tiny", "--key", "key.pub", "--signature", "model/model.sig"],
+        ["digest", "s3://models/tiny"],
+    ):
+        got = run(*command)
+        assert got.status == 2
+        assert b"s3://models/tiny: a URL is not taken here" in got.err
+
+
 def test_documented_examples(run: Run) -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```console\n(.*?)^```$", page, re.M | re.S)
