@@ -309,6 +309,38 @@ def test_too_many_and_too_large_certificates(model, root, leaf):
             verify(model, root)
 
 
+def test_a_bundle_cut_everywhere(model, root, middle, leaf):
+    signature = sign(model, leaf, middle)
+    whole = signature.read_bytes()
+    oms_bundle.parse_bundle(whole)
+    for size in range(len(whole)):
+        with pytest.raises(oms.SignatureFormatError):
+            oms_bundle.parse_bundle(whole[:size])
+
+
+def test_bundles_that_are_deep_or_have_wrong_types(model, root, leaf):
+    signature = sign(model, leaf)
+    members = json.loads(signature.read_bytes())
+    material = members["verificationMaterial"]
+    for value in (None, 1, 1.5, "x", [], [[]], {}, True):
+        for where in ("mediaType", "verificationMaterial", "dsseEnvelope"):
+            with pytest.raises(oms.SignatureFormatError):
+                oms_bundle.parse_bundle(json.dumps({**members, where: value}).encode())
+        changed = {**members, "verificationMaterial": {**material, "x509CertificateChain": value}}
+        signature.write_text(json.dumps(changed))
+        with pytest.raises(oms.SignatureFormatError):
+            verify(model, root)
+    for entries in (None, 1, "x", [], {}):
+        bare = {**members, "verificationMaterial": {"certificate": {}, "tlogEntries": entries}}
+        with pytest.raises(oms.SignatureFormatError, match="tlogEntries"):
+            oms_bundle.parse_bundle(json.dumps(bare).encode())
+    deep = '{"verificationMaterial":' * 50_000
+    for text in (deep, "[" * 100_000, json.dumps(members)[:-1] + ',"x":' + "[" * 100_000):
+        signature.write_text(text)
+        with pytest.raises(oms.SignatureFormatError):
+            verify(model, root)
+
+
 def test_certificates_cut_and_flipped_everywhere(leaf):
     """Any bytes are a certificate, or an error that says that they are none."""
     data = leaf.certificate.public_bytes(serialization.Encoding.DER)
