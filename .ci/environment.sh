@@ -25,6 +25,12 @@ if [ "${CI:-}" = true ] && ! command -v fsverity >/dev/null; then
     { timeout 120 $root apt-get update -qq && timeout 180 $root apt-get install -qq --no-install-recommends \
         fsverity cryptsetup-bin; } >/dev/null 2>&1 || echo "fsverity and veritysetup cannot be installed"
 fi
+# A PKCS #11 token for tests of signing. Where it cannot be installed, they report "absent".
+if [ "${CI:-}" = true ] && ! command -v softhsm2-util >/dev/null; then
+    root=$([ "$(id -u)" = 0 ] || echo "sudo -n")
+    { timeout 120 $root apt-get update -qq && timeout 180 $root apt-get install -qq --no-install-recommends \
+        softhsm2; } >/dev/null 2>&1 || echo "softhsm2 cannot be installed"
+fi
 # Intel's compiler for its GPUs. Where it cannot be installed, the tests that need it report "absent".
 if [ "${CI:-}" = true ] && ! command -v ocloc >/dev/null; then
     root=$([ "$(id -u)" = 0 ] || echo "sudo -n")

@@ -794,6 +794,11 @@ def test_a_signature_without_ignored_paths_implies_gits(model, signed):
     del statement["predicate"]["serialization"]["ignore_paths"]
     parsed = oms_bundle.parse_statement(json.dumps(statement).encode())
     assert parsed.ignore_paths == oms_bundle.GIT_PATHS
+    # Paths that are recorded are added to git's, and do not take their place.
+    statement["predicate"]["serialization"]["ignore_paths"] = ["logs", ".github"]
+    parsed = oms_bundle.parse_statement(json.dumps(statement).encode())
+    assert parsed.ignore_paths == ("logs", ".github", ".git", ".gitattributes", ".gitignore")
+    del statement["predicate"]["serialization"]["ignore_paths"]
     statement["predicate"]["resources"][0]["name"] = ".gitattributes"
     parsed = oms_bundle.parse_statement(json.dumps(statement).encode())
     assert ".gitattributes" not in parsed.ignore_paths
