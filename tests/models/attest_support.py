@@ -269,8 +269,11 @@ class Tdx:
             }
         )
 
-    def quote(self, data: bytes, *, version: int = 4, changes: dict[int, bytes] | None = None) -> bytes:
-        """A quote over 64 bytes. ``changes`` maps offsets in the TD report to bytes that are put there."""
+    def quote(
+        self, data: bytes, *, version: int = 4, changes: dict[int, bytes] | None = None, repeat: int = 1
+    ) -> bytes:
+        """A quote over 64 bytes. ``changes`` maps offsets in the TD report to bytes that are put there. The
+        chain has the platform's certificate ``repeat`` times."""
         header = struct.pack("<HHI", version, 2, 0x81) + bytes(4)
         header += bytes.fromhex("939a7233f79c4ca9940a0db3957f0607") + bytes(20)
         body = bytearray(584)
@@ -291,7 +294,7 @@ class Tdx:
         enclave[128:160] = b"\xab" * 32
         struct.pack_into("<HH", enclave, 256, 2, 6)
         enclave[320:352] = hashlib.sha256(public + auth).digest()
-        chain = b"".join(c.public_bytes(PEM) for c in (self.pck, self.ca, self.root)) + b"\0"
+        chain = b"".join(c.public_bytes(PEM) for c in (*[self.pck] * repeat, self.ca, self.root)) + b"\0"
         inner = bytes(enclave) + raw_signature(self.pck_key, bytes(enclave))
         inner += struct.pack("<H", len(auth)) + auth + struct.pack("<HI", 5, len(chain)) + chain
         signature = raw_signature(self.attestation_key, signed) + public

@@ -252,6 +252,43 @@ def test_weak_algorithms_of_authorities_are_refused(made):
         verified(made, made.report(DATA), roots=[weak])
 
 
+def test_certificates_that_may_not_sign_others_are_refused(made):
+    module = stand_in()
+    own = made.root_key
+    root = x509.CertificateBuilder(
+        made.root.subject, made.root.subject, own.public_key(), 7, made.begin, made.end
+    )
+    bare = root.sign(own, hashes.SHA384(), rsa_padding=module.PSS)
+    with pytest.raises(IntegrityError, match="not that of an authority"):
+        verified(made, made.report(DATA), roots=[bare])
+    for ca, signs in ((False, True), (True, False)):
+        builder = root.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        usage = made.root.extensions.get_extension_for_class(x509.KeyUsage).value
+        fields = {name.removeprefix("_"): value for name, value in vars(usage).items()}
+        fields["key_cert_sign"] = signs
+        builder = builder.add_extension(x509.KeyUsage(**fields), critical=True)
+        with pytest.raises(IntegrityError, match="may not sign certificates"):
+            verified(
+                made,
+                made.report(DATA),
+                roots=[builder.sign(own, hashes.SHA384(), rsa_padding=module.PSS)],
+            )
+
+
+def test_what_a_certificate_says_beside_its_signature_is_checked(made):
+    """The algorithm beside the signature and its number of unused bits are not signed."""
+    der = made.chip.public_bytes(DER)
+    signature = der.rindex(made.chip.signature)
+    unused = bytearray(der)
+    unused[signature - 1] = 1
+    unused[-1] &= 0xFE
+    algorithm = bytearray(der)
+    algorithm[signature - 6] ^= 1  # the length of the salt
+    for changed in (unused, algorithm):
+        with pytest.raises(AttestationError, match="not a certificate"):
+            parse_der(bytes(changed))
+
+
 def test_what_the_root_has_revoked(made):
     module = stand_in()
     report = made.report(DATA)

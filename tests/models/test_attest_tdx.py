@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import struct
@@ -141,6 +142,12 @@ def test_structures_that_are_refused(made, place, value, match):
         check_structure(bytes(quote))
 
 
+@pytest.mark.parametrize("repeat", [0, 2])
+def test_chains_of_another_length_are_refused(made, repeat):
+    with pytest.raises(AttestationError, match="not the chain of three"):
+        check_structure(made.quote(DATA, repeat=repeat))
+
+
 def test_another_root_is_refused(made, collateral):
     other = Tdx()
     with pytest.raises(IntegrityError, match="none of the roots"):
@@ -210,6 +217,9 @@ def test_the_policy(made):
     ):
         with pytest.raises(IntegrityError, match=match):
             TdxPolicy(**{"registers": allowed, **options}).check(found)
+    with pytest.raises(IntegrityError, match="may be debugged"):
+        debugged = {**found.fields, "td_attributes": b"\1" + bytes(7)}
+        TdxPolicy(allowed).check(dataclasses.replace(found, fields=debugged))
     late = verify_quote(
         quote, made.collateral(status="OutOfDate", advisories=("INTEL-SA-1",)), [made.root], AT
     )
