@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,41 @@ def watch(log: Log, rank: int) -> None:
     log.write("changed", outcome(again.before_step))
 
 
+def in_step(log: Log, rank: int) -> None:
+    """An argument that one rank refuses, after which the ranks are still in step; two groups at once in two
+    threads; and a store that does not fill."""
+    for step, wrong in {"md5": {"algorithm": "md5"}, "endless": {"timeout": float("inf")}}.items():
+        options: Any = {"timeout": LONG} | (wrong if rank == 0 else {})
+        log.write(step, outcome(lambda options=options: distributed.root(tensors(), **options)))
+        log.write(f"after {step}", outcome(lambda: distributed.root(tensors(), timeout=LONG)))
+    groups = [dist.new_group([0, 1, 2]) for _ in range(2)]
+    begun = groups if rank else groups[::-1]
+    found: dict[int, str] = {}
+
+    def run(number: int) -> None:
+        if number:
+            log.wait("first group", rank)  # the other thread waits at the store, and holds its connection
+            time.sleep(0.5)
+        log.write(["first group", "second group"][number], "")
+        found[number] = outcome(lambda: distributed.root(tensors(), begun[number], timeout=LONG))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.write("groups", str([found[number] for number in range(2)]))
+    store = dist.distributed_c10d._get_default_store()
+    counts = []
+    for _ in range(2):
+        for _ in range(5):
+            distributed.root(tensors(), timeout=LONG)
+        dist.barrier()
+        counts.append(store.num_keys())
+        dist.barrier()
+    log.write("keys", str(counts[0] == counts[1]))
+
+
 def hanging(log: Log, rank: int) -> None:
     """Rank 2 comes after the others have given up."""
     log.write("ready", "")
@@ -175,7 +211,7 @@ def main() -> None:
     log = Log(Path(sys.argv[4]), rank)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.TCPStore("127.0.0.1", port), rank=rank, world_size=size)
-    parts = {2: [dying], 3: [slow, refused, replicas, watch, hanging, stopped]}
+    parts = {2: [dying], 3: [slow, refused, replicas, watch, in_step, hanging, stopped]}
     for part in parts[size]:
         part(log, rank)
     os._exit(0)  # a group of which a rank is dead cannot be destroyed in order

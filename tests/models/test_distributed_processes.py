@@ -122,6 +122,18 @@ def test_faults(processes):
         * 3
     )
     assert found("hashed") == ["0"] * 3
+    for step, refusal in {
+        "md5": "ManifestError: md5 is not",
+        "endless": "ValueError: the time limit",
+    }.items():
+        refused = found(step)
+        assert refused[0].startswith(refusal)
+        assert all(
+            text.startswith(f"DistributedError: rank 0 could not go on: {refusal}") for text in refused[1:]
+        )
+        assert found(f"after {step}") == [root] * 3
+    assert found("groups") == [str([root, root])] * 3
+    assert found("keys") == ["True"] * 3
     error = found("error")
     assert error[1].startswith("ValueError: tensor 'b': a meta tensor")
     assert error[0] == error[2] == f"DistributedError: rank 1 could not go on: {error[1]}"

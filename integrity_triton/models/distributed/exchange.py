@@ -4,10 +4,10 @@ that names the ranks which did not take part."""
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -21,8 +21,19 @@ if TYPE_CHECKING:
 _GOOD = b"."
 _SEPARATOR = "|"
 _GRACE_SECONDS = 2.0
-_calls: weakref.WeakKeyDictionary[Any, Iterator[int]] = weakref.WeakKeyDictionary()
-_calls_lock = threading.Lock()
+_LONGEST_TIMEOUT = 1e7  # seconds; torch counts in integers of limited size
+_groups: weakref.WeakKeyDictionary[Any, _Group] = weakref.WeakKeyDictionary()
+_groups_lock = threading.Lock()
+
+
+@dataclass
+class _Group:
+    """What this process remembers of a group from one call to the next."""
+
+    store: Store
+    calls: int = 0
+    previous: Collective | None = None
+    """The exchange of the last call, whose keys are still in the store."""
 
 
 class Exchange(Protocol):
@@ -101,15 +112,22 @@ class Collective:
             raise ValueError("this process is not a member of the group")
         self.global_ranks = dist.get_process_group_ranks(group)
         self._group = group
-        self._timeout = timedelta(seconds=timeout)
+        with _groups_lock:
+            self._known = _groups.get(group) or _groups.setdefault(group, _Group(_store_of(group)))
+            self._call = self._known.calls
+            self._known.calls += 1
+        self._store = self._known.store
+        self._step = 0
+        # The call is counted before anything can fail, so that a rank which fails is in step afterwards.
+        try:
+            self._timeout = _limit(timeout)
+        except ValueError as error:
+            self.give_up(error)
+            raise
         kinds = sorted({device.type for device in group._device_types})
         self.device = torch.device("cpu")
         if kinds and "cpu" not in kinds:
             self.device = torch.device(kinds[0], torch.get_device_module(kinds[0]).current_device())
-        self._store = _store_of(group)
-        with _calls_lock:
-            self._call = next(_calls.setdefault(group, itertools.count()))
-        self._step = 0
 
     def _key(self, step: int, name: str | int) -> str:
         return f"integrity_triton/{self._call}/{step}/{name}"
@@ -130,6 +148,8 @@ class Collective:
             self._clean(step - 2)
         if outcome != _GOOD:
             self._raise_told(outcome.decode("utf-8", "replace"))
+        if step == 0:
+            self._forget_previous()
 
     def _raise_told(self, outcome: str) -> NoReturn:
         """Raise what another rank wrote instead of going on."""
@@ -160,10 +180,19 @@ class Collective:
         if step < 0:
             return
         with contextlib.suppress(Exception):  # some stores cannot delete
-            self._store.delete_key(self._key(step, self.rank))
+            for own in (str(self.rank), f"past/{self.rank}", f"failed/{self.rank}"):
+                self._store.delete_key(self._key(step, own))
             if self.rank == 0:
                 self._store.delete_key(self._key(step, "over"))
                 self._store.delete_key(self._key(step, "count"))
+
+    def _forget_previous(self) -> None:
+        """Remove what the last call left in the store. All ranks have begun this call, and so ended that
+        one, even if it failed and they ended it at different steps."""
+        previous, self._known.previous = self._known.previous, self
+        if previous is not None:
+            for step in range(previous._step - 3, previous._step + 2):
+                previous._clean(step)
 
     def give_up(self, error: BaseException) -> None:
         message = f"rank {self.rank} could not go on: {type(error).__name__}: {error}"
@@ -258,11 +287,25 @@ def _tensor(data: bytes) -> torch.Tensor:
 def _store_of(group: dist.ProcessGroup) -> Store:
     """The store at which the members of a group met, which gives each group a prefix of its own.
 
-    torch has no public function for it (2.13.0, ``torch/distributed/distributed_c10d.py``).
+    torch has no public function for it (2.13.0, ``torch/distributed/distributed_c10d.py``). A connection
+    serves one request at a time, and waiting is a request, so that two groups in two threads would wait for
+    each other: each group gets a connection of its own.
     """
     from torch.distributed import distributed_c10d
 
-    return distributed_c10d._get_process_group_store(group)
+    store: Any = distributed_c10d._get_process_group_store(group)
+    over_tcp = isinstance(getattr(store, "_underlying_non_prefix_store", store), distributed_c10d.TCPStore)
+    own: Store = store.clone() if over_tcp and hasattr(store, "clone") else store
+    return own
+
+
+def _limit(timeout: float) -> timedelta:
+    if not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise ValueError(
+            "the time limit must be a positive number of seconds, at most "
+            f"{_LONGEST_TIMEOUT:g}, not {timeout}"
+        )
+    return timedelta(seconds=timeout)
 
 
 def exchange_for(group: Any, timeout: float) -> Exchange:
@@ -270,10 +313,9 @@ def exchange_for(group: Any, timeout: float) -> Exchange:
     initialised, for this process alone."""
     import torch.distributed as dist
 
-    if not timeout > 0:
-        raise ValueError(f"the time limit must be a positive number of seconds, not {timeout}")
     if group is None:
         if not dist.is_available() or not dist.is_initialized():
+            _limit(timeout)
             return Alone()
         group = dist.distributed_c10d._get_default_group()
     return Collective(group, timeout)

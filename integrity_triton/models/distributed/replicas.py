@@ -104,9 +104,9 @@ def check_replicas(
     Raises RankTimeout and DistributedError as :func:`root` does, and DistributedError also if the ranks hold
     other names, dtypes or shapes. Copies that differ are reported, and not raised.
     """
-    hash_ = check_algorithm(algorithm)
     exchange = exchange_for(group, timeout)
     try:
+        hash_ = check_algorithm(algorithm)
         copies = Copies.of(source, hash_, backend)
         return compare(copies, exchange)
     except BaseException as error:

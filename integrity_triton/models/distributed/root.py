@@ -98,9 +98,9 @@ def root(
     shape; TypeError or ValueError, which names the tensor, for one without dense data or with a placement
     such as ``Partial``.
     """
-    hash_ = check_algorithm(algorithm)
     exchange = exchange_for(group, timeout)
     try:
+        hash_ = check_algorithm(algorithm)
         held = held_by(source, exchange.global_ranks, exchange.rank)
         return together(held, exchange, hash_, backend)
     except BaseException as error:
