@@ -121,9 +121,13 @@ class Url:
         try:
             system, path = url_to_fs(self._text)
         except ImportError as error:
-            raise ImportError(f"{self}: {error}") from None
+            raise ImportError(f"{self}: {self._cleaned(str(error))}") from None
         except ValueError as error:
-            raise ValueError(f"{self}: fsspec does not take the scheme {scheme!r}: {error}") from None
+            reason = self._cleaned(str(error))
+            raise ValueError(f"{self}: fsspec does not take the scheme {scheme!r}: {reason}") from None
+        except Exception:  # some connect to their server here
+            with self._naming():
+                raise
         return system, path
 
     @contextmanager
@@ -140,9 +144,20 @@ class Url:
             elif isinstance(error, PermissionError):
                 code = errno.EACCES
             if code in {errno.ENOENT, errno.EACCES}:
-                raise OSError(code, os.strerror(code), str(self)) from error
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise OSError(code or errno.EIO, f"the store failed: {reason}", str(self)) from error
+                raise OSError(code, os.strerror(code), str(self)) from self._cause(error)
+            reason = " ".join(self._cleaned(str(error)).split()) or type(error).__name__
+            raise OSError(code or errno.EIO, f"the store failed: {reason}", str(self)) from self._cause(error)
+
+    def _cause(self, error: Exception) -> Exception | None:
+        """An error of the store to be shown beside ours; None if the URL has secrets, since what the store's
+        package says may have them in any spelling."""
+        return None if str(self) != self._text else error
+
+    def _cleaned(self, reason: str) -> str:
+        """What the store's package says, which often has the URL in it, without its secrets."""
+        for secret in _secrets(self._text):
+            reason = reason.replace(secret, "***")
+        return reason
 
 
 class RemoteFile:
@@ -290,7 +305,7 @@ def located(path: str | os.PathLike[str] | Url | RemoteFile) -> str | os.PathLik
         return Url(path)
     host, slash, name = rest.partition("/")
     if host not in {"", "localhost"} or not slash:
-        raise ValueError(f"{path}: a local file is named by file:///, and not with a host")
+        raise ValueError(f"{_without_secrets(path)}: a local file is named by file:///, and not with a host")
     return url2pathname(unquote("/" + name) if os.name != "nt" else "/" + name)
 
 
@@ -322,10 +337,31 @@ def _version(info: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _without_secrets(url: str) -> str:
+    if "::" in url:
+        return "::".join(map(_without_secrets, url.split("::")))
     head, query, _ = url.partition("?")
+    fragment = ""
+    if head.lower().startswith("http"):  # keys in a store may have the sign in their names
+        head, fragment, _ = head.partition("#")
+    user = _user(head)
     scheme, separator, rest = head.partition("://")
-    place, slash, path = rest.partition("/")
-    user, at, host = place.rpartition("@")
-    # hf://user/model@revision has its sign after the first slash, and is shown as it is.
-    place = f"***@{host}" if at and ":" in user else place
-    return scheme + separator + place + slash + path + ("?..." if query else "")
+    shown = f"{scheme}{separator}***{rest[len(user) :]}" if user else head
+    return shown + ("?..." if query else "") + ("#..." if fragment else "")
+
+
+def _user(head: str) -> str:
+    """The name and password of a user in a URL, which may be a token without a password."""
+    scheme, separator, rest = head.partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    # In hf://model@revision the sign has another meaning.
+    return user if separator and at and (":" in user or scheme.lower() != "hf") else ""
+
+
+def _secrets(url: str) -> list[str]:
+    """What is not shown of a URL, in the spellings that other programs give it, the longest first."""
+    head, _, query = url.partition("?")
+    head, _, fragment = head.partition("#")
+    user = _user(head)
+    found = {query, fragment, user, user.partition(":")[2], *(x.partition("=")[2] for x in query.split("&"))}
+    found |= {unquote(secret) for secret in found}
+    return sorted((secret for secret in found if len(secret) > 2), key=len, reverse=True)

@@ -64,6 +64,41 @@ def test_what_is_a_url(tmp_path: Path) -> None:
 def test_secrets_are_not_shown() -> None:
     assert str(Url("https://u:secret@h/a?sig=secret")) == "https://***@h/a?..."
     assert str(Url("hf://u/m@main/a")) == "hf://u/m@main/a"
+    assert str(Url("hf://m@main/a")) == "hf://m@main/a"
+    assert str(Url("https://secret@h/a#secret")) == "https://***@h/a#..."
+    for url in (
+        "zip://a::https://u:secret@h/a",
+        "zip://u:secret@a::https://h/a?secret",
+        "file://u:secret@h/a",
+    ):
+        with pytest.raises(ValueError, match=r"^(zip|file)://") as caught:
+            located(url)
+        assert "secret" not in str(caught.value)
+
+
+def test_files_that_are_shown_alike_are_not_one_file(memory: Any) -> None:
+    # A store may tell nothing but a size, and then the names alone tell files apart.
+    one, other = (RemoteFile(Url(f"memory://m/a?{i}"), 3, ()) for i in "12")
+    assert str(one) == str(other) and one.identity != other.identity
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, FileNotFoundError, PermissionError, ConnectionRefusedError])
+@pytest.mark.parametrize("step", ["info", "connect"])
+def test_what_a_store_says_has_no_secrets(
+    kind: type[Exception], step: str, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory://secret%20a@bucket/data?sig=secret"
+
+    def fail(*_args: Any, **_options: Any) -> None:
+        raise kind(f"403, url={url!r} and 'secret a'")
+
+    if step == "info":
+        monkeypatch.setattr(type(memory), "info", fail)
+    else:
+        monkeypatch.setattr("fsspec.core.url_to_fs", fail)
+    with pytest.raises(OSError, match=r"memory://\*\*\*@bucket/data\?\.\.\.") as caught:
+        it.hash_file(url, "sha256")
+    assert "secret" not in str(caught.value) and caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize(
