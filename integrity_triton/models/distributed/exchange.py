@@ -294,8 +294,8 @@ def _store_of(group: dist.ProcessGroup) -> Store:
     from torch.distributed import distributed_c10d
 
     store: Any = distributed_c10d._get_process_group_store(group)
-    over_tcp = isinstance(getattr(store, "_underlying_non_prefix_store", store), distributed_c10d.TCPStore)
-    own: Store = store.clone() if over_tcp and hasattr(store, "clone") else store
+    base = getattr(store, "_underlying_non_prefix_store", store)
+    own: Store = store.clone() if type(base).__name__ == "TCPStore" and hasattr(store, "clone") else store
     return own
 
 
