@@ -146,6 +146,26 @@ def check_trusted(
         anchor = index == len(chain) - 1  # nobody relies on the signature over what is trusted as it is
         if weakness := _weakness(link, signature=not anchor):
             raise IntegrityError(f"{_name(link)} is not trusted: {weakness}")
+        if index and not anchor:
+            _check_issuer_purpose(link)
+
+
+def _check_issuer_purpose(certificate: x509.Certificate) -> None:
+    """Raises IntegrityError for an issuer whose purposes are limited to others than signing code.
+
+    RFC 5280 leaves open what the extension means for an issuer; OpenSSL takes it as a limit in the purposes
+    that it knows, and so do the rules of the CA/Browser Forum.
+    """
+    try:
+        purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    oids = x509.oid.ExtendedKeyUsageOID
+    if not {oids.CODE_SIGNING, oids.ANY_EXTENDED_KEY_USAGE}.intersection(purposes):
+        raise IntegrityError(
+            f"{_name(certificate)} must not issue certificates for signing code: its extended key usage "
+            "lacks codeSigning"
+        )
 
 
 def _weakness(certificate: x509.Certificate, *, signature: bool) -> str | None:

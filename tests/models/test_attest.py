@@ -27,6 +27,8 @@ from integrity_triton.models.attest import (
     ModelRoot,
     Policy,
     Resident,
+    SnpPolicy,
+    TdxPolicy,
     attest,
     load_private_key,
     load_public_key,
@@ -527,3 +529,78 @@ def test_payloads_are_the_same_for_the_same_statement(key):
     assert first.payload == second.payload
     again = statements.from_payload(first.payload)
     assert statements.to_payload(again) == first.payload
+
+
+@pytest.mark.parametrize(
+    ("resident", "match"),
+    [
+        (Resident("cpu", 0, 0), "were 0 bytes in 0 tensors"),
+        (Resident("cpu", 1, 256), "were 256 bytes in 1 tensors; the model has 512 in 2"),
+        (Resident("cpu", 2, 511), "were 511 bytes"),
+    ],
+)
+def test_a_part_of_the_model_in_memory_is_not_the_model(key, resident, match):
+    entries = [TensorEntry(name, "F32", (64,), 256, bytes(32)) for name in "ab"]
+    manifest = it.models.Manifest("sha256", entries)
+    policy = Policy(require=Policy().require | {"resident"})
+    whole = attest(manifest, key=key, nonce=NONCE, device={}, time=NOW, resident=Resident("cpu", 2, 512))
+    assert checked(whole, key, model=manifest, policy=policy).ok
+    part = attest(manifest, key=key, nonce=NONCE, device={}, time=NOW, resident=resident)
+    report = checked(part, key, model=manifest, policy=policy)
+    assert outcomes(report, "resident") == ["failed"]
+    assert match in report.problems[0]
+
+
+def test_nothing_in_memory_and_nothing_guarded_prove_nothing(key):
+    policy = Policy(require=Policy().require | {"resident", "guard"})
+    for guard in (dataclasses.replace(GUARD, passes=0), dataclasses.replace(GUARD, tensors=0, nbytes=0)):
+        report = checked(made(key, resident=Resident("cpu", 0, 0), guard=guard), key, policy=policy)
+        assert outcomes(report, "resident") == outcomes(report, "guard") == ["failed"]
+
+
+@pytest.mark.parametrize("text", ["cpu\nevidence  proved", "\x1b[2J", "\u202e", "\ud800", "", "x" * 121])
+def test_words_that_would_forge_lines_of_a_report_are_refused(key, text):
+    for options in (
+        {"resident": Resident(text, 2, 100)},
+        {"guard": dataclasses.replace(GUARD, state=text)},
+        {"guard": dataclasses.replace(GUARD, findings=(text,))},
+    ):
+        with pytest.raises(AttestationError, match="can be printed"):
+            checked(made(key, **options), key)
+    odd = made(key, evidence=lambda data: Evidence(text, data)).to_json()
+    with pytest.raises(AttestationError, match="provider"):
+        Attestation.from_json(odd)
+
+
+def test_policies_in_python_are_as_strict_as_files(key):
+    for require in (frozenset(), Policy().require | {"evidense"}, frozenset({"evidence"})):
+        with pytest.raises(AttestationError, match="require"):
+            Policy(require=require)
+    with pytest.raises(AttestationError, match="mr_td"):
+        TdxPolicy({"rt_mr0": (bytes(48),)})
+    for values in ({}, {"measurement": ()}):
+        with pytest.raises(AttestationError, match="measurement"):
+            SnpPolicy(values)
+    with pytest.raises(AttestationError, match="product"):
+        SnpPolicy({"measurement": (bytes(48),)}, products=("",))
+
+
+def test_demands_that_an_attestation_could_leave_out_are_refused():
+    good = {
+        "format": "integrity_triton attestation policy",
+        "version": 1,
+        "require": ["signature", "nonce", "time", "model"],
+    }
+    for extra in (
+        {"tdx": {"registers": {"mr_td": ["11" * 48]}}},
+        {"sev_snp": {"values": {"measurement": ["11" * 48]}}},
+        {"guard_max_age_seconds": 1},
+    ):
+        with pytest.raises(AttestationError, match="must require"):
+            Policy.from_json(json.dumps({**good, **extra}))
+
+
+def test_a_nonce_is_bytes(key):
+    for nonce in (32, "a" * 32, None):  # bytes(32) would be a nonce of zeros
+        with pytest.raises(TypeError, match="must be bytes"):
+            made(key, nonce=nonce)

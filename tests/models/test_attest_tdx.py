@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime
 import json
@@ -12,7 +13,7 @@ import pytest
 pytest.importorskip("cryptography", reason="not applicable: the extra 'attestation' is absent")
 pytest.importorskip("dcap_qvl", reason="not applicable: the extra 'attestation' is absent")
 
-from attest_support import PEM, Tdx, samples
+from attest_support import DER, PEM, Tdx, samples
 from integrity_triton import IntegrityError
 from integrity_triton.models.attest import AttestationError, TdxPolicy, verify_quote
 from integrity_triton.models.attest.certificates import parse_certificates
@@ -236,3 +237,20 @@ def test_the_certificates_of_a_quote_are_those_of_its_platform(made):
     chain = check_structure(made.quote(DATA))[1]
     assert chain == (made.pck, made.ca, made.root)
     assert parse_certificates(b"".join(c.public_bytes(PEM) for c in chain)) == chain
+
+
+def test_times_before_1970_are_refused(made, collateral):
+    quote = made.quote(bytes(64))
+    for year in (1, 1960):
+        at = datetime.datetime(year, 1, 2, tzinfo=UTC)
+        with pytest.raises(IntegrityError, match="1970"):
+            verify_quote(quote, collateral, [made.root], at)
+
+
+def test_certificates_of_a_version_that_does_not_exist_are_refused(made):
+    found = made.root.public_bytes(DER)
+    changed = found.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x42", 1)
+    text = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(changed) + b"-----END CERTIFICATE-----\n"
+    for data in (text, changed):
+        with pytest.raises(AttestationError, match=r"not (a )?certificate"):
+            parse_certificates(data)

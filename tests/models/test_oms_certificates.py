@@ -201,6 +201,19 @@ def test_issuers_that_must_not_issue(model, root):
             verify(model, anchor)
 
 
+def test_issuers_for_other_purposes_than_signing_code(model, root):
+    """An authority that may only certify servers must not make signers of models."""
+    limit = x509.ExtendedKeyUsage
+    servers = issue("servers", root, ca=True, more=(limit(list(TLS)),))
+    sign(model, issue("signer", servers), servers)
+    with pytest.raises(it.IntegrityError, match="must not issue certificates for signing code"):
+        verify(model, root)
+    for purposes in (MANY_PURPOSES, (ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)):
+        both = issue("both", root, ca=True, more=(limit(list(purposes)),))
+        sign(model, issue("signer", both), both)
+        verify(model, root)
+
+
 def test_critical_extensions_that_nobody_knows(model, root, middle):
     strange = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4.5"), b"\x05\x00")
     sign(model, issue("signer", middle, more=(strange,)), middle)

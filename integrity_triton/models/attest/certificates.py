@@ -44,7 +44,7 @@ def parse_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
     with _without_warnings():
         try:
             found = x509.load_pem_x509_certificates(data)
-        except ValueError as error:
+        except Exception as error:  # InvalidVersion, for example, is no ValueError
             raise AttestationError(f"not certificates in PEM: {error}") from None
     return tuple(parse_der(certificate.public_bytes(serialization.Encoding.DER)) for certificate in found)
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...output_files import write_file
-from ...strict_json import check_members, parse_object
+from ...strict_json import check_members, parse_object, shown
 from ..dsse import IN_TOTO, Envelope, decode_base64, encode_base64, read_envelope, write_envelope
 from ..regular_files import read_regular
 from .errors import AttestationError
 from .statement import MAX_PAYLOAD
-from .tsm import MAX_BLOB, Evidence
+from .tsm import MAX_BLOB, PROVIDER, Evidence
 
 MEDIA_TYPE = "application/vnd.integrity-triton.attestation.v1+json"
 MAX_SIZE = 8 << 20
@@ -97,6 +97,8 @@ def _read(values: Sequence[Any]) -> tuple[Evidence, ...]:
         optional: dict[str, type] = {"auxiliary": str, "privilege_level": int}
         given = {name: kind for name, kind in optional.items() if name in value}
         check_members(value, {"provider": str, "report": str, **given})
+        if not PROVIDER.fullmatch(value["provider"]):
+            raise AttestationError(f"the provider {shown(value['provider'])} must match {PROVIDER.pattern}")
         report = decode_base64(value["report"], "report")
         auxiliary = decode_base64(value.get("auxiliary", ""), "auxiliary")
         if max(len(report), len(auxiliary)) > MAX_BLOB:

@@ -45,8 +45,11 @@ def attest(
     ``device_report()`` by default, ``name`` the name of the model, and ``time`` now.
 
     Raises AttestationError for a nonce, root or token that cannot be stated; IntegrityError for a guard that
-    has failed; EvidenceUnavailable where there is no evidence; ValueError for a key of another kind.
+    has failed; EvidenceUnavailable where there is no evidence; ValueError for a key of another kind;
+    TypeError for a nonce that is not bytes.
     """
+    if not isinstance(nonce, bytes | bytearray | memoryview):  # bytes(32) would be 32 zeros
+        raise TypeError(f"a nonce must be bytes, not {type(nonce).__name__}")
     root = model if isinstance(model, ModelRoot) else root_of(model, name)
     signer = checked_private_key(key)
     moment = datetime.now(timezone.utc).replace(microsecond=0) if time is None else time

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,10 @@ class TdxPolicy:
     minimum_tcb_evaluation: int = 0
     rejected_platform: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.registers.get("mr_td"):
+            raise AttestationError("the policy for TDX must say which values of 'mr_td' are allowed")
+
     def check(self, quote: VerifiedTdxQuote) -> str:
         """What was compared. Raises IntegrityError for what is not allowed."""
         if quote.debug:
@@ -102,7 +106,8 @@ class SnpPolicy:
 
     values: Mapping[str, tuple[bytes, ...]]
     """The values that are allowed, by the name of the field."""
-    guest_policy: Mapping[str, bool] = field(default_factory=lambda: {"debug": False})
+    guest_policy: Mapping[str, bool] = field(default_factory=dict)
+    """The bits that the guest's policy must have. ``debug`` must be false unless it is here."""
     minimum_tcb: Mapping[str, int] = field(default_factory=dict)
     minimum_guest_svn: int = 0
     maximum_vmpl: int = 0
@@ -113,10 +118,18 @@ class SnpPolicy:
     require_crl: bool = False
     """Whether a list of revoked certificates has to have been given."""
 
+    def __post_init__(self) -> None:
+        if not self.values.get("measurement"):
+            raise AttestationError(
+                "the policy for SEV-SNP must say which values of 'measurement' are allowed"
+            )
+        if "" in self.products:
+            raise AttestationError("the policy for SEV-SNP names '' as a product, with which all names begin")
+
     def check(self, verified: VerifiedSnpReport) -> str:
         """What was compared. Raises IntegrityError for what is not allowed."""
         report = verified.report
-        for name, wanted in self.guest_policy.items():
+        for name, wanted in {"debug": False, **self.guest_policy}.items():
             if report.allows(name) != wanted:
                 raise IntegrityError(f"the guest's policy has {name} {report.allows(name)}, not {wanted}")
         _check_values(vars(report), self.values)
@@ -163,6 +176,9 @@ class Policy:
     tokens: Mapping[str, Mapping[str, str | int | bool]] = field(default_factory=dict)
     """The claims that each token's verdict has to have, by the token's label."""
 
+    def __post_init__(self) -> None:
+        _check_required(self.require)
+
     @classmethod
     def from_json(cls, data: str | bytes) -> Policy:
         """Raises AttestationError for anything that is not a policy of this version."""
@@ -200,9 +216,6 @@ def _policy(members: Mapping[str, Any]) -> Policy:
         },
     )
     names = _strings(members["require"], "require", CHECKS)
-    for name in _ALWAYS:
-        if name not in names:
-            raise AttestationError(f"a policy must require {name!r}; it has to list {', '.join(_ALWAYS)}")
     policy = Policy(
         frozenset(names),
         _count(members, "max_age_seconds", 300),
@@ -216,9 +229,22 @@ def _policy(members: Mapping[str, Any]) -> Policy:
         raise AttestationError(
             "a policy that requires 'evidence' must have 'tdx' or 'sev_snp', with a measurement"
         )
+    for name, needs in (("tdx", "evidence"), ("sev_snp", "evidence"), ("guard_max_age_seconds", "guard")):
+        if name in members and needs not in names:  # an attestation without any of it would pass
+            raise AttestationError(f"a policy with {name!r} must require {needs!r}")
     if "tokens" in names and not policy.tokens:
         raise AttestationError("a policy that requires 'tokens' must say which claims their verdicts need")
     return policy
+
+
+def _check_required(names: Collection[str]) -> None:
+    if unknown := sorted(set(names).difference(CHECKS)):
+        raise AttestationError(
+            f"{shown(unknown[0])} in 'require' is not known; known are {', '.join(CHECKS)}"
+        )
+    for name in _ALWAYS:
+        if name not in names:
+            raise AttestationError(f"a policy must require {name!r}; it has to list {', '.join(_ALWAYS)}")
 
 
 def _tdx(members: Mapping[str, Any]) -> TdxPolicy:
@@ -232,11 +258,8 @@ def _tdx(members: Mapping[str, Any]) -> TdxPolicy:
             "rejected_platform": list,
         },
     )
-    registers = _values(members["registers"], _TDX_REGISTERS, "registers")
-    if "mr_td" not in registers:
-        raise AttestationError("the policy for TDX must say which values of 'mr_td' are allowed")
     return TdxPolicy(
-        registers,
+        _values(members["registers"], _TDX_REGISTERS, "registers"),
         _strings(members.get("tcb_status", ["UpToDate"]), "tcb_status", _TDX_STATUSES),
         _strings(members.get("rejected_advisories", []), "rejected_advisories"),
         _count(members, "minimum_tcb_evaluation", 0),
@@ -259,15 +282,13 @@ def _snp(members: Mapping[str, Any]) -> SnpPolicy:
         },
     )
     values = _values(members["values"], _SNP_FIELDS, "values")
-    if "measurement" not in values:
-        raise AttestationError("the policy for SEV-SNP must say which values of 'measurement' are allowed")
     bits = members.get("guest_policy", {})
     _check_optional(bits, {}, dict.fromkeys(POLICY_BITS, bool))
     tcb = members.get("minimum_tcb", {})
     _check_optional(tcb, {}, dict.fromkeys(TCB_PARTS, int))
     return SnpPolicy(
         values,
-        {"debug": False, **bits},
+        dict(bits),
         {part: _count(tcb, part, 0) for part in tcb},
         _count(members, "minimum_guest_svn", 0),
         _count(members, "maximum_vmpl", 0),

@@ -30,6 +30,7 @@ _PREDICATE_BASE = PREDICATE_TYPE.rpartition("/")[0]
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _MOST_TOKENS = 64
+_LONGEST_WORD = 120  # characters
 _SHA256_SIZE = 32
 
 
@@ -253,6 +254,7 @@ def _subject(subjects: Sequence[Any], root: Mapping[str, Any]) -> str:
 
 def _resident(members: Mapping[str, Any]) -> Resident:
     check_members(members, {"device": str, "tensors": int, "bytes": int})
+    _check_words(members["device"])
     _check_counts(members, "tensors", "bytes")
     return Resident(members["device"], members["tensors"], members["bytes"])
 
@@ -275,6 +277,7 @@ def _guard(members: Mapping[str, Any]) -> GuardState:
     _check_counts(members, *(name for name, kind in fields.items() if kind is int))
     if not all(isinstance(kind, str) for kind in members["findings"]):
         raise AttestationError("the findings of the guard must be the names of their kinds")
+    _check_words(members["state"], *members["findings"])
     return GuardState(
         members["state"],
         members["ok"],
@@ -297,6 +300,15 @@ def _tokens(members: Mapping[str, Any]) -> dict[str, bytes]:
         check_members(token, {"sha256": str})
         found[label] = parse_hex(token["sha256"], "sha256")
     return found
+
+
+def _check_words(*words: str) -> None:
+    """Raises AttestationError for what would look like more than one line, or fill it, in a report."""
+    for word in words:
+        if not word.isprintable() or not 1 <= len(word) <= _LONGEST_WORD:
+            raise AttestationError(
+                f"{shown(word)} in the statement must be 1 to {_LONGEST_WORD} characters that can be printed"
+            )
 
 
 def _check_counts(members: Mapping[str, Any], *names: str) -> None:

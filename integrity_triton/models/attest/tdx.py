@@ -155,6 +155,8 @@ def verify_quote(
         )
     parsed = _collateral(dcap_qvl, collateral)
     now = int(at.timestamp())
+    if now < 0:
+        raise IntegrityError(f"no quote of TDX is from {at}: certificates and collateral are later than 1970")
     verifier = dcap_qvl.QuoteVerifier(root.public_bytes(serialization.Encoding.DER))
     try:
         claims = verifier.verify_with_policy(quote, parsed, now, dcap_qvl.QuotePolicy.claims_only(now))

@@ -37,7 +37,8 @@ RTMR_SIZE = 48
 _BINDING_DOMAIN = b"integrity_triton attestation v1"
 _ATTEMPTS = 8
 _NUMBER = re.compile(r"[0-9]{1,19}\n?", re.ASCII)
-_PROVIDER = re.compile(r"[A-Za-z0-9_.-]{1,64}\n?", re.ASCII)
+PROVIDER = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+"""The names of formats that the kernel may have."""
 
 PathLike = str | os.PathLike[str]
 
@@ -163,15 +164,15 @@ def _request(attributes: Attributes, folder: Path, data: bytes, privilege_level:
         report = attributes.read(folder / "outblob")
         table = folder / "auxblob"
         auxiliary = attributes.read(table) if attributes.exists(table) else b""
-        provider = attributes.read(folder / "provider").decode("ascii", "replace")
-        if not _PROVIDER.fullmatch(provider):
+        provider = attributes.read(folder / "provider").decode("ascii", "replace").removesuffix("\n")
+        if not PROVIDER.fullmatch(provider):
             raise EvidenceUnavailable(f"{folder / 'provider'}: not the name of a format: {provider!r}")
         # Every write of an option counts, and if others than ours were counted, the report may be another's.
         if _number(attributes, folder / "generation") != before + writes:
             continue
         if not report:
             raise EvidenceUnavailable(f"{folder / 'outblob'}: the report is empty")
-        return Evidence(provider.rstrip("\n"), report, auxiliary, privilege_level)
+        return Evidence(provider, report, auxiliary, privilege_level)
     raise IntegrityError(
         f"{folder}: the kernel counted other writes than ours in each of {_ATTEMPTS} attempts; another "
         "program uses this request"

@@ -138,7 +138,7 @@ def verify(
     )
     if evidence_holds:
         found.word = f"the word of {name} in the measured guest"
-    found.add_stated("resident", statement.resident is not None, lambda: _resident(statement))
+    found.add_stated("resident", statement.resident is not None, lambda: _resident(statement, model))
     found.add_stated("guard", statement.guard is not None, lambda: _guard(statement, demands))
     _check_tokens(found, statement, nonce, demands, dict(tokens or {}))
     if weights is not None:
@@ -215,9 +215,18 @@ def _model(statement: Statement, model: Manifest | ModelRoot) -> str:
     return f"{expected.kind} root {expected.algorithm} {expected.digest.hex()[:16]}"
 
 
-def _resident(statement: Statement) -> str:
+def _resident(statement: Statement, model: Manifest | ModelRoot) -> str:
     resident = statement.resident
     assert resident is not None
+    entries = model.entries if isinstance(model, Manifest) else ()
+    tensors, nbytes = max(len(entries), 1), sum(entry.nbytes for entry in entries)
+    if resident.tensors < tensors or resident.nbytes < nbytes:  # names of one tensor may count several times
+        raise IntegrityError(
+            f"the weights in memory were {resident.nbytes} bytes in {resident.tensors} tensors; the model "
+            f"has {nbytes} in {tensors}"
+            if entries
+            else "no weights were in memory"
+        )
     return f"{resident.nbytes} bytes in {resident.tensors} tensors on {resident.device} had the root"
 
 
@@ -227,6 +236,8 @@ def _guard(statement: Statement, policy: Policy) -> str:
     if guard.failed or not guard.ok:
         kinds = f": {', '.join(guard.findings)}" if guard.findings else ""
         raise IntegrityError(f"the guard is {guard.state} and not in order{kinds}")
+    if not guard.passes or not guard.tensors:
+        raise IntegrityError("the guard had not checked the whole model before the statement was made")
     if policy.guard_max_age is not None and guard.age_ms > policy.guard_max_age * 1000:
         raise IntegrityError(
             f"bytes were unchecked for {guard.age_ms / 1000:.0f} s; "
