@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import IntegrityError
 from ..strict_json import StrictJsonError, parse_object, shown
+from .dsse import IN_TOTO
 from .oms_bundle import Bundle, SignatureFormatError
 from .regular_files import read_regular
 
@@ -55,13 +56,16 @@ class SigstoreVerifier:
         except Exception as error:  # those of sigstore, and those of the parsers of what is in the bundle
             raise SignatureFormatError(f"not a Sigstore bundle: {_line(error)}") from None
         try:
-            _, payload = self._verifier.verify_dsse(parsed, self._policy)
+            kind, payload = self._verifier.verify_dsse(parsed, self._policy)
         except Error as error:
             raise IntegrityError(f"the Sigstore signature is not trusted: {_line(error)}") from None
         except Exception as error:  # of a parser that sigstore calls, at something malformed in the bundle
             raise IntegrityError(
                 f"the Sigstore signature cannot be verified: {type(error).__name__}: {_line(error)}"
             ) from None
+        # The library takes more spellings of a bundle's members than are read here.
+        if kind != IN_TOTO:
+            raise IntegrityError(f"what was signed is {shown(kind)}, not {IN_TOTO}")
         if payload != bundle.payload:
             raise IntegrityError("the signed payload is not the one that was read from the bundle")
 

@@ -212,3 +212,17 @@ def test_older_bundles(key_file, tmp_path):
         oms.verify(model, tmp_path / "old.sig", public_key=tmp_path / "own.pub")
         with pytest.raises(it.IntegrityError, match="not valid for this key"):
             oms.verify(model, tmp_path / "old.sig", public_key=key_file)
+
+
+def test_sigstore_signed_another_type_of_payload(trusted_root, monkeypatch):
+    """The library reads ``payload_type`` as well as ``payloadType``, and might have verified another type."""
+    from integrity_triton.models.oms_sigstore import SigstoreVerifier
+
+    read("valid/sigstore.bundle.json")
+    verifier = SigstoreVerifier(trusted_root, IDENTITY, PROVIDER)
+    real = verifier._verifier.verify_dsse
+    monkeypatch.setattr(
+        verifier._verifier, "verify_dsse", lambda *given: ("text/plain", real(*given)[1]), raising=True
+    )
+    with pytest.raises(it.IntegrityError, match="'text/plain', not application"):
+        oms.read_signature(PUBLISHED / "valid/sigstore.bundle.json", verifier)
