@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -136,6 +137,11 @@ def dm_verity(
         output.line(f"{image}: OK")
         output.document(ok=True, image=image, blocks=block.data_blocks, algorithm=block.algorithm)
         return OK
+    if size is not None:
+        raise click.UsageError("--size can only be used with --root", click.get_current_context())
+    # Whoever forgets --root when verifying must not lose the tree, nor take status 0 for an answer.
+    if os.path.isfile(hash_file) and os.path.getsize(hash_file):
+        raise ValueError(f"{hash_file} exists: verify with it by --root, or remove it to write a new one")
     check_output_file(hash_file, [image])
     with output.progress(image, total_size([image]) or 0) as progress:
         made = verity.format_file(

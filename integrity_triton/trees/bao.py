@@ -449,9 +449,16 @@ class _Stored:
         wanted = self.shape.encoded_size(self._combined)
         if self._tree.size != wanted:
             kind = "a combined" if self._combined else "an outboard"
+            hint = ""
+            if self._tree.size == self.shape.encoded_size(not self._combined):
+                hint = (
+                    ", as an outboard one has, which is read together with the content"
+                    if self._combined
+                    else ", as a combined one has, which is read without other data"
+                )
             raise IntegrityError(
-                f"{kind} encoding of {self.shape.length} bytes has {wanted} bytes, and this one "
-                f"{self._tree.size}"
+                f"{kind} encoding of {self.shape.length} bytes has {wanted} bytes, and this one has "
+                f"{self._tree.size}{hint}"
             )
         if self._data is not None and self._data.size != self.shape.length:
             raise IntegrityError(

@@ -46,6 +46,13 @@ def test_dm_verity(run, tmp_path):
         "data: OK\n",
         "",
     )
+    stored = (tmp_path / "hashes").read_bytes()
+    status, out, err = run("dm-verity", "data", "hashes")  # a forgotten --root
+    assert (status, out) == (2, "")
+    assert "hashes exists: verify with it by --root" in err
+    assert (tmp_path / "hashes").read_bytes() == stored
+    assert "--size can only be used with --root" in run("dm-verity", "data", "new", "--size", "8192")[2]
+    assert not (tmp_path / "new").exists()
     status, out, err = run("dm-verity", "data", "hashes", "--root", root.strip(), "--size", "4096")
     assert (status, out) == (1, "")
     assert "the tree covers 8192 bytes, and 4096 were expected" in err
@@ -63,6 +70,8 @@ def test_bao(run, tmp_path):
     assert run("bao-encode", "data", "combined", "--combined") == (0, root + "\n", "")
     assert run("bao-verify", "combined", "--root", root) == (0, "combined: OK\n", "")
     assert run("bao-verify", "outboard", "data", "--root", root) == (0, "data: OK\n", "")
+    assert "read together with the content" in run("bao-verify", "outboard", "--root", root)[2]
+    assert "read without other data" in run("bao-verify", "combined", "data", "--root", root)[2]
     (tmp_path / "data").write_bytes(bytes(8192))
     status, out, err = run("bao-verify", "outboard", "data", "--root", root)
     assert (status, out) == (1, "")
