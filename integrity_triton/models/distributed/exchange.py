@@ -4,7 +4,9 @@ that names the ranks which did not take part."""
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _GOOD = b"."
 _SEPARATOR = "|"
 _GRACE_SECONDS = 2.0
+_RELEASE_SECONDS = 1.0
 _LONGEST_TIMEOUT = 1e7  # seconds; torch counts in integers of limited size
 _groups: weakref.WeakKeyDictionary[Any, _Group] = weakref.WeakKeyDictionary()
 _groups_lock = threading.Lock()
@@ -211,14 +214,17 @@ class Collective:
                 f"{error}"
             ) from error
 
-    def _run(self, start: Callable[[], Any]) -> None:
-        """Run a collective operation to its end. All ranks are about to start it."""
+    def _run(self, start: Callable[[], Any], *tensors: torch.Tensor) -> None:
+        """Run a collective operation on ``tensors`` to its end. All ranks are about to start it."""
         self.meet()
         step = self._step - 1
+        before = _references(tensors)
         try:
             work = start()
             work.wait(self._timeout)
             self._note(step, "past")
+            del work
+            _await_release(tensors, before)
         except Exception as error:
             self._note(step, "failed")
             raise self._failed(step, error) from error
@@ -229,8 +235,6 @@ class Collective:
 
     def _failed(self, step: int, error: Exception) -> DistributedError:
         """An operation did not end. The ranks that neither ended it nor failed in it are named."""
-        import time
-
         time.sleep(_GRACE_SECONDS)  # the others fail at about the same time
         silent = []
         with self._store_errors():
@@ -252,7 +256,7 @@ class Collective:
             return [b""] * self.size
         own = _tensor(data).to(self.device)
         found = [torch.empty_like(own) for _ in range(self.size)]
-        self._run(lambda: dist.all_gather(found, own, group=self._group, async_op=True))
+        self._run(lambda: dist.all_gather(found, own, group=self._group, async_op=True), own, *found)
         return [x.cpu().numpy().tobytes() for x in found]
 
     def broadcast(self, data: bytes, source: int) -> bytes:
@@ -260,7 +264,7 @@ class Collective:
 
         x = _tensor(data).to(self.device)
         sender = self.global_ranks[source]
-        self._run(lambda: dist.broadcast(x, sender, group=self._group, async_op=True))
+        self._run(lambda: dist.broadcast(x, sender, group=self._group, async_op=True), x)
         return x.cpu().numpy().tobytes()
 
     def all_to_all(self, data: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
@@ -273,9 +277,30 @@ class Collective:
         self._run(
             lambda: dist.all_to_all_single(
                 found, sent, list(sizes), lengths, group=self._group, async_op=True
-            )
+            ),
+            sent,
+            found,
         )
         return list(torch.split(found, list(sizes)))
+
+
+def _references(tensors: Sequence[torch.Tensor]) -> list[int]:
+    return [sys.getrefcount(x) for x in tensors]
+
+
+def _await_release(tensors: Sequence[torch.Tensor], before: Sequence[int]) -> None:
+    """Wait until torch has released tensors of an operation that has ended, but not for long. ``before`` is
+    their ``_references`` before the operation.
+
+    A thread of gloo (torch 2.13, ``ProcessGroupGloo::runLoop``) releases them a moment after the operation
+    was reported as done, and needs Python's lock to do so. If the interpreter ends in this moment, the
+    process is aborted: "terminate called without an active exception".
+    """
+    deadline = time.monotonic() + _RELEASE_SECONDS
+    while any(now > then for now, then in zip(_references(tensors), before, strict=True)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.0001)
 
 
 def _tensor(data: bytes) -> torch.Tensor:
