@@ -40,10 +40,14 @@ class FileChanged(ManifestError):
     """A file is no longer the one whose header was read. ``path`` is its path, and ``size`` the number of
     bytes that it had."""
 
-    def __init__(self, file: SafetensorsFile, how: str) -> None:
-        super().__init__(f"{file.path}: the file {how} while it was being read")
-        self.path = str(file.path)
-        self.size = file.size
+    def __init__(self, message: str, path: str = "", size: int = 0) -> None:
+        super().__init__(message)
+        self.path = path
+        self.size = size
+
+    @classmethod
+    def of(cls, file: SafetensorsFile, how: str) -> FileChanged:
+        return cls(f"{file.path}: the file {how} while it was being read", str(file.path), file.size)
 
 
 @dataclass(frozen=True)
@@ -159,13 +163,13 @@ class SafetensorsFile:
         try:
             descriptor = open_regular(self.path)
         except ValueError:
-            raise FileChanged(self, "was replaced by what is no regular file") from None
+            raise FileChanged.of(self, "was replaced by what is no regular file") from None
         except OSError as error:
             raise self._gone(error) from None
         status = os.fstat(descriptor)
         if identity(status) != self.identity:
             os.close(descriptor)
-            raise FileChanged(self, how_changed(status, self.size))
+            raise FileChanged.of(self, how_changed(status, self.size))
         return descriptor
 
     def reading(self) -> AbstractContextManager[Reader]:
@@ -191,23 +195,23 @@ class SafetensorsFile:
         """Raise FileChanged if the file is no longer the one whose header was read."""
         if isinstance(self.path, RemoteFile):
             if not self.path.is_unchanged():
-                raise FileChanged(self, "changed")
+                raise FileChanged.of(self, "changed")
             return
         try:
             status = self.path.stat()
         except OSError as error:
             raise self._gone(error) from None
         if not stat.S_ISREG(status.st_mode):
-            raise FileChanged(self, "was replaced by what is no regular file")
+            raise FileChanged.of(self, "was replaced by what is no regular file")
         if identity(status) != self.identity:
-            raise FileChanged(self, "changed")
+            raise FileChanged.of(self, "changed")
 
     def _gone(self, error: OSError) -> Exception:
         """The error for a file that could not be found or opened, which was possible before."""
         if error.errno not in _GONE:
             return error
         removed = isinstance(error, FileNotFoundError | NotADirectoryError)
-        return FileChanged(self, "was removed" if removed else f"became unreadable ({error.strerror})")
+        return FileChanged.of(self, "was removed" if removed else f"became unreadable ({error.strerror})")
 
 
 @contextlib.contextmanager
