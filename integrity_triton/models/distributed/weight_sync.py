@@ -60,12 +60,9 @@ sender's tensors in it, as views of its memory or LocalShards over such views, b
 class SyncMismatch(IntegrityError):
     """The receiver does not hold what the sender has sent. ``report`` says what differs."""
 
-    def __init__(self, report: SyncReport) -> None:
-        super().__init__(str(report))
+    def __init__(self, message: str, report: SyncReport | None = None) -> None:
+        super().__init__(message)
         self.report = report
-
-    def __reduce__(self) -> tuple[type[SyncMismatch], tuple[SyncReport]]:
-        return SyncMismatch, (self.report,)
 
 
 @dataclass(frozen=True)
@@ -347,7 +344,7 @@ class WeightSync:
         if report.ok:
             return report
         if self._mode == "enforce":
-            raise SyncMismatch(report)
+            raise SyncMismatch(str(report), report)
         _logger.error("weight sync: %s", report)
         return report
 
