@@ -16,6 +16,8 @@ import pytest
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
+# It keeps the statuses() that it finds when it is imported, which must not be that of a test.
+import integrity_triton.conformance.environment  # noqa: F401
 from integrity_triton import cli
 from integrity_triton.backends import registry
 from integrity_triton.cli import interrupts
