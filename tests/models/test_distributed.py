@@ -4,6 +4,7 @@ one process."""
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 import integrity_triton as it
 from distributed_support import Simulated, content, part, root, tree
 from guard_support import flip
-from integrity_triton.models.distributed import node_digests
+from integrity_triton.models.distributed import DistributedError, node_digests
+from integrity_triton.models.distributed.description import parse
 from integrity_triton.models.distributed.layout import Layout
 from integrity_triton.models.distributed.placements import REPLICATE, OnMesh
 
@@ -365,3 +367,28 @@ def test_the_tree_of_the_oracle_has_known_roots():
         distributed.root({"x": torch.from_numpy(x)}, algorithm="sha256").root.hex()
         == "1518fa79581d358ba970106bd2951b2a0f1e8ff996473d13cda8052601324429"
     )
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"mesh": [2], "ranks": [0, 1], "rules": [[5, 1]]},
+        {"mesh": [2], "ranks": [0, 1], "rules": [[-2, 1]]},
+        {"mesh": [2], "ranks": [0, 1], "rules": [[0, 0]]},
+        {"mesh": [True, 2], "ranks": [0, 1], "rules": [[0, 1], [-1, 0]]},
+        {"mesh": [2], "ranks": [0, 1.5], "rules": [[0, 1]]},
+        {"mesh": [3], "ranks": [0, 1], "rules": [[0, 1]]},
+        {"mesh": [2], "ranks": [0, 1], "rules": []},
+        {"mesh": [-2], "ranks": [], "rules": [[0, 1]]},
+        {"runs": [[[0, 5]]]},
+        {},
+    ],
+)
+def test_descriptions_that_cannot_be_right(layout):
+    def described(layout: dict[str, object]) -> bytes:
+        return json.dumps({"tensors": [["x", "U8", [4, 4], 0]], "layouts": [layout]}).encode()
+
+    right = {"mesh": [2], "ranks": [0, 1], "rules": [[1, 1]]}
+    assert parse(described(right))["x"].at(1).local_shape == (4, 2)
+    with pytest.raises(DistributedError, match="a rank sent a description that cannot be read"):
+        parse(described(layout))

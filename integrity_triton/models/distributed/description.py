@@ -7,6 +7,7 @@ many ranks it has; each of these is sent once.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from ..entry import check_name
 from .errors import DistributedError
 from .held import Held
 from .layout import Layout
-from .placements import OnMesh
+from .placements import REPLICATE, OnMesh
 
 
 @dataclass(frozen=True)
@@ -83,4 +84,14 @@ def _layout(layouts: list[Any], number: int, shape: tuple[int, ...]) -> Layout |
     if "runs" in stated:
         return Layout.of(shape, stated["runs"])
     rules = tuple((dim, factor) for dim, factor in stated["rules"])
-    return OnMesh(tuple(stated["mesh"]), tuple(stated["ranks"]), rules)
+    mesh, ranks = tuple(stated["mesh"]), tuple(stated["ranks"])
+    numbers = (*mesh, *ranks, *(number for rule in rules for number in rule))
+    if not (
+        all(type(number) is int for number in numbers)
+        and min(mesh, default=1) > 0
+        and math.prod(mesh) == len(ranks)
+        and len(rules) == len(mesh)
+        and all(rule == REPLICATE or (0 <= rule[0] < len(shape) and rule[1] > 0) for rule in rules)
+    ):
+        raise ValueError(f"the mesh {stated}")
+    return OnMesh(mesh, ranks, rules)

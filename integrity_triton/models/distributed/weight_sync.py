@@ -364,9 +364,13 @@ class WeightSync:
     def _gather(self, own: Iterable[str]) -> list[tuple[Mapping[str, int], Sequence[str]]]:
         """What each rank of this side has counted, and the names of the tensors of which it holds a part."""
         exchange: Exchange = Alone() if self._group == "alone" else exchange_for(self._group, self._timeout)
-        data = json.dumps([self._arrived, sorted(own)]).encode("ascii")
-        lengths = [int.from_bytes(x, "little") for x in exchange.gather(len(data).to_bytes(8, "little"))]
-        padded = exchange.gather(data.ljust(max(lengths), b" "))
+        try:
+            data = json.dumps([self._arrived, sorted(own)]).encode("ascii")
+            sizes = [int.from_bytes(x, "little") for x in exchange.gather(len(data).to_bytes(8, "little"))]
+            padded = exchange.gather(data.ljust(max(sizes), b" "))
+        except BaseException as error:
+            exchange.give_up(error)
+            raise
         return [(counts, held) for counts, held in map(json.loads, padded)]
 
 
