@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 
-import blake3
 import pytest
 
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
 from integrity_triton import cli
+
+blake3 = pytest.importorskip("blake3")
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+pytest.importorskip("model_signing", reason="absent: model_signing")
+
 import integrity_triton as it
 from integrity_triton import remote_files
 from integrity_triton.cli import main
