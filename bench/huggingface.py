@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -22,17 +20,7 @@ import numpy as np
 from integrity_triton.integrations import huggingface as hub
 
 from .environment import machine
-
-
-def _medians(runs: int, functions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """The median seconds of each function. They take turns, so that what else the machine does meets all."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(runs + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}  # the first run warms up
+from .turns import medians
 
 
 def main() -> None:
@@ -71,7 +59,7 @@ def main() -> None:
             print(f"{key}: {value}")
         print(f"hf_xet {version('hf_xet')}, huggingface_hub {version('huggingface_hub')}, {size} bytes")
         for name, (original, ours) in pairs.items():
-            found = _medians(options.runs, {"original": original, "ours": ours})
+            found = medians(options.runs, {"original": original, "ours": ours})
             ratio = found["original"] / found["ours"]
             speed = f"{size / found['ours'] / 1e9:.2f} GB/s"
             print(

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,20 +20,10 @@ import integrity_triton as it
 from integrity_triton.trees import bao, dm_verity, fs_verity
 
 from .environment import machine
+from .turns import medians
 
 _PATH = "/usr/local/bin:/usr/sbin:/sbin:/usr/bin:/bin"
 _PACKAGES = {"fsverity": "fsverity", "veritysetup": "cryptsetup-bin", "b3sum": "b3sum"}
-
-
-def _medians(runs: int, functions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """The median seconds of each function. They take turns, so that what else the machine does meets all."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(runs + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}  # the first run warms up
 
 
 def _version(program: str) -> str:
@@ -123,7 +111,7 @@ def main() -> None:
             functions = {"ours": ours}
             if versions[original] != "absent":
                 functions["original"] = make()
-            found = _medians(options.runs, functions)
+            found = medians(options.runs, functions)
             speed = f"ours {found['ours']:.3f} s, {size / found['ours'] / 1e9:.2f} GB/s"
             if "original" in found:
                 ratio = found["original"] / found["ours"]

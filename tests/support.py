@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,6 +45,30 @@ def interruptible(command: list[str]) -> list[str]:
     """
     default = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"
     return [sys.executable, "-c", f"{default}; os.execv(sys.argv[1], sys.argv[1:])", *command]
+
+
+def interrupted_at(instruction: int, work: Callable[[], Any], folder: str) -> bool:
+    """Call ``work``, and raise KeyboardInterrupt before the instruction with this number, among those of code
+    in ``folder`` that this thread runs. Return whether there are so many instructions."""
+    count = itertools.count()
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(folder):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and next(count) == instruction:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
 def pattern(length: int) -> bytes:

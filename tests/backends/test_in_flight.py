@@ -19,6 +19,7 @@ from integrity_triton.backends import opencl, registry
 from integrity_triton.backends.opencl.in_flight import InFlight
 from integrity_triton.errors import BackendUnavailable
 from integrity_triton.launching.launch import Launch
+from support import interrupted_at
 
 FOLDER = str(Path(opencl.__file__).parent)
 
@@ -70,30 +71,6 @@ def launch_of(owner: object) -> Launch:
     return Launch("module:kernel", 1, {}, {}, torch.device("cpu"), (owner,))
 
 
-def interrupted_at(instruction: int, work) -> bool:
-    """Call ``work``, and raise KeyboardInterrupt before the instruction of the backend with this number.
-    Return whether there are so many instructions."""
-    count = itertools.count()
-
-    def trace(frame, event, argument):
-        if not frame.f_code.co_filename.startswith(FOLDER):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode" and next(count) == instruction:
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
 @pytest.mark.parametrize("interrupted_waits", [0, 1])
 def test_an_interrupt_at_any_instruction(interrupted_waits):
     """In the second run, another interrupt comes before the wait to which the first one leads."""
@@ -110,7 +87,7 @@ def test_an_interrupt_at_any_instruction(interrupted_waits):
         def work(runtime=runtime, launch=launch):
             runtime.execute(launch, {})
 
-        reached = interrupted_at(instruction, work)
+        reached = interrupted_at(instruction, work, FOLDER)
         del work, launch
         assert released in ([], [False]), instruction  # the kernel did not run when its memory was released
         device.interrupted_waits = 0

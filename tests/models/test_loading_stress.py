@@ -22,7 +22,7 @@ import integrity_triton as it
 from integrity_triton.models import FileDigests, LoadError, Manifest, ManifestError, load_verified
 from integrity_triton.models.loading import host, load, ring
 from integrity_triton.models.loading.destination import Destination
-from support import interruptible
+from support import interrupted_at, interruptible
 
 safetensors = pytest.importorskip("safetensors", reason="absent: safetensors")
 pytest.importorskip("safetensors.torch")
@@ -49,30 +49,6 @@ def wait_for_the_end_of(threads: Callable[[], set[threading.Thread]]) -> None:
     while left := threads():
         for thread in left:
             thread.join()
-
-
-def interrupted_at(instruction: int, work: Callable[[], Any]) -> bool:
-    """Call ``work``, and raise KeyboardInterrupt before the instruction of loading with this number in this
-    thread. Return whether there are so many instructions."""
-    count = itertools.count()
-
-    def trace(frame: Any, event: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(FOLDER):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode" and next(count) == instruction:
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 @pytest.fixture
@@ -115,7 +91,7 @@ def test_an_interrupt_at_any_instruction(tmp_path: Path, monkeypatch: pytest.Mon
         def work(found: list[Any] = found) -> None:
             found.append(load_verified(path, against=manifest))
 
-        reached = interrupted_at(instruction, work)
+        reached = interrupted_at(instruction, work, FOLDER)
         wait_for_the_end_of(lambda: set(threading.enumerate()) - threads)
         gc.collect()
         assert descriptors() == files, instruction
