@@ -103,8 +103,9 @@ class _Steps:
     limit: int | None = None
     now: int = 0
 
-    def block(self, number: int) -> None:
-        self.blocks.add(number)
+    def block(self, number: int, active: bool = True) -> None:
+        if active:
+            self.blocks.add(number)
         self.now += 1
         self.most = max(self.most, self.now)
         if self.limit is not None and self.now > self.limit:

@@ -129,6 +129,30 @@ def test_a_block_that_never_runs_is_missed() -> None:
     assert "example.py:12, called from user.py:34" in missed
 
 
+@pytest.mark.parametrize("active", [False, True])
+def test_a_block_that_runs_for_no_lane_is_missed(active: bool) -> None:
+    """A compiler leaves out the branch around a few instructions, which then run with an EXEC of zero. Nothing
+    of them is checked then. What only has scalar instructions is executed all the same."""
+    program = assemble(
+        f"""
+        v_mov_b32_e32 v2, 8
+        v_cmp_gt_u32_e32 vcc, {1 if active else 0}, v0
+        s_and_saveexec_b64 s[4:5], vcc
+        v_mov_b32_e32 v2, 7
+        s_xor_b64 exec, exec, s[4:5]
+        s_mov_b32 s6, 1
+        s_mov_b64 exec, s[4:5]
+        {STORE["gfx942"]}
+        """
+    )
+    out = np.zeros(64, np.uint32)
+    missed = run(program, out).missed()
+    assert out.tolist() == [7 if active else 8] + [8] * 63
+    assert [m.partition(": ")[2].partition(" at ")[0] for m in missed] == (
+        [] if active else ["v_mov_b32_e32 v2, 7"]
+    )
+
+
 def test_the_end_of_a_launch_wherever_its_memory_is() -> None:
     """Ranges of memory are numbered by their addresses, among which that of the arguments comes anywhere."""
     program = assemble("global_load_dword v2, v1, s[2:3]\ns_waitcnt vmcnt(0)\nv_add_u32_e32 v2, 1, v2")

@@ -42,6 +42,9 @@ class AmdProgram:
             translator.block(n, effects_of[n], live[n]) for n in range(len(program.blocks))
         ]
         self._pool = translator.pool
+        self._for_lanes = frozenset(
+            n for n, block in enumerate(program.blocks) if any(map(text.needs_lanes, block))
+        )
         self.matrices: Mapping[str, tuple[int, int]] = {
             str(i): shape
             for block in program.blocks
@@ -99,6 +102,7 @@ class AmdProgram:
                     self.program,
                     self._translated,
                     self._pool,
+                    self._for_lanes,
                     launch,
                     segment,
                     first,
@@ -110,12 +114,15 @@ def _run(
     program: text.Program,
     blocks: Sequence[Translated],
     pool: list[object],
+    for_lanes: frozenset[int],
     launch: KernelLaunch,
     segment: Array,
     first: int,
     groups: int,
 ) -> None:
-    """Run ``groups`` work-groups side by side."""
+    """Run ``groups`` work-groups side by side. The blocks ``for_lanes`` have instructions that do nothing while
+    EXEC is zero."""
+    unproved = set(for_lanes)  # these have not been executed for any lane
     machine = Machine(program, launch, first, groups, list(pool))
     preloaded = start(program, machine, segment)
     unchecked = [(n, machine.registers[n]) for n in preloaded]
@@ -131,8 +138,10 @@ def _run(
     )
 
     def step(number: int, mask: Array | None) -> tuple[int, Array | None, int]:
-        launch.coverage.block(number)
         machine.begin(mask, scheduler.stamp)
+        if number in unproved and (machine.active is None or machine.active.any()):
+            unproved.discard(number)
+        launch.coverage.block(number, number not in unproved)
         block = blocks[number]
         if number == entered and unchecked:
             # Firmware that preloads arguments starts here; older firmware runs the blocks before, which load

@@ -216,6 +216,18 @@ def sets_exec(instruction: Instruction) -> bool:
     return bool(operands) and operands[0].kind == "exec" and not name.startswith(("s_cmp", "s_bitcmp"))
 
 
+# They act whatever EXEC is: on the lane that they name, on the first one, or on all.
+_ANY_EXEC = ("v_readlane", "v_readfirstlane", "v_writelane", "v_mfma")
+_LANES = ("v_", "ds_", "global_", "buffer_", "scratch_", "flat_")
+_CACHES = ("buffer_wbl2", "buffer_inv", "buffer_gl", "global_inv", "global_wb")
+
+
+def needs_lanes(instruction: Instruction) -> bool:
+    """Whether an instruction has no effect if EXEC is zero."""
+    name = instruction.name
+    return name.startswith(_LANES) and not name.startswith((*_ANY_EXEC, *_CACHES))
+
+
 def _ends_block(instruction: Instruction) -> bool:
     return instruction.name.startswith(("s_branch", "s_cbranch", "s_endpgm", "s_barrier")) or sets_exec(
         instruction

@@ -32,9 +32,11 @@ class KernelCoverage:
         self._rows = {key: np.zeros(rows, np.bool_) for key, (rows, _) in matrices.items()}
         self._columns = {key: np.zeros(columns, np.bool_) for key, (_, columns) in matrices.items()}
 
-    def block(self, number: int) -> None:
-        """Note that a basic block was executed by at least one thread."""
-        self._executed[number] = True
+    def block(self, number: int, active: bool = True) -> None:
+        """Note that a basic block was executed. It does not count if it was executed for no thread
+        (``active``)."""
+        if active:
+            self._executed[number] = True
 
     def matrix(self, name: str, rows: Array, columns: Array) -> None:
         """Note which rows and columns of a matrix product, without its addend, were not all zero."""
