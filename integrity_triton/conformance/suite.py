@@ -6,9 +6,10 @@ import datetime
 import secrets
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from .. import algorithms as registry
 from ..algorithms import Algorithm
@@ -23,6 +24,8 @@ from .report import Cell, Report
 from .subject import EFFORTS
 from .unexecuted import REVIEWED, UNEXECUTED
 
+# Runs whose reports are merged may differ in these.
+_MACHINE = ("system", "processor")
 # Another process takes seconds to start, so it needs at least so many cells.
 _CELLS_A_PROCESS = 8
 
@@ -136,8 +139,9 @@ def run(
 def merged(reports: Sequence[Report]) -> Report:
     """One report of several runs over different algorithms, as if one run had checked all of them.
 
-    Its problems are found anew: what one run did not execute of a kernel, another one may have. Raises
-    ValueError if there is no report, if two differ in their effort, seed, backends, devices, targets or
+    Its problems are found anew: what one run did not execute of a kernel, another one may have. The runs may
+    have been made on several machines, all of which the merged report names. Raises ValueError if there is no
+    report, if two differ in their effort, seed, backends, devices, targets or in anything else of their
     environment, or if two checked the same algorithm.
     """
     if not reports:
@@ -150,10 +154,7 @@ def merged(reports: Sequence[Report]) -> Report:
                 raise ValueError(f"the option {name} is {first.options[name]} and {report.options[name]}")
         if report.seed != first.seed:
             raise ValueError(f"the seed is {first.seed} and {report.seed}")
-        for name in first.environment.keys() | report.environment.keys():
-            values = [str(x.environment.get(name)) for x in (first, report)]
-            if values[0] != values[1]:
-                raise ValueError(f"{name} of the environment is {' and '.join(values)}")
+    environment = same_environment([report.environment for report in reports])
     places = [(cell.algorithm, cell.backend, cell.device) for cell in cells]
     twice = sorted({place for place in places if places.count(place) > 1})
     if twice:
@@ -173,11 +174,28 @@ def merged(reports: Sequence[Report]) -> Report:
         options={
             **options,
             "algorithms": [name for report in reports for name in report.options["algorithms"]],
-            "runs": len(reports),
+            "runs": sum(report.options.get("runs", 1) for report in reports),
         },
-        environment=first.environment,
+        environment=environment,
     )
     return replace(report, problems=(*report.problems, *_unexecuted(report)))
+
+
+def same_environment(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The environment of several runs, with the names of all their machines. Raises ValueError if they differ
+    in anything else, such as the versions of packages or the sources of the kernels."""
+    found = dict(environments[0])
+    for name in dict.fromkeys(name for environment in environments for name in environment):
+        values: list[Any] = []
+        for environment in environments:
+            given = environment.get(name)
+            several = given if name in _MACHINE and isinstance(given, list) else [given]
+            values += [value for value in several if value not in values]
+        if len(values) > 1:
+            if name not in _MACHINE:
+                raise ValueError(f"{name} of the environment is {' and '.join(map(str, values))}")
+            found[name] = values
+    return found
 
 
 def _unexecuted(report: Report) -> list[str]:

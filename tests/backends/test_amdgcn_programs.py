@@ -131,8 +131,8 @@ def test_a_block_that_never_runs_is_missed() -> None:
 
 @pytest.mark.parametrize("active", [False, True])
 def test_a_block_that_runs_for_no_lane_is_missed(active: bool) -> None:
-    """A compiler leaves out the branch around a few instructions, which then run with an EXEC of zero. Nothing
-    of them is checked then. What only has scalar instructions is executed all the same."""
+    """A compiler leaves out the branch around a few instructions, which then run with an EXEC of zero, and
+    nothing of them is checked. What only has scalar instructions is executed all the same."""
     program = assemble(
         f"""
         v_mov_b32_e32 v2, 8

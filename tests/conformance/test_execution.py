@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import pytest
 from integrity_triton import algorithms, conformance
 from integrity_triton.backends import registry
 from integrity_triton.backends.emulation.program import Missed
-from integrity_triton.conformance import checks, execution, suite, tally
+from integrity_triton.conformance import checks, execution, render, suite, tally
 from integrity_triton.conformance.execution import Unexecuted, places, problems
-from integrity_triton.conformance.report import FAILED, RAN, Cell, KernelExecution, Report
+from integrity_triton.conformance.report import FAILED, RAN, Cell, Failure, KernelExecution, Report
 from integrity_triton.conformance.unexecuted import REVIEWED, UNEXECUTED
 from integrity_triton.self_tests.admission import VARIABLE
 
@@ -133,6 +134,38 @@ def test_reports_of_different_runs_are_not_merged(changes, says):
         suite.merged([_report("sha1"), _report("sha1", **changes)])
     with pytest.raises(ValueError, match="there are no reports"):
         suite.merged([])
+
+
+def test_runs_on_several_machines_are_merged():
+    """The report names all machines, also when another report is merged later."""
+    parts = [
+        _report(name, environment={"triton": "3.9.0", "system": system})
+        for name, system in (("sha1", "Linux 1"), ("sha256", "Linux 2"), ("md5", "Linux 1"))
+    ]
+    report = suite.merged([suite.merged(parts[:2]), parts[2]])
+    assert report.environment == {"triton": "3.9.0", "system": ["Linux 1", "Linux 2"]}
+    assert report.options["runs"] == 3
+
+
+def test_a_report_in_json_is_read_again():
+    gaps = (Missed("block", "3", "add: of at a.py:3"), Missed("rows", "1, 2", "mma of b"))
+    failure = Failure("streams", "one", "ab", "cd")
+    parts = [_report("sha1", *gaps), _report("md5", gaps[0]), _report("sha256", *gaps)]
+    cell = replace(parts[0].cells[0], status=FAILED, failed=1, failures=(failure,), checks={"streams": 2})
+    parts[0] = replace(parts[0], cells=(cell,))
+    parts[2] = replace(parts[2], cells=(replace(parts[2].cells[0], coverage={}),))
+    report = suite.merged(parts)
+    data = json.loads(render.to_json(report))
+    again = render.from_dict(data)
+    assert render.to_json(again) == render.to_json(report)
+    found = {cell.algorithm: cell.coverage for cell in again.cells}
+    # What all cells together executed of a kernel, in each cell that launched it.
+    execution = KernelExecution(5, gaps[:1])
+    assert found == {"sha256": {}, "sha1": {"k 12": execution}, "md5": {"k 12": execution}}
+    del data["executed"][0]["algorithms"]
+    assert [cell.coverage for cell in render.from_dict(data).cells] == [{"k 12": execution}, {}, {}]
+    with pytest.raises(ValueError, match="format 2"):
+        render.from_dict({**data, "format": 2})
 
 
 def test_every_listed_place_exists():

@@ -120,8 +120,8 @@ def _run(
     first: int,
     groups: int,
 ) -> None:
-    """Run ``groups`` work-groups side by side. The blocks ``for_lanes`` have instructions that do nothing while
-    EXEC is zero."""
+    """Run ``groups`` work-groups side by side. The blocks ``for_lanes`` have instructions that do nothing
+    while EXEC is zero."""
     unproved = set(for_lanes)  # these have not been executed for any lane
     machine = Machine(program, launch, first, groups, list(pool))
     preloaded = start(program, machine, segment)

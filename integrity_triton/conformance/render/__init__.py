@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from ..report import Report
 from .html import to_html
-from .json import to_dict, to_json
+from .json import from_dict, to_dict, to_json
 from .junit import to_junit
 from .markdown import to_markdown
 
-__all__ = ["FORMATS", "to_dict", "to_html", "to_json", "to_junit", "to_markdown"]
+__all__ = ["FORMATS", "from_dict", "to_dict", "to_html", "to_json", "to_junit", "to_markdown"]
 
 FORMATS: dict[str, Callable[[Report], str]] = {
     "json": to_json,
