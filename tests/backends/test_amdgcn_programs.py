@@ -139,7 +139,8 @@ def test_a_block_that_runs_for_no_lane_is_missed(active: bool) -> None:
         v_cmp_gt_u32_e32 vcc, {1 if active else 0}, v0
         s_and_saveexec_b64 s[4:5], vcc
         v_mov_b32_e32 v2, 7
-        s_xor_b64 exec, exec, s[4:5]
+        s_branch .LBB0_1
+        .LBB0_1:
         s_mov_b32 s6, 1
         s_mov_b64 exec, s[4:5]
         {STORE["gfx942"]}

@@ -110,5 +110,7 @@ def test_a_report_of_other_kernels_is_not_continued(runs, tmp_path, change, says
     given = ["ptx", "--parts", str(tmp_path / "parts"), "--algorithm", "md5"]
     assert emulated_conformance.main([*given, "--report", str(report)]) == 0
     report.write_text(json.dumps({**json.loads(report.read_text("utf-8")), **change}), "utf-8")
+    given = ["ptx", "--parts", str(tmp_path / "others"), "--algorithm", "sha1"]
     with pytest.raises(ValueError, match=says):
         emulated_conformance.main([*given, "--begin", str(report)])
+    assert runs == [["md5"]]  # it is refused before anything runs

@@ -150,7 +150,7 @@ def test_runs_on_several_machines_are_merged():
 def test_a_report_in_json_is_read_again():
     gaps = (Missed("block", "3", "add: of at a.py:3"), Missed("rows", "1, 2", "mma of b"))
     failure = Failure("streams", "one", "ab", "cd")
-    parts = [_report("sha1", *gaps), _report("md5", gaps[0]), _report("sha256", *gaps)]
+    parts = [_report("sha1", *gaps, Missed("block", "4", "")), _report("md5", *gaps), _report("sha256")]
     cell = replace(parts[0].cells[0], status=FAILED, failed=1, failures=(failure,), checks={"streams": 2})
     parts[0] = replace(parts[0], cells=(cell,))
     parts[2] = replace(parts[2], cells=(replace(parts[2].cells[0], coverage={}),))
@@ -160,7 +160,7 @@ def test_a_report_in_json_is_read_again():
     assert render.to_json(again) == render.to_json(report)
     found = {cell.algorithm: cell.coverage for cell in again.cells}
     # What all cells together executed of a kernel, in each cell that launched it.
-    execution = KernelExecution(5, gaps[:1])
+    execution = KernelExecution(5, gaps)
     assert found == {"sha256": {}, "sha1": {"k 12": execution}, "md5": {"k 12": execution}}
     del data["executed"][0]["algorithms"]
     assert [cell.coverage for cell in render.from_dict(data).cells] == [{"k 12": execution}, {}, {}]
