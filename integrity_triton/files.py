@@ -8,12 +8,12 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import algorithms
 from .hashing import Hash, new
 from .remote_files import RemoteFile, Url, located
+from .workers import Workers
 
 Progress = Callable[[int], None]
 """Called with the number of bytes just hashed."""
@@ -141,7 +141,7 @@ def _read_ahead(file: io.FileIO, length: int | None) -> Iterator[memoryview]:
     def read(buffer: memoryview, offset: int) -> memoryview:
         return _fill(file, buffer if length is None else buffer[: max(0, min(size, length - offset))])
 
-    with ThreadPoolExecutor(1) as reader:
+    with Workers(1) as reader:
         turn, offset = 0, 0
         pending = reader.submit(read, buffers[0], offset)
         while piece := pending.result():

@@ -18,11 +18,12 @@ import re
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
+
+from .workers import Pending, Workers
 
 PIECE_SIZE = 4 << 20
 """Bytes of one request."""
@@ -221,19 +222,15 @@ class RemoteFile:
             if start < end:
                 yield memoryview(self._fetch(start, end))
             return
-        with ThreadPoolExecutor(READ_AHEAD if self._concurrent else 1, "integrity_triton") as pool:
-            pending: deque[Future[bytes]] = deque()
-            try:
-                while True:
-                    # One piece is with the caller, so that all together are READ_AHEAD.
-                    while len(pending) < READ_AHEAD - 1 and (offset := next(offsets, None)) is not None:
-                        pending.append(pool.submit(self._fetch, offset, min(offset + PIECE_SIZE, end)))
-                    if not pending:
-                        return
-                    yield memoryview(pending.popleft().result())
-            finally:
-                for task in pending:
-                    task.cancel()
+        with Workers(READ_AHEAD if self._concurrent else 1) as readers:
+            pending: deque[Pending[bytes]] = deque()
+            while True:
+                # One piece is with the caller, so that all together are READ_AHEAD.
+                while len(pending) < READ_AHEAD - 1 and (offset := next(offsets, None)) is not None:
+                    pending.append(readers.submit(self._fetch, offset, min(offset + PIECE_SIZE, end)))
+                if not pending:
+                    return
+                yield memoryview(pending.popleft().result())
 
     def read(self, start: int, end: int) -> memoryview:
         """The bytes ``[start, end)``, as many as the file has, in memory of their own."""

@@ -7,12 +7,12 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from ..remote_files import READ_AHEAD, RemoteFile, Url, is_folder, local_path, located
 from ..strict_json import parse_object
+from ..workers import Workers
 from .errors import ManifestError, shown
 from .file_kinds import HEAD_SIZE, JSON, WEIGHTS_ENDINGS, mistaken_for, recognise
 from .model_tree import Bounds
@@ -300,8 +300,11 @@ class _RemotePlace(_Place):
 
     def read(self, names: Sequence[str], keep_heads: bool) -> Iterable[SafetensorsFile]:
         # Each takes several answers of the store, one after the other.
-        with ThreadPoolExecutor(READ_AHEAD, "integrity_triton") as pool:
-            return list(pool.map(lambda name: _read_member(self.inside(name), name, keep_heads), names))
+        with Workers(READ_AHEAD) as readers:
+            return readers.map(self._read_member, [(name, keep_heads) for name in names])
+
+    def _read_member(self, name: str, keep_heads: bool) -> SafetensorsFile:
+        return _read_member(self.inside(name), name, keep_heads)
 
     def other_weights(self) -> str:
         weights = (name for name in self._names if "/" not in name and _has_weights(name))

@@ -17,6 +17,7 @@ import torch
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.backends import registry
+from integrity_triton.workers import Workers
 from support import device_of, on_device, oracle, pattern, rows_as_bytes
 
 NAMES = ["sha256", "blake3", "sha3_256", "blake2b", "hmac_sha256", "poly1305", "crc32"]
@@ -274,7 +275,7 @@ def test_sources_are_parsed_by_threads():
 def test_an_interrupted_batch_leaves_nothing_to_the_threads(monkeypatch):
     """Otherwise the threads would hash to the end, and the process could not end before that."""
     native = registry.get("native")
-    pool = ThreadPoolExecutor(1)
+    pool = Workers(1)
     monkeypatch.setattr(native, "_pools", {os.getpid(): pool})
     began, go_on, calls = threading.Event(), threading.Event(), []
 
@@ -289,10 +290,10 @@ def test_an_interrupted_batch_leaves_nothing_to_the_threads(monkeypatch):
 
     threading.Timer(0.05, go_on.set).start()
     with pytest.raises(KeyboardInterrupt):
-        native._in_threads(run, [(i,) for i in range(50)])
+        native._workers().map(run, [(i,) for i in range(50)])
     assert began.is_set() is (1 in calls)
     assert len(calls) <= 2
-    pool.submit(int).result()
+    assert pool.submit(int).result() == 0
     assert len(calls) <= 2
 
 

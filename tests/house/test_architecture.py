@@ -42,7 +42,7 @@ ROOMS = [
 STRANGERS = {("conformance", "models"), ("conformance", "integrations"), ("conformance", "trees")}
 # Files at the top of the package. They have no folder whose name would be that of their room.
 API = {"batch", "crc", "eager", "emulation", "files", "hashing", "kdf", "lthash", "mac", "merkle", "ops"}
-BASE = {"errors", "output_files", "remote_files", "strict_json", "_version"}
+BASE = {"errors", "output_files", "remote_files", "strict_json", "workers", "_version"}
 ENTRANCES = {"integrity_triton", "integrity_triton.__main__"}
 VENDOR = re.compile(r"cuda|nvidia|hip|rocm|amd|xpu|intel", re.IGNORECASE)
 VENDOR_FILES = {"cuda.py", "hip.py", "xpu.py", "sev_snp.py", "tdx.py"}

@@ -7,8 +7,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from ...messages.layout import Messages, Rows
 from ...messages.per_message import PerMessage
 from ...messages.stream import Stream
 from ...messages.tensors import host_memory
+from ...workers import Workers
 from ..base import Backend, Probe
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class NativeBackend(Backend):
     device_types = ("cpu",)
 
     def __init__(self) -> None:
-        self._pools: dict[int, ThreadPoolExecutor] = {}  # by process: threads do not survive a fork
+        self._pools: dict[int, Workers] = {}  # by process: threads do not survive a fork
         self._threads = usable_cpus()
 
     def probe(self) -> Probe:
@@ -134,12 +134,10 @@ class NativeBackend(Backend):
     def is_default(self, algorithm: Algorithm, device_type: str, *, messages: Messages | None) -> bool:
         return True
 
-    def _executor(self) -> ThreadPoolExecutor:
-        pool = self._pools.get(os.getpid())
-        # A pool that another thread has just made takes the place of this one, which has no threads yet.
-        return pool or self._pools.setdefault(
-            os.getpid(), ThreadPoolExecutor(self._threads, "integrity_triton")
-        )
+    def _workers(self) -> Workers:
+        workers = self._pools.get(os.getpid())
+        # Those that another thread has just made take the place of these, which have no threads yet.
+        return workers or self._pools.setdefault(os.getpid(), Workers(self._threads))
 
     def _new(self, algorithm: Algorithm, parameters: Mapping[str, Any], *, one_message: bool) -> Any:
         # A library's own threads do not survive a fork, after which it would wait for them for ever.
@@ -151,23 +149,6 @@ class NativeBackend(Backend):
         self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
     ) -> Stream:
         return _NativeStream(algorithm, self._new(algorithm, parameters, one_message=True))
-
-    def _in_threads(self, run: Callable[..., bytes], calls: Sequence[tuple[Any, ...]]) -> list[bytes]:
-        """The results of ``run`` for each tuple of arguments, computed in parallel. After an exception, an
-        interrupt for example, no thread goes on with what is left."""
-        running: list[Future[bytes]] = []
-        try:
-            for arguments in calls:
-                try:
-                    running.append(self._executor().submit(run, *arguments))
-                except RuntimeError:  # pools accept no work after the main thread has ended
-                    return [run(*arguments) for arguments in calls]
-            return [done.result() for done in running]
-        except BaseException:
-            for task in running:
-                task.cancel()
-            wait(running)
-            raise
 
     def pbkdf2(
         self,
@@ -189,7 +170,7 @@ class NativeBackend(Backend):
             return hashlib.pbkdf2_hmac(name, passwords[i], salt, iterations, length)
 
         try:
-            joined = bytearray(b"".join(self._in_threads(run, [(i,) for i in range(len(passwords))])))
+            joined = bytearray(b"".join(self._workers().map(run, [(i,) for i in range(len(passwords))])))
         except ValueError:  # this OpenSSL does not know the hash by this name
             return super().pbkdf2(algorithm, passwords, salts, iterations, length, device)
         out = torch.frombuffer(joined or bytearray(1), dtype=torch.uint8)[: len(joined)]
@@ -252,7 +233,7 @@ class NativeBackend(Backend):
             joined = run(0, messages.count)
         else:
             edges = [messages.count * s // spans for s in range(spans + 1)]
-            joined = b"".join(self._in_threads(run, list(itertools.pairwise(edges))))
+            joined = b"".join(self._workers().map(run, list(itertools.pairwise(edges))))
         out = torch.from_numpy(np.frombuffer(bytearray(joined), dtype=np.uint8))
         return out.view(messages.count, length).to(messages.device)
 
