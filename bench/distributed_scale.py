@@ -18,8 +18,10 @@ import numpy as np
 import torch
 
 import integrity_triton as it
+from integrity_triton.models.distributed import agreement as agreements
 from integrity_triton.models.distributed.agreement import Agreement
 from integrity_triton.models.distributed.description import Described, parse
+from integrity_triton.models.distributed.finish import conclude
 from integrity_triton.models.distributed.held import Held, held_by
 from integrity_triton.models.distributed.layout import Layout
 from integrity_triton.models.distributed.member import Member
@@ -140,7 +142,8 @@ PLANS: Mapping[str, Callable[[int], Callable[[tuple[int, ...], str], OnMesh]]] =
 def described(
     model: Mapping[str, Shape], place: Callable[[tuple[int, ...], str], OnMesh]
 ) -> dict[str, Described]:
-    return {name: Described("BF16", shape, shape, place(shape, cut)) for name, (shape, cut) in model.items()}
+    alike = {kind: Described("BF16", kind[0], kind[0], place(*kind)) for kind in set(model.values())}
+    return {name: alike[kind] for name, kind in model.items()}
 
 
 def text_of(description: Mapping[str, Described]) -> bytes:
@@ -157,36 +160,45 @@ def sent_and_received(agreement: Agreement) -> tuple[np.ndarray[Any, Any], np.nd
     """Bytes that each rank sends and receives, and the bytes of fragments in all."""
     sent, received = np.zeros((2, agreement.size), np.int64)
     fragments = 0
-    known: dict[int, tuple[Any, Any, int]] = {}
-    for name in agreement.names:
-        spread = agreement.spreads[name]
-        if id(spread) not in known:
-            ranks, sizes = spread.sizes(DIGEST_SIZE)
-            own = sum(p.fragment_size for r in spread.holders if (p := spread.pieces(r)) is not None)
-            known[id(spread)] = ranks, sizes, own
-        ranks, sizes, own = known[id(spread)]
-        sent[ranks] += sizes
-        received[agreement.reducer(name)] += sizes.sum()
-        fragments += own
+    known: dict[Any, tuple[Any, Any, int]] = {}
+    for rank in range(agreement.size):
+        for lot in agreement.finished_by(rank):
+            spread, count = lot.spread, len(lot.names)
+            if spread not in known:
+                own = sum(p.fragment_size for r in spread.holders if (p := spread.pieces(r)) is not None)
+                known[spread] = *spread.sizes(DIGEST_SIZE), own
+            ranks, sizes, own = known[spread]
+            sent[ranks] += sizes * count
+            received[rank] += sizes.sum() * count
+            fragments += own * count
     return sent, received, fragments
 
 
 def memory(agreement: Agreement) -> int:
     """Bytes that a rank needs besides its tensors, at most: what it hashes at a time, with the digests of the
-    leaves; what it sends in a round; and what it receives, with four copies while the trees are joined."""
+    leaves; what it sends in a round, twice; what it receives in a round, and what of that is finished in one
+    go, twice."""
     worst = 0
-    known: dict[int, Any] = {}
+    known: dict[Any, tuple[Any, Any]] = {}
     for round_ in agreement.rounds:
-        sent, received = np.zeros((2, agreement.size), np.int64)
-        for name in round_.tensors:
-            spread = agreement.spreads[name]
-            if id(spread) not in known:
-                known[id(spread)] = spread.sizes(DIGEST_SIZE)
-            ranks, sizes = known[id(spread)]
-            sent[ranks] += sizes
-            received[round_.reducers[name]] += sizes.sum()
-        worst = max(worst, int((2 * sent + 5 * received).max()))
+        sent, received, largest = np.zeros((3, agreement.size), np.int64)
+        for lot, reducer in zip(round_.lots, round_.reducers, strict=True):
+            if lot.spread not in known:
+                known[lot.spread] = lot.spread.sizes(DIGEST_SIZE)
+            ranks, sizes = known[lot.spread]
+            total = int(sizes.sum()) * len(lot.names)
+            sent[ranks] += sizes * len(lot.names)
+            received[reducer] += total
+            largest[reducer] = max(largest[reducer], total)
+        worst = max(worst, int((2 * sent + received + 2 * largest).max()))
     return int(CHUNK_SIZE * (2 + DIGEST_SIZE / LEAF_SIZE)) + worst
+
+
+def at_the_end(agreement: Agreement) -> int:
+    """Bytes that a rank receives at the end: content digests and nodes of sections, padded to the rank that
+    has most."""
+    counts = [sum(len(lot.names) for lot in agreement.finished_by(rank)) for rank in range(agreement.size)]
+    return max(counts) * DIGEST_SIZE * agreement.size
 
 
 def count(ranks: int) -> None:
@@ -198,9 +210,9 @@ def count(ranks: int) -> None:
     print(f"{total / 1e12:.2f} TB in {len(model)} tensors of {layers} layers, {ranks} ranks\n")
     print(
         "| sharding | a rank holds | sends, at most | receives, at most | sent of held | in fragments | "
-        "descriptions | rounds | memory besides, at most | seconds to plan |"
+        "descriptions | sections | rounds | at the end | memory besides, at most | seconds to plan |"
     )
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, plan in PLANS.items():
         start = time.perf_counter()
         description = described(model, plan(ranks))
@@ -217,13 +229,14 @@ def count(ranks: int) -> None:
             f"{100 * sent.sum() / (total * copies):.3f} %",
             f"{fragments / max(1, sent.sum()):.1%}",
             f"{len(text) / 1e3:.0f} KB",
+            f"{sum(len(sections.parts) for sections in agreement.sections.values())}",
             str(len(agreement.rounds)),
+            f"{at_the_end(agreement) / 1e3:.0f} KB",
             f"{memory(agreement) / 1e6:.0f} MB",
             f"{seconds:.1f}",
         ]
         print(f"| {' | '.join(row)} |")
-    padded = max(len(agreement.finished_by(rank)) for rank in range(ranks)) * DIGEST_SIZE * ranks
-    print(f"\nAt the end each rank receives the content digests, {padded / 1e3:.0f} KB with padding.\n")
+    print()
     rates = json.loads((ROOT / "bench" / "results" / "roofline.json").read_text())["families"]
     print(
         f"| algorithm | bytes hashed a byte | counted rate, {DEVICE} | milliseconds for {own / 1e9:.2f} GB |"
@@ -245,7 +258,9 @@ def part(x: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 
 def simulate(ranks: int) -> bool:
-    """All ranks in this process, with the data of a small model of the same kind."""
+    """All ranks in this process, with the data of a small model of the same kind, whose tensors are divided
+    into sections at a size that is smaller in the same measure."""
+    agreements.LOT_SIZE, agreements.LEAST_SECTION = 1 << 12, 1 << 12
     model: dict[str, Shape] = {
         "embed": ((2999, 256), "r"),
         "norm": ((256,), ""),
@@ -262,8 +277,8 @@ def simulate(ranks: int) -> bool:
     hash_ = check_algorithm("blake3")
     good = True
     print(f"\nWith data: {nbytes(model) / 1e6:.0f} MB on {ranks} logical ranks\n")
-    print("| sharding | bytes counted | bytes sent | the same root |")
-    print("| --- | ---: | ---: | --- |")
+    print("| sharding | bytes counted | bytes sent | received, at most | sections | the same root |")
+    print("| --- | ---: | ---: | ---: | ---: | --- |")
     for name, plan in PLANS.items():
         place = expert_parallel(ranks, 16) if plan is expert_parallel else plan(ranks)
         agreement = Agreement([described(model, place)] * ranks, DIGEST_SIZE)
@@ -274,22 +289,23 @@ def simulate(ranks: int) -> bool:
                 own = place(shape, cut).layout(rank, shape)
                 held[tensor] = it.models.distributed.LocalShard(part(tensors[tensor], own), shape, own.runs)
             members.append(Member(rank, held_by(held, range(ranks), rank), agreement, hash_, None))
-        counted, _, _ = sent_and_received(agreement)
-        sent = np.zeros(ranks, np.int64)
-        digests: dict[str, bytes] = {}
+        counted, expected_there, _ = sent_and_received(agreement)
+        sent, received = np.zeros((2, ranks), np.int64)
         for round_ in agreement.rounds:
             inboxes: list[list[torch.Tensor]] = [[] for _ in range(ranks)]
             for rank, member in enumerate(members):
                 for target, data in enumerate(member.contributions(round_)):
                     inboxes[target].append(data)
                     sent[rank] += data.numel()
+                    received[target] += data.numel()
             for member, inbox in zip(members, inboxes, strict=True):
                 good &= not member.receive(round_, inbox)
-        for rank, member in enumerate(members):
-            digests.update(zip(agreement.finished_by(rank), member.digests, strict=True))
+        digests = conclude(agreement, [member.digests for member in members], hash_)
         equal = it.models.distributed.DistributedDigests("blake3", digests) == expected
-        good &= equal and np.array_equal(counted, sent)
-        print(f"| {name} | {counted.sum():,} | {sent.sum():,} | {'yes' if equal else '**no**'} |", flush=True)
+        good &= equal and np.array_equal(counted, sent) and np.array_equal(expected_there, received)
+        sections = sum(len(sections.parts) for sections in agreement.sections.values())
+        row = [name, f"{counted.sum():,}", f"{sent.sum():,}", f"{received.max():,}", str(sections)]
+        print(f"| {' | '.join([*row, 'yes' if equal else '**no**'])} |", flush=True)
     return good
 
 

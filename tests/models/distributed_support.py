@@ -13,6 +13,7 @@ import torch
 
 from integrity_triton.models.distributed.agreement import Agreement
 from integrity_triton.models.distributed.description import describe, parse
+from integrity_triton.models.distributed.finish import conclude
 from integrity_triton.models.distributed.held import held_by
 from integrity_triton.models.distributed.layout import Layout
 from integrity_triton.models.distributed.member import Member
@@ -66,7 +67,7 @@ class Simulated:
     """A group of logical ranks, each of which holds one of ``sources``."""
 
     def __init__(self, sources: Sequence[Mapping[str, Any]], algorithm: str = "sha256") -> None:
-        hash_ = check_algorithm(algorithm)
+        self.hash = hash_ = check_algorithm(algorithm)
         size = len(sources)
         held = [held_by(source, range(size), rank) for rank, source in enumerate(sources)]
         described = [describe(own) for own in held]
@@ -84,16 +85,13 @@ class Simulated:
             self.sent += sent
             for rank, member in enumerate(self.members):
                 received = [data[rank] for data in sent]
-                names = part.of(rank)
+                lots = part.of(rank)
                 for other, data in enumerate(received):
-                    assert data.numel() == self.agreement.sent(names, other)
+                    assert data.numel() == self.agreement.sent(lots, other)
                 self.faults += member.receive(part, received)
         if self.faults:
             return {}
-        found: dict[str, bytes] = {}
-        for rank, member in enumerate(self.members):
-            found.update(zip(self.agreement.finished_by(rank), member.digests, strict=True))
-        return found
+        return conclude(self.agreement, [member.digests for member in self.members], self.hash)
 
 
 class InThreads:

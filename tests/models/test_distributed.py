@@ -3,9 +3,15 @@ one process."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +22,7 @@ from hypothesis import strategies as st
 import integrity_triton as it
 from distributed_support import Simulated, content, part, root, tree
 from guard_support import flip
-from integrity_triton.models.distributed import DistributedError, node_digests
+from integrity_triton.models.distributed import DistributedError, agreement, finish, member, node_digests
 from integrity_triton.models.distributed.description import parse
 from integrity_triton.models.distributed.layout import Layout
 from integrity_triton.models.distributed.placements import REPLICATE, OnMesh
@@ -131,6 +137,19 @@ def test_halves_of_bytes():
     assert Simulated([{"a": half} for half in halves]).run() == {"a": expected}
 
 
+@contextlib.contextmanager
+def lots_of(size: int | None) -> Iterator[None]:
+    """Let a rank receive so few bytes at a time that trees are divided; with None as many as usual."""
+    with pytest.MonkeyPatch.context() as patch:
+        if size is not None:
+            patch.setattr(agreement, "LOT_SIZE", size)
+            patch.setattr(agreement, "LEAST_SECTION", size)
+            patch.setattr(agreement, "_SHARES", 1)
+        yield
+
+
+lot_sizes = st.sampled_from([None, 1, 300, 2000])
+
 shapes = (
     st.lists(st.integers(1, 40), min_size=0, max_size=4).filter(lambda s: math.prod(s) <= 20000).map(tuple)
 )
@@ -150,11 +169,12 @@ def meshes(draw) -> tuple[tuple[int, ...], OnMesh, str]:
 
 
 @settings(max_examples=120, deadline=None)
-@given(meshes())
-def test_any_mesh(drawn):
+@given(meshes(), lot_sizes)
+def test_any_mesh(drawn, lot_size):
     shape, on_mesh, dtype = drawn
     x = random(shape, DTYPES[dtype])
-    group = Simulated([{"x": shard(x, on_mesh.layout(r, shape))} for r in range(math.prod(on_mesh.mesh))])
+    with lots_of(lot_size):
+        group = Simulated([{"x": shard(x, on_mesh.layout(r, shape))} for r in range(math.prod(on_mesh.mesh))])
     assert group.run() == {"x": content(array(x), dtype)}
     assert not group.faults
 
@@ -178,14 +198,19 @@ def divisions(draw) -> tuple[tuple[int, ...], list[Layout], str]:
 
 
 @settings(max_examples=120, deadline=None)
-@given(divisions(), st.data())
-def test_any_division(drawn, data):
+@given(divisions(), lot_sizes, st.data())
+def test_any_division(drawn, lot_size, data):
     """Also where some ranks hold what others hold, in other parts; a changed byte of one rank is found."""
     shape, layouts, dtype = drawn
     x = random(shape, DTYPES[dtype])
     sources = [{"x": shard(x, layout)} for layout in layouts]
     expected = content(array(x), dtype)
-    assert Simulated(sources).run() == {"x": expected}
+    with lots_of(lot_size):
+        assert Simulated(sources).run() == {"x": expected}
+        changed_byte(shape, layouts, dtype, sources, expected, data)
+
+
+def changed_byte(shape, layouts, dtype, sources, expected, data):
     rank = data.draw(st.integers(0, len(layouts) - 1))
     place = data.draw(st.integers(0, math.prod(layouts[rank].local_shape) * DTYPES[dtype].itemsize - 1))
     flip(sources[rank]["x"].data, place)
@@ -229,6 +254,132 @@ def test_what_travels():
     ]
     # 400 of 4096 bytes: one leaf and 144 bytes of the next; 112 bytes, a leaf of 256, 512, and so on.
     assert bytes_of(crossed) == [64 * (32 + 144), 64 * (32 * 4 - 32 + 112)]
+
+
+def test_a_large_tensor_is_divided_among_the_ranks():
+    """Its tree is finished by all of them, each of which receives a share of the digests."""
+    x = random((96, 10, 1024), torch.uint8)
+    expected = {"x": content(x.numpy(), "U8")}
+    shards = [{"x": LocalShard.along(x[..., r * 256 :][..., :256], 2, r * 256, 1024)} for r in range(4)]
+    shards[2]["y"] = x[0]
+    expected["y"] = content(x[0].numpy(), "U8")
+    with lots_of(8 * 10 * 4 * 32):  # eight of the 96 indices, each with a digest of each row of each rank
+        group = Simulated(shards)
+    assert len(group.agreement.sections["x"].parts) == 16 and group.agreement.sections.keys() == {"x"}
+    assert len(group.agreement.rounds) == 1
+    assert group.run() == expected
+    received = [sum(sent[rank].numel() for sent in group.sent) for rank in range(4)]
+    assert sum(received) == 96 * 10 * 4 * 32 + 32
+    assert max(received) <= 6 * 10 * 4 * 32 * 4 + 32
+    sent = [sum(data.numel() for data in own) for own in group.sent]
+    assert sent == [96 * 10 * 32, 96 * 10 * 32, 96 * 10 * 32 + 32, 96 * 10 * 32]
+
+
+def test_copies_of_a_divided_tensor_that_differ():
+    """Each section in which they differ is found, by the rank that finishes it."""
+    x = random((64, 1024), torch.uint8)
+
+    def copy() -> list[dict[str, LocalShard]]:
+        return [
+            {"x": LocalShard.along(x[:, half * 512 :][:, :512].clone(), 1, half * 512, 1024)}
+            for half in range(2)
+        ]
+
+    sources = [*copy(), *copy(), *copy()]
+    flip(sources[4]["x"].data, 5)
+    flip(sources[4]["x"].data, 63 * 512)
+    flip(sources[1]["x"].data, 20 * 512)
+    with lots_of(2000):
+        group = Simulated(sources)
+    assert group.run() == {}
+    assert sorted(set(group.faults)) == [
+        "tensor 'x': rank 1 differs from the majority, ranks 3, 5",
+        "tensor 'x': rank 4 differs from the majority, ranks 0, 2",
+    ]
+    assert len(group.faults) == 3
+
+
+def test_pieces_of_leaves_that_differ():
+    """Of leaves that a cut divides, the bytes themselves are compared."""
+    x = random((40, 8), torch.uint8)
+    sources = [
+        {"x": LocalShard.along(x[:, half * 4 :][:, :4].clone(), 1, half * 4, 8)} for half in (0, 1, 0, 1, 0)
+    ]
+    flip(sources[2]["x"].data, 17)
+    group = Simulated(sources)
+    assert group.run() == {}
+    assert group.faults == ["tensor 'x': rank 2 differs from the majority, ranks 0, 4"]
+    # The whole tensor beside the halves of it, which differ in both.
+    flip(sources[3]["x"].data, 0)
+    group = Simulated([*sources[2:4], {"x": x}])
+    group.run()
+    assert group.faults == [
+        "tensor 'x': there is no majority: rank 0 and rank 2 differ; "
+        "there is no majority: rank 1 and rank 2 differ"
+    ]
+
+
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of messages in the batches that are hashed from now on."""
+    found: list[int] = []
+    for module in (node_digests, finish, member):
+        original = module.hash_batch
+
+        def counted(messages, *args, _original=original, **options):
+            found.append(len(messages))
+            return _original(messages, *args, **options)
+
+        monkeypatch.setattr(module, "hash_batch", counted)
+    return found
+
+
+def test_many_tiny_tensors_take_few_batches_and_little_memory(monkeypatch):
+    sizes = [(16,), (5,), (3, 7), (1,), ()]
+    tensors = {f"layers.{i}.weight": torch.full(sizes[i % 5], float(i)) for i in range(1000)}
+    expected = {name: content(x.numpy(), "F32") for name, x in tensors.items()}
+    distributed.root(tensors, algorithm="sha256")
+    batches = launches(monkeypatch)
+    tracemalloc.start()
+    found = distributed.root(tensors, algorithm="sha256")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert dict(found.digests) == expected and found.root == root(expected)
+    assert len(batches) <= 60 and sum(batches) == 2 * 1000
+    assert peak < 1200 * 1000  # the objects of Python
+
+    batches.clear()
+    rows = {name: x.reshape(-1) for name, x in tensors.items() if x.numel() >= 5}
+    group = Simulated(
+        [
+            {name: shard(x, Layout.of(x.shape, [[part_of(len(x), 4, r)]])) for name, x in rows.items()}
+            for r in range(4)
+        ]
+    )
+    assert group.run() == {name: content(x.numpy(), "F32") for name, x in rows.items()}
+    assert len(batches) <= 80
+
+
+def part_of(size: int, count: int, index: int) -> tuple[int, int]:
+    step = -(-size // count)
+    return min(size, index * step), min(size, index * step + step)
+
+
+def test_names_of_the_same_memory_are_hashed_once(monkeypatch):
+    x, other = random((40, 40), torch.uint8), random((40, 40), torch.uint8, seed=1)
+    many = {f"{i:03}": x for i in range(200)} | {"view": x.view(40, 40), "other": other}
+    batches = launches(monkeypatch)
+    found = distributed.root(many, algorithm="sha256")
+    assert batches[:4] == [16, 8, 4, 2]  # two trees of eight leaves
+    assert sum(batches[4:]) <= 202  # the content digests
+    for name, y in many.items():
+        assert found.digests[name] == content(y.numpy(), "U8")
+    # Neither another part of the memory nor the same part in another order is the same tensor.
+    batches.clear()
+    whole = random((80, 40), torch.uint8)
+    parts = {"a": whole[:40], "b": whole[40:], "c": whole[:40].t(), "d": whole[::2]}
+    found = distributed.root(parts, algorithm="sha256")
+    assert dict(found.digests) == {name: content(y.numpy(), "U8") for name, y in parts.items()}
+    assert sum(batches) == 4 * (8 + 7)
 
 
 def test_stages_and_experts():
@@ -313,6 +464,19 @@ def test_sources_that_are_refused():
         distributed.root({}, timeout=0)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="absent: a peak that can be reset")
+@pytest.mark.parametrize("lot_size", [0, 1 << 30])
+def test_memory_where_a_cut_divides_every_leaf(lot_size):
+    """A matrix of 64 columns in bfloat16 that is cut by columns travels whole. Finishing its tree takes at
+    most twice its size besides what was received, even in one lot."""
+    script = str(Path(__file__).with_name("distributed_memory_worker.py"))
+    ran = subprocess.run([sys.executable, script, str(lot_size)], capture_output=True, text=True, check=True)
+    received, peak = map(int, ran.stdout.split())
+    assert received == 64 << 20
+    assert peak < (2 * received if lot_size else received // 2)
+
+
 def test_no_tensor_at_all():
     assert distributed.root({}, algorithm="sha256").root == root({})
 
@@ -386,7 +550,7 @@ def test_the_tree_of_the_oracle_has_known_roots():
 )
 def test_descriptions_that_cannot_be_right(layout):
     def described(layout: dict[str, object]) -> bytes:
-        return json.dumps({"tensors": [["x", "U8", [4, 4], 0]], "layouts": [layout]}).encode()
+        return json.dumps({"tensors": [["U8", [4, 4], 0, ["x"]]], "layouts": [layout]}).encode()
 
     right = {"mesh": [2], "ranks": [0, 1], "rules": [[1, 1]]}
     assert parse(described(right))["x"].at(1).local_shape == (4, 2)

@@ -1,8 +1,8 @@
 """One root of a model for every sharding, computed where the shards are.
 
 ``docs/distributed.md`` defines the digests and says what travels between ranks. The files, from the
-definition to the calls of users: ``tree.py``, ``records.py``; ``layout.py``, ``placements.py`` (which part a
-rank holds); ``held.py``, ``description.py``, ``agreement.py`` (what the ranks tell each other, and who does
+definition to the calls of users: ``tree.py``, ``records.py``; ``layout.py``, ``placements.py``, ``spread.py``
+(which part a rank holds, and all of them); ``held.py``, ``description.py``, ``agreement.py`` (what the ranks tell each other, and who does
 what); ``node_digests.py``, ``finish.py`` (the lower and the upper part of the trees); ``member.py``,
 ``exchange.py``, ``root.py`` (one rank, the communication, and both together); ``replicas.py``, ``watch.py``
 (copies compared, once and during training); ``weight_sync.py`` and ``checkpoint.py`` (two uses of the digests

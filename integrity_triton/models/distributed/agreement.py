@@ -4,7 +4,7 @@ same conclusions, errors included."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,67 +13,63 @@ import numpy as np
 from ..errors import ManifestError, shown
 from .description import Described
 from .errors import ranks_text
-from .layout import Cuts, Layout, Pieces, cuts_of, pieces_of, uncovered
+from .layout import cuts_of, uncovered
+from .spread import Section, Sections, Spread
 from .tree import Form, Offsets
 
 ROUND_SIZE = 64 << 20
-"""Bytes that a rank sends, or receives, before what has come is joined; a tensor that needs more by itself
-has a round of its own."""
+"""Bytes that a rank sends, or receives, before what has come is joined; a lot that needs more by itself has a
+round of its own."""
+LOT_SIZE = 4 << 20
+"""Bytes that a rank receives to finish one lot. A tensor that needs more is divided into sections."""
+LEAST_SECTION = 1 << 20
+"""Bytes below which a tensor is not divided, since every section costs launches and a digest at the end."""
+_SHARES = 8  # into how many lots the work of a rank is divided at least, so that all get the same
 
 
-@dataclass(frozen=True)
-class Spread:
-    """How one tensor is spread over ranks. Tensors that are spread alike share it."""
+@dataclass(frozen=True, eq=False)
+class Lot:
+    """What a rank finishes in one go: the trees of tensors that are spread alike, or a section of one."""
 
-    form: Form
-    dtype: str
-    shape: tuple[int, ...]
-    holders: Mapping[int, Layout]
-    """The layout of each rank that holds an element of the tensor."""
-    cuts: Cuts
-
-    def pieces(self, rank: int) -> Pieces | None:
-        """What a rank sends of the tensor; None if that is nothing."""
-        layout = self.holders.get(rank)
-        return None if layout is None else pieces_of(self.form, layout, self.cuts)
-
-    def sizes(self, digest_size: int) -> tuple[Offsets, Offsets]:
-        """The ranks that hold the tensor, and how many bytes each sends of it."""
-        counted: dict[Layout, int] = {}
-        for layout in self.holders.values():
-            if layout not in counted:
-                pieces = pieces_of(self.form, layout, self.cuts)
-                counted[layout] = pieces.node_count * digest_size + pieces.fragment_size
-        ranks = np.fromiter(self.holders, np.int64, len(self.holders))
-        return ranks, np.array([counted[layout] for layout in self.holders.values()], np.int64)
-
-
-@dataclass(frozen=True)
-class Round:
-    """Tensors whose digests travel together."""
-
-    tensors: tuple[str, ...]
+    names: tuple[str, ...]
     """In order."""
-    reducers: Mapping[str, int]
-    """The rank that finishes the tree of each tensor."""
+    spread: Spread
+    """Of the tensors, or of the section."""
+    section: Section | None = None
+    number: int = 0
+    """Of the section."""
 
-    def of(self, reducer: int) -> tuple[str, ...]:
-        """The tensors of a reducer, in order."""
+    def sent(self, rank: int, digest_size: int) -> int:
+        """How many bytes a rank sends of it: for each tensor in turn its nodes and its fragments."""
+        return len(self.names) * self.spread.sent(rank, digest_size)
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """Lots whose digests travel together."""
+
+    lots: tuple[Lot, ...]
+    reducers: tuple[int, ...]
+    """The rank that finishes each."""
+
+    def of(self, reducer: int) -> tuple[Lot, ...]:
+        """The lots of a reducer, in order."""
         return self._by_reducer.get(reducer, ())
 
     @cached_property
-    def _by_reducer(self) -> dict[int, tuple[str, ...]]:
-        found: dict[int, list[str]] = {}
-        for name in self.tensors:
-            found.setdefault(self.reducers[name], []).append(name)
-        return {rank: tuple(names) for rank, names in found.items()}
+    def _by_reducer(self) -> dict[int, tuple[Lot, ...]]:
+        found: dict[int, list[Lot]] = {}
+        for lot, reducer in zip(self.lots, self.reducers, strict=True):
+            found.setdefault(reducer, []).append(lot)
+        return {rank: tuple(lots) for rank, lots in found.items()}
 
 
 class Agreement:
     """The conclusions from the descriptions of all ranks."""
 
     def __init__(self, descriptions: Sequence[Mapping[str, Described]], digest_size: int) -> None:
-        """``descriptions`` has one for each rank. Ranks whose descriptions are equal should share the object.
+        """``descriptions`` has one for each rank. Ranks whose descriptions are equal should share the object,
+        and so should tensors whose parts of it are.
 
         Raises ManifestError, which names the tensor and ranks, if ranks state another dtype or shape for the
         same name, and if an element of a tensor is held by no rank.
@@ -81,6 +77,8 @@ class Agreement:
         self.size = len(descriptions)
         self.digest_size = digest_size
         self.spreads = _spreads(descriptions)
+        self.sections: dict[str, Sections] = {}
+        """Of the tensors that are divided into sections."""
         self.rounds = tuple(self._rounds())
 
     @cached_property
@@ -88,50 +86,68 @@ class Agreement:
         """All tensors, in order."""
         return tuple(sorted(self.spreads, key=lambda name: name.encode("utf-8")))
 
-    def sent(self, names: Iterable[str], rank: int) -> int:
-        """How many bytes a rank sends of some tensors."""
-        total = 0
-        for name in names:
-            pieces = self.spreads[name].pieces(rank)
-            if pieces is not None:
-                total += pieces.node_count * self.digest_size + pieces.fragment_size
-        return total
+    def sent(self, lots: Iterable[Lot], rank: int) -> int:
+        """How many bytes a rank sends of some lots."""
+        return sum(lot.sent(rank, self.digest_size) for lot in lots)
 
-    def reducer(self, name: str) -> int:
-        """The rank that finishes the tree of a tensor."""
-        return self._reducers[name]
+    def finished_by(self, rank: int) -> tuple[Lot, ...]:
+        """The lots that a rank finishes, in the order in which it does so."""
+        return tuple(lot for part in self.rounds for lot in part.of(rank))
 
-    @cached_property
-    def _reducers(self) -> dict[str, int]:
-        return {name: rank for part in self.rounds for name, rank in part.reducers.items()}
+    def _rounds(self) -> Iterator[Round]:
+        """Lots in order, each for the rank that has least to do so far.
 
-    def finished_by(self, rank: int) -> tuple[str, ...]:
-        """The tensors whose trees a rank finishes, in the order in which it does so."""
-        return tuple(name for part in self.rounds for name in part.of(rank))
-
-    def _rounds(self) -> Iterable[Round]:
-        """Tensors in order, each for the rank that has received least so far."""
-        received = np.zeros(self.size, np.int64)
+        A digest at the end counts as much as the bytes that are received for one on average, so that no rank
+        has many more of them than others: what they gather is padded to the longest.
+        """
         in_round = np.zeros((2, self.size), np.int64)  # bytes that each rank sends, and receives
-        reducers: dict[str, int] = {}
-        known: dict[int, tuple[Offsets, Offsets]] = {}
-        for name in self.names:
-            spread = self.spreads[name]
-            if id(spread) not in known:
-                known[id(spread)] = spread.sizes(self.digest_size)
-            ranks, sizes = known[id(spread)]
-            reducer = int(np.argmin(received))
+        lots: list[Lot] = []
+        reducers: list[int] = []
+        known: dict[Spread, tuple[Offsets, Offsets]] = {}
+        every = list(self._lots())
+        for lot in every:
+            if lot.spread not in known:
+                known[lot.spread] = lot.spread.sizes(self.digest_size)
+        bytes_in_all = sum(int(known[lot.spread][1].sum()) * len(lot.names) for lot in every)
+        price = self.digest_size + bytes_in_all // max(1, sum(len(lot.names) for lot in every))
+        work = np.zeros(self.size, np.int64)
+        for lot in every:
+            ranks, sizes = known[lot.spread]
+            sizes = sizes * len(lot.names)
+            reducer = int(np.argmin(work))
             total = int(sizes.sum())
             after = max(int(in_round[1, reducer]) + total, int((in_round[0, ranks] + sizes).max(initial=0)))
-            if reducers and after > ROUND_SIZE:
-                yield Round(tuple(reducers), reducers)
-                reducers, in_round = {}, np.zeros_like(in_round)
+            if lots and after > ROUND_SIZE:
+                yield Round(tuple(lots), tuple(reducers))
+                lots, reducers, in_round = [], [], np.zeros_like(in_round)
             in_round[0, ranks] += sizes
             in_round[1, reducer] += total
-            received[reducer] += total + self.digest_size  # a tensor without bytes is some work, too
-            reducers[name] = reducer
-        if reducers:
-            yield Round(tuple(reducers), reducers)
+            work[reducer] += total + len(lot.names) * price
+            lots.append(lot)
+            reducers.append(reducer)
+        if lots:
+            yield Round(tuple(lots), tuple(reducers))
+
+    def _lots(self) -> Iterator[Lot]:
+        alike: dict[Spread, list[str]] = {}
+        for name in self.names:
+            alike.setdefault(self.spreads[name], []).append(name)
+        sizes = {spread: int(spread.sizes(self.digest_size)[1].sum()) for spread in alike}
+        total = sum((sizes[spread] + self.digest_size) * len(names) for spread, names in alike.items())
+        most = min(LOT_SIZE, total // (_SHARES * self.size) + 1)
+        most_names = len(self.names) // (_SHARES * self.size) + 1
+        least = max(most, LEAST_SECTION)
+        for spread, names in alike.items():
+            sections = spread.sections(-(-sizes[spread] // least)) if sizes[spread] > least else None
+            if sections is not None and len(sections.parts) > 1:
+                for name in names:
+                    self.sections[name] = sections
+                    for number, section in enumerate(sections.parts):
+                        yield Lot((name,), section.spread, section, number)
+                continue
+            step = max(1, min(most_names, most // (sizes[spread] + self.digest_size)))
+            for first in range(0, len(names), step):
+                yield Lot(tuple(names[first : first + step]), spread)
 
 
 def _spreads(descriptions: Sequence[Mapping[str, Described]]) -> dict[str, Spread]:
@@ -144,10 +160,19 @@ def _spreads(descriptions: Sequence[Mapping[str, Described]]) -> dict[str, Sprea
     for number, description in distinct.items():
         for name, described in description.items():
             stated.setdefault(name, []).append((number, described))
-    known: dict[tuple[tuple[int, Described], ...], Spread] = {}
+    # Most tensors share their descriptions, so that few of these have to be compared by what they say.
+    numbers: dict[Described, int] = {}
+    seen: dict[int, int] = {}
+
+    def number_of(described: Described) -> int:
+        if id(described) not in seen:
+            seen[id(described)] = numbers.setdefault(described, len(numbers))
+        return seen[id(described)]
+
+    known: dict[tuple[tuple[int, int], ...], Spread] = {}
     spreads = {}
     for name, statements in stated.items():
-        key = tuple(statements)
+        key = tuple((number, number_of(described)) for number, described in statements)
         if key not in known:
             known[key] = _spread(name, [(ranks_of[number], described) for number, described in statements])
         spreads[name] = known[key]

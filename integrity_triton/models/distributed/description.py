@@ -40,23 +40,24 @@ class Described:
 def describe(held: Mapping[str, Held]) -> bytes:
     """The description of what a rank holds. Equal ones have equal bytes."""
     layouts: dict[Any, int] = {}
-    tensors = []
+    kinds: dict[tuple[str, tuple[int, ...], int], list[str]] = {}
     for name in sorted(held):
         x = held[name]
         whole = x.layout == Layout.whole(x.memory_shape)
         number = -1 if whole else layouts.setdefault(x.layout, len(layouts))
-        tensors.append([name, x.dtype, list(x.shape), number])
+        kinds.setdefault((x.dtype, x.shape, number), []).append(name)
     spelled = [
         {"mesh": layout.mesh, "ranks": layout.ranks, "rules": layout.rules}
         if isinstance(layout, OnMesh)
         else {"runs": layout.runs}
         for layout in layouts
     ]
+    tensors = [[*kind, names] for kind, names in kinds.items()]
     return json.dumps({"tensors": tensors, "layouts": spelled}, separators=(",", ":")).encode("ascii")
 
 
 def parse(data: bytes) -> dict[str, Described]:
-    """What :func:`describe` wrote, by the names of the tensors.
+    """What :func:`describe` wrote, by the names of the tensors. Tensors that are described alike share it.
 
     The other ranks run the same version of this package, and are trusted as far as an error of theirs is
     noticed. Raises DistributedError for anything else.
@@ -64,14 +65,16 @@ def parse(data: bytes) -> dict[str, Described]:
     try:
         members = parse_object(data)
         layouts = members["layouts"]
-        found = {}
-        for name, dtype, shape, number in members["tensors"]:
-            check_name(name)
+        found: dict[str, Described] = {}
+        for dtype, shape, number, names in members["tensors"]:
             sizes = tuple(shape)
             if dtype not in DTYPE_BITS or not all(0 <= size <= LARGEST_SIZE for size in sizes):
                 raise ValueError(f"dtype {dtype}, shape {shape}")
             memory = (*sizes[:-1], sizes[-1] // 2) if dtype == "F4" else sizes
-            found[name] = Described(dtype, sizes, memory, _layout(layouts, number, memory))
+            described = Described(dtype, sizes, memory, _layout(layouts, number, memory))
+            for name in names:
+                check_name(name)
+                found[name] = described
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise DistributedError(f"a rank sent a description that cannot be read: {error}") from None
     return found

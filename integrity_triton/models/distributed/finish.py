@@ -1,217 +1,326 @@
 """The end of a tree, at the rank that finishes it: the digests and pieces of leaves that the ranks sent are
-compared where several hold the same, and joined up to the root."""
+compared where several hold the same, and joined up to the root.
+
+All ranks divide what they hold at the same cuts. Between these, each of them has the same nodes, so that what
+a rank sent is a few blocks of an array over all nodes, and no offsets of single nodes or bytes are needed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import itertools
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...batch import hash_batch
 from ..errors import shown
 from ..tensor_hash import TensorHash
-from .agreement import Agreement
+from .agreement import Agreement, Lot
 from .errors import DistributedError, ranks_text
-from .layout import Pieces
-from .tree import LEAF_SIZE, Form, Offsets
+from .layout import Layout, Pieces, Runs, last_cut
+from .node_digests import digests_of, join
+from .records import content_digest
+from .spread import Halves, Spread
+from .tree import Halving, halving_into, whole_parts
 
 if TYPE_CHECKING:
     import torch
 
-
-@dataclass(frozen=True)
-class _Nodes:
-    """Nodes of all trees at once. Each tensor has offsets of its own, so that two of them name a node."""
-
-    start: Offsets
-    stop: Offsets
-    rank: Offsets
-    digests: torch.Tensor
+Slices = tuple[slice, ...]
 
 
 def finish(
-    agreement: Agreement,
-    names: Sequence[str],
-    received: Sequence[torch.Tensor],
-    hash_: TensorHash,
-    backend: str | None,
-) -> tuple[list[bytes], list[str]]:
-    """The roots of the trees of some tensors, and a line for each tensor of which the copies differ.
+    lot: Lot, received: Sequence[torch.Tensor], hash_: TensorHash, backend: str | None
+) -> tuple[torch.Tensor, list[str]]:
+    """The roots of the trees of a lot, uint8 ``[n, digest_size]``, and a line for each tensor of which the
+    copies differ. The roots are worth nothing if there is one.
 
-    ``received`` has for each rank what it sent of them, flat uint8, in the order of ``names``: the digests of
-    a tensor's nodes, and then its fragments. A root is worth nothing if the copies of its tensor differ.
+    ``received`` has for each rank what it sent of the lot, flat uint8.
     """
-    forms = [agreement.spreads[name].form for name in names]
-    bases = np.concatenate([[0], np.cumsum([form.nbytes for form in forms])]).astype(np.int64)
-    nodes, faults = _collect(agreement, names, forms, bases, received, hash_, backend)
-    nodes, more = _without_copies(nodes, bases)
-    for place, fault in more.items():
-        faults.setdefault(place, fault)
-    lines = [f"tensor {shown(names[place])}: {faults[place]}" for place in sorted(faults)]
-    if lines or not names:
-        return [], lines
-    return _roots(forms, bases, nodes, hash_, backend), []
+    spread, count = lot.spread, len(lot.names)
+    if not spread.holders:
+        return _of_no_bytes(count, hash_), []
+    parts = {rank: received[rank].view(count, -1) for rank in spread.holders}
+    grid = _Grid.of(spread)
+    whole = _Assembled.empty(grid, count, hash_.digest_size, next(iter(parts.values())).device)
+    whole.fill(parts)
+    unlike = whole.unlike.cpu().numpy()
+    if unlike.any():
+        lines = [
+            f"tensor {shown(lot.names[i])}: {_fault(grid, parts, int(i), hash_.digest_size)}"
+            for i in np.flatnonzero(unlike)
+        ]
+        return whole.unlike, lines
+    return whole.roots(hash_, backend), []
 
 
-def _collect(
-    agreement: Agreement,
-    names: Sequence[str],
-    forms: Sequence[Form],
-    bases: Offsets,
-    received: Sequence[torch.Tensor],
-    hash_: TensorHash,
-    backend: str | None,
-) -> tuple[_Nodes, dict[int, str]]:
-    """What the ranks sent, with the digests of the leaves that fragments make up."""
+def _of_no_bytes(count: int, hash_: TensorHash) -> torch.Tensor:
     import torch
 
-    size = hash_.digest_size
-    places = [0] * len(received)
-    starts, stops, ranks, digests = [], [], [], []
-    faults = {}
-    for number, name in enumerate(names):
-        spread = agreement.spreads[name]
-        fragments: list[tuple[int, Pieces, torch.Tensor]] = []
-        for rank in spread.holders:
-            pieces = spread.pieces(rank)
+    row = torch.frombuffer(bytearray(hash_.digest(b"")), dtype=torch.uint8)
+    return row.expand(count, -1)
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """What lies between two neighbouring cuts in the dimension that is divided last."""
+
+    first_node: int
+    """Of the whole nodes in it, among all parts of the dimension."""
+    nodes: int
+    """How many these are."""
+    fragments: tuple[tuple[int, int, int], ...]
+    """For each fragment in it the number of its leaf among the leaves that are divided, its place in this
+    leaf, and its length, both in bytes."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The nodes of a tensor between its cuts, which are the same for every index of the dimensions before
+    the one that is divided last."""
+
+    spread: Spread
+    dim: int
+    """The dimension that is divided last."""
+    intervals: tuple[_Interval, ...]
+    tree: Halving | None
+    """The halving of this dimension down to the nodes and leaves; None if every leaf is divided."""
+    leaves: tuple[tuple[int, int], ...]
+    """The number of each divided leaf among all parts of the dimension, and its bytes."""
+
+    @classmethod
+    def of(cls, spread: Spread) -> _Grid:
+        form, dim = spread.form, last_cut(spread.cuts)
+        if not form.sizes:
+            return cls(spread, 0, (_Interval(0, 1, ()),), halving_into(1, [(0, 1)]), ())
+        size, inner = form.sizes[dim], form.inner[dim]
+        bounds = list(itertools.pairwise([0, *spread.cuts[dim], size]))
+        if dim > form.leaf_dim:
+            whole = tuple(_Interval(0, 0, ((0, a * inner, (b - a) * inner),)) for a, b in bounds)
+            return cls(spread, dim, whole, None, ())
+        found = [whole_parts(size, inner, first, last) for first, last in bounds]
+        divided = sorted({(piece.first, piece.last) for _, pieces in found for piece in pieces})
+        parts = sorted([part for nodes, _ in found for part in nodes] + divided)
+        intervals = tuple(
+            _Interval(
+                bisect_left(parts, nodes[0]) if nodes else 0,
+                len(nodes),
+                tuple(
+                    (
+                        bisect_left(divided, (piece.first, piece.last)),
+                        (piece.start - piece.first) * inner,
+                        (piece.stop - piece.start) * inner,
+                    )
+                    for piece in pieces
+                ),
+            )
+            for nodes, pieces in found
+        )
+        leaves = tuple((bisect_left(parts, (first, last)), (last - first) * inner) for first, last in divided)
+        return cls(spread, dim, intervals, halving_into(size, parts), leaves)
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """The sizes of the dimensions before the one that is divided last."""
+        return self.spread.form.sizes[: self.dim]
+
+    def cells(self, layout: Layout) -> tuple[list[int], ...]:
+        """Between which cuts of each dimension, up to the one that is divided last, a rank has its part."""
+        if not self.spread.form.sizes:
+            return ([0],)
+        return tuple(
+            [cell for first, last in runs for cell in _cells(cuts, first, last)]
+            for runs, cuts in zip(layout.nontrivial[: self.dim + 1], self.spread.cuts, strict=False)
+        )
+
+    def shape(self) -> tuple[int, ...]:
+        """How many cells there are in each of these dimensions."""
+        return tuple(len(cuts) + 1 for cuts in self.spread.cuts[: self.dim + 1]) or (1,)
+
+    def blocks(
+        self, layout: Layout, pieces: Pieces, data: torch.Tensor, digest_size: int, *, by_cell: bool
+    ) -> Iterator[_Block]:
+        """What a rank sent of some tensors, ``data`` with a row for each, in blocks: ranges of indices in the
+        dimensions before the one that is divided last, and an interval of this one. If ``by_cell`` is set, no
+        block has several cells."""
+        count = len(data)
+        middle = pieces.node_count * digest_size
+        nodes = data[:, :middle].view(count, len(pieces.nodes), *pieces.before, digest_size)
+        runs = layout.nontrivial[: self.dim]
+        ranges = [
+            list(_ranges(own, cuts if by_cell else ()))
+            for own, cuts in zip(runs, self.spread.cuts, strict=False)
+        ]
+        for chosen in itertools.product(*ranges):
+            here = tuple(slice(start, stop) for start, stop, _ in chosen)
+            local = tuple(slice(at, at + stop - start) for start, stop, at in chosen)
+            before = tuple(
+                bisect_left(cuts, stop) for (_, stop, _), cuts in zip(chosen, self.spread.cuts, strict=False)
+            )
+            node, place = 0, middle
+            for cell in self.cells(layout)[-1]:
+                interval = self.intervals[cell]
+                own = nodes[(slice(None), slice(node, node + interval.nodes), *local)]
+                fragments = []
+                for _, _, length in interval.fragments:
+                    end = place + length * pieces.prefixes
+                    of_all = data[:, place:end].view(count, *pieces.before, length)
+                    fragments.append(of_all[(slice(None), *local)])
+                    place = end
+                node += interval.nodes
+                yield _Block((*before, cell), here, own.movedim(1, -2), tuple(fragments))
+
+
+@dataclass(frozen=True)
+class _Block:
+    cell: tuple[int, ...]
+    """The last one in each dimension, if there are several."""
+    here: Slices
+    """The indices of the dimensions before the one that is divided last."""
+    nodes: torch.Tensor
+    """``[n, ..., nodes of the interval, digest_size]``"""
+    fragments: tuple[torch.Tensor, ...]
+    """``[n, ..., bytes]`` each."""
+
+
+def _cells(cuts: Sequence[int], first: int, last: int) -> range:
+    """Between which cuts the indices from ``first`` on and before ``last`` are; both are cuts or ends."""
+    return range(bisect_left(cuts, first + 1), bisect_left(cuts, last) + 1)
+
+
+def _ranges(runs: Runs, cuts: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """The ranges in ``runs``, divided at ``cuts``, and the place of each in the local tensor."""
+    local = 0
+    for start, stop in runs:
+        ends = [start, *(cut for cut in cuts if start < cut < stop), stop]
+        for first, last in itertools.pairwise(ends):
+            yield first, last, local
+            local += last - first
+
+
+@dataclass(frozen=True)
+class _Assembled:
+    """What the ranks sent of some tensors that are spread alike, put together."""
+
+    grid: _Grid
+    nodes: torch.Tensor
+    """``[n, ..., parts, digest_size]``, with the dimensions before the one that is divided last."""
+    leaves: tuple[torch.Tensor, ...]
+    """The bytes of the divided leaves, ``[n, ..., bytes]`` each; if every leaf is divided, of all of them
+    together."""
+    unlike: torch.Tensor
+    """For each of the tensors whether two ranks sent something else."""
+
+    @classmethod
+    def empty(cls, grid: _Grid, count: int, digest_size: int, device: torch.device) -> _Assembled:
+        import torch
+
+        def allocated(*shape: int) -> torch.Tensor:
+            return torch.empty((count, *grid.before, *shape), dtype=torch.uint8, device=device)
+
+        unlike = torch.zeros(count, dtype=torch.bool, device=device)
+        if grid.tree is None:
+            form = grid.spread.form
+            return cls(
+                grid,
+                allocated(0, digest_size),
+                (allocated(form.sizes[grid.dim] * form.inner[grid.dim]),),
+                unlike,
+            )
+        parts = len(grid.tree.starts)
+        return cls(
+            grid,
+            allocated(parts, digest_size),
+            tuple(allocated(size) for _, size in grid.leaves),
+            unlike,
+        )
+
+    def fill(self, parts: Mapping[int, torch.Tensor]) -> None:
+        """Put in what each rank sent, a row for each tensor. What another has sent before is compared."""
+        grid = self.grid
+        filled = np.zeros(grid.shape(), bool)
+        for rank, layout in grid.spread.holders.items():
+            pieces = grid.spread.pieces(rank)
             assert pieces is not None
-            middle = places[rank] + pieces.node_count * size
-            end = middle + pieces.fragment_size
-            if pieces.node_count:
-                begin, stop = pieces.node_ranges
-                starts.append(begin + bases[number])
-                stops.append(stop + bases[number])
-                ranks.append(np.full(len(begin), rank, np.int64))
-                digests.append(received[rank][places[rank] : middle].view(-1, size))
-            if middle < end:
-                fragments.append((rank, pieces, received[rank][middle:end]))
-            places[rank] = end
-        if fragments:
-            begin, stop, rows, fault = _leaves(forms[number], fragments)
-            if fault:
-                faults[number] = fault
-            starts.append(begin + bases[number])
-            stops.append(stop + bases[number])
-            ranks.append(np.full(len(begin), -1, np.int64))
-            digests.append(_leaf_digests(rows, stop - begin, hash_, backend))
-    for rank, data in enumerate(received):
-        if places[rank] != data.numel():
-            raise DistributedError(f"rank {rank} sent {data.numel()} bytes and not {places[rank]}")
-    if not starts:
-        none = np.zeros(0, np.int64)
-        return _Nodes(none, none, none, torch.empty((0, size), dtype=torch.uint8)), faults
-    return (
-        _Nodes(np.concatenate(starts), np.concatenate(stops), np.concatenate(ranks), torch.cat(digests)),
-        faults,
+            own = np.ix_(*grid.cells(layout))
+            again = bool(filled[own].any())
+            size = self.nodes.shape[-1]
+            for block in grid.blocks(layout, pieces, parts[rank], size, by_cell=again):
+                for target, source in self._targets(block):
+                    if again and filled[block.cell]:
+                        self.unlike.logical_or_((target != source).flatten(1).any(1))
+                    else:
+                        target.copy_(source)
+            filled[own] = True
+        if not filled.all():
+            raise DistributedError("a part of a tree was sent by no rank; this is a fault of this package")
+
+    def _targets(self, block: _Block) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        interval = self.grid.intervals[block.cell[-1]]
+        here = (slice(None), *block.here)
+        if interval.nodes:
+            places = slice(interval.first_node, interval.first_node + interval.nodes)
+            yield self.nodes[(*here, places)], block.nodes
+        for (leaf, place, length), source in zip(interval.fragments, block.fragments, strict=True):
+            yield self.leaves[leaf][here][..., place : place + length], source
+
+    def roots(self, hash_: TensorHash, backend: str | None) -> torch.Tensor:
+        """The roots of the trees, ``[n, digest_size]``."""
+        grid, form = self.grid, self.grid.spread.form
+        count, size = len(self.nodes), hash_.digest_size
+        if grid.tree is None:
+            return digests_of(form, self.leaves[0].view(count, -1), hash_, backend)
+        by_length: dict[int, list[int]] = {}
+        for i, (_, length) in enumerate(grid.leaves):
+            by_length.setdefault(length, []).append(i)
+        for length, chosen in by_length.items():
+            for i, digests in zip(chosen, self._leaf_digests(chosen, length, hash_, backend), strict=True):
+                self.nodes[..., grid.leaves[i][0], :] = digests.view(*self.nodes.shape[:-2], size)
+        below = join(grid.tree, self.nodes.view(-1, self.nodes.shape[-2], size), hash_, backend)
+        for dim in reversed(range(grid.dim)):
+            below = join(form.halving(dim), below.view(-1, form.sizes[dim], size), hash_, backend)
+        return below
+
+    def _leaf_digests(
+        self, chosen: Sequence[int], length: int, hash_: TensorHash, backend: str | None
+    ) -> Sequence[torch.Tensor]:
+        import torch
+
+        rows = [self.leaves[i].view(-1, length) for i in chosen]
+        if len(rows[0]) * length < _COPIED:
+            together = hash_batch(torch.cat(rows), hash_.name, backend=backend)
+            return torch.split(together, len(rows[0]))
+        return [hash_batch(own, hash_.name, backend=backend) for own in rows]
+
+
+_COPIED = 1 << 16  # leaves of fewer bytes are copied together, so that one batch serves many
+
+
+def _fault(grid: _Grid, parts: Mapping[int, torch.Tensor], number: int, digest_size: int) -> str:
+    """Which ranks sent something else of one tensor. Cells that the same ranks hold are taken together, so
+    that all ranks with another value somewhere are named."""
+    cells: dict[tuple[int, ...], dict[int, bytes]] = {}
+    for rank, layout in grid.spread.holders.items():
+        pieces = grid.spread.pieces(rank)
+        assert pieces is not None
+        data = parts[rank][number : number + 1]
+        for block in grid.blocks(layout, pieces, data, digest_size, by_cell=True):
+            hasher = hashlib.sha256()
+            for part in (block.nodes, *block.fragments):
+                hasher.update(part.contiguous().cpu().numpy().tobytes())
+            cells.setdefault(block.cell, {})[rank] = hasher.digest()
+    by_ranks: dict[tuple[int, ...], list[dict[int, bytes]]] = {}
+    for _, values in sorted(cells.items()):
+        if len(set(values.values())) > 1:
+            by_ranks.setdefault(tuple(values), []).append(values)
+    return "; ".join(
+        told_apart({rank: b"".join(values[rank] for values in found) for rank in ranks})
+        for ranks, found in by_ranks.items()
     )
-
-
-def _leaves(
-    form: Form, fragments: Sequence[tuple[int, Pieces, torch.Tensor]]
-) -> tuple[Offsets, Offsets, torch.Tensor, str]:
-    """The leaves of one tensor that several ranks hold parts of: where they begin and end, their bytes in
-    rows of LEAF_SIZE, and what is wrong with the parts, if anything is."""
-    import torch
-
-    halving = form.halving(form.leaf_dim)
-    row = halving.size * halving.unit  # bytes of the dimension in which leaves are ranges
-    bounds = np.append(halving.starts, halving.size) * halving.unit
-
-    def leaf_of(offsets: Offsets) -> tuple[Offsets, Offsets]:
-        number = np.searchsorted(bounds, offsets % row, side="right") - 1
-        before = offsets - offsets % row
-        return before + bounds[number], before + bounds[number + 1]
-
-    found = [leaf_of(pieces.fragment_ranges[0]) for _, pieces, _ in fragments]
-    start, first = np.unique(np.concatenate([begin for begin, _ in found]), return_index=True)
-    stop = np.concatenate([end for _, end in found])[first]
-    device = fragments[0][2].device
-    rows = torch.zeros(len(start) * LEAF_SIZE, dtype=torch.uint8, device=device)
-    owners = np.full(len(start) * LEAF_SIZE, -1, np.int64)
-    differing: dict[int, set[int]] = {}
-    for (rank, pieces, data), (leaf, _) in zip(fragments, found, strict=True):
-        begin, end = pieces.fragment_ranges
-        lengths = end - begin
-        target = np.searchsorted(start, leaf) * LEAF_SIZE + begin - leaf
-        within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        places = np.repeat(target, lengths) + within
-        places_there = torch.from_numpy(places).to(device)
-        again = owners[places] >= 0
-        if again.any():
-            unlike = (rows[places_there] != data).cpu().numpy() & again
-            for owner in np.unique(owners[places[unlike]]):
-                differing.setdefault(int(owner), set()).add(rank)
-        fresh = torch.from_numpy(np.flatnonzero(~again)).to(device)
-        rows[places_there[fresh]] = data[fresh]
-        owners[places[~again]] = rank
-    filled = np.add.reduceat(owners >= 0, np.arange(0, len(owners), LEAF_SIZE))
-    if not np.array_equal(filled, stop - start):
-        raise DistributedError(
-            "a leaf is not made up by the fragments of it; this is a fault of this package"
-        )
-    fault = "; ".join(
-        f"copies of {ranks_text(sorted(others))} differ from that of rank {owner}"
-        for owner, others in sorted(differing.items())
-    )
-    return start, stop, rows.view(-1, LEAF_SIZE), fault
-
-
-def _leaf_digests(
-    rows: torch.Tensor, lengths: Offsets, hash_: TensorHash, backend: str | None
-) -> torch.Tensor:
-    import torch
-
-    out = torch.empty((len(rows), hash_.digest_size), dtype=torch.uint8, device=rows.device)
-    for length in np.unique(lengths):
-        chosen = torch.from_numpy(np.flatnonzero(lengths == length)).to(rows.device)
-        out[chosen] = hash_batch(rows[chosen, : int(length)].contiguous(), hash_.name, backend=backend)
-    return out
-
-
-def _without_copies(nodes: _Nodes, bases: Offsets) -> tuple[_Nodes, dict[int, str]]:
-    """Each node once, in order, and for the numbers of tensors whose copies differ, which ranks do."""
-    import torch
-
-    order = np.lexsort((nodes.rank, nodes.start))
-    start, rank = nodes.start[order], nodes.rank[order]
-    digests = nodes.digests[torch.from_numpy(order).to(nodes.digests.device)]
-    first = np.append(True, start[1:] != start[:-1])[: len(start)]
-    unlike = np.zeros(len(start), bool)
-    if len(start) > 1:
-        unlike[1:] = (digests[1:] != digests[:-1]).any(1).cpu().numpy() & ~first[1:]
-    faults = _faults(start, rank, digests, first, unlike, bases) if unlike.any() else {}
-    kept = np.flatnonzero(first)
-    return _Nodes(start[kept], nodes.stop[order][kept], rank[kept], digests[torch.from_numpy(kept)]), faults
-
-
-def _faults(
-    start: Offsets,
-    rank: Offsets,
-    digests: torch.Tensor,
-    first: np.ndarray[Any, np.dtype[np.bool_]],
-    unlike: np.ndarray[Any, np.dtype[np.bool_]],
-    bases: Offsets,
-) -> dict[int, str]:
-    """Which ranks differ, by the numbers of the tensors. Nodes that the same ranks hold are taken together,
-    so that all ranks with another value somewhere are named."""
-    group = np.cumsum(first) - 1
-    begin = np.flatnonzero(first)
-    end = np.append(begin[1:], len(first))
-    values: dict[int, dict[tuple[int, ...], list[list[bytes]]]] = {}
-    for wrong in np.unique(group[unlike]).tolist():
-        here = slice(int(begin[wrong]), int(end[wrong]))
-        tensor = int(np.searchsorted(bases, start[here.start], side="right")) - 1
-        rows = [row.tobytes() for row in digests[here].cpu().numpy()]
-        values.setdefault(tensor, {}).setdefault(tuple(rank[here].tolist()), []).append(rows)
-    return {
-        tensor: "; ".join(
-            told_apart({r: b"".join(rows[i] for rows in nodes) for i, r in enumerate(ranks)})
-            for ranks, nodes in by_ranks.items()
-        )
-        for tensor, by_ranks in values.items()
-    }
 
 
 def told_apart(values: Mapping[int, bytes]) -> str:
@@ -228,52 +337,33 @@ def told_apart(values: Mapping[int, bytes]) -> str:
     return "there is no majority: " + " and ".join(ranks_text(ranks) for ranks in by_size) + " differ"
 
 
-def _roots(
-    forms: Sequence[Form], bases: Offsets, nodes: _Nodes, hash_: TensorHash, backend: str | None
-) -> list[bytes]:
-    """The roots over nodes that make up the trees. All trees are divided at the same time, a level of all in
-    one step, down to the nodes that are given; then the digests are joined upwards."""
-    import torch
-
+def conclude(agreement: Agreement, finished: Sequence[bytes], hash_: TensorHash) -> dict[str, bytes]:
+    """The content digests of all tensors, from what each rank has finished: see :attr:`Member.digests`."""
     size = hash_.digest_size
-    device = nodes.digests.device
-    deepest = max((len(form.sizes) for form in forms), default=0)
-    sizes = np.ones((len(forms), deepest + 1), np.int64)
-    inner = np.ones_like(sizes)
-    for i, form in enumerate(forms):
-        inner[i] = form.itemsize
-        sizes[i, : len(form.sizes)] = form.sizes
-        inner[i, : len(form.sizes)] = form.inner
-    filled = np.array([i for i, form in enumerate(forms) if form.nbytes], np.int64)
-    tensor, dim = filled, np.zeros_like(filled)
-    length, start = sizes[tensor, dim], bases[tensor]
-    levels = []
-    while len(tensor):
-        place = np.minimum(np.searchsorted(nodes.start, start), max(len(nodes.start) - 1, 0))
-        stop = start + length * inner[tensor, dim]
-        ends = (nodes.start[place] == start) & (nodes.stop[place] == stop)
-        levels.append((np.flatnonzero(ends), np.flatnonzero(~ends), place[ends]))
-        tensor, dim, length, start = (x[~ends] for x in (tensor, dim, length, start))
-        if (length * inner[tensor, dim] <= LEAF_SIZE).any():
-            raise DistributedError("a leaf is held by no rank; this is a fault of this package")
-        first = (length + 1) // 2
-        second_start = start + first * inner[tensor, dim]
-        tensor, dim = np.repeat(tensor, 2), np.repeat(dim, 2)
-        length = np.stack([first, length - first], 1).reshape(-1)
-        start = np.stack([start, second_start], 1).reshape(-1)
-        single = length == 1
-        dim = np.where(single, dim + 1, dim)
-        length = np.where(single, sizes[tensor, np.minimum(dim, deepest)], length)
-    below = torch.empty((0, size), dtype=torch.uint8, device=device)
-    for ends, divided, numbers in reversed(levels):
-        here = torch.empty((len(ends) + len(divided), size), dtype=torch.uint8, device=device)
-        if len(divided):
-            joined = hash_batch(below.view(-1, 2 * size), hash_.name, backend=backend)
-            here[torch.from_numpy(divided).to(device)] = joined
-        here[torch.from_numpy(ends).to(device)] = nodes.digests[torch.from_numpy(numbers).to(device)]
-        below = here
-    empty = hash_.digest(b"")
-    roots = [empty] * len(forms)
-    for i, row in zip(filled.tolist(), below.cpu().numpy(), strict=True):
-        roots[i] = row.tobytes()
-    return roots
+    found: dict[str, bytes] = {}
+    divided: dict[str, list[bytes]] = {
+        name: [b""] * len(sections.parts) for name, sections in agreement.sections.items()
+    }
+    for rank, data in enumerate(finished):
+        place = 0
+        for lot in agreement.finished_by(rank):
+            for name in lot.names:
+                digest = data[place : place + size]
+                place += size
+                if lot.section is None:
+                    found[name] = digest
+                else:
+                    divided[name][lot.number] = digest
+    for name, digests in divided.items():
+        spread = agreement.spreads[name]
+        node = _above(agreement.sections[name].halves, digests, hash_)
+        found[name] = content_digest(hash_, spread.dtype, spread.shape, node)
+    return found
+
+
+def _above(halves: Halves, digests: Sequence[bytes], hash_: TensorHash) -> bytes:
+    """The root over the digests of sections."""
+    if isinstance(halves, int):
+        return digests[halves]
+    first, second = halves
+    return hash_.digest(_above(first, digests, hash_) + _above(second, digests, hash_))

@@ -42,7 +42,7 @@ class LocalShard:
         return cls(data, shape, tuple(own if i == dim else None for i in range(data.dim())))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Held:
     """A tensor as this rank has it."""
 
@@ -74,8 +74,11 @@ def held_by(source: Any, group_ranks: Sequence[int], rank: int) -> dict[str, Hel
     found = {}
     for name, value in flattened(source).items():
         check_name(name)
-        with named(f"tensor {shown(name)}"):
+        try:
             found[name] = _held(value, group_ranks, rank)
+        except (TypeError, ValueError, BufferError) as error:
+            with named(f"tensor {shown(name)}"):
+                raise error
     return found
 
 
@@ -117,7 +120,9 @@ def _checked(data: Any, own: Layout, layout: Layout | OnMesh) -> Held:
         )
     check_has_bytes(data)
     dtype, _ = safetensors_type(data)
-    shape = own.shape
+    shape = own.shape  # one object for all tensors of a layout
     if dtype == "F4":  # torch counts pairs
         shape = (*shape[:-1], 2 * shape[-1])
-    return Held(data.detach(), dtype, shape, own.shape, layout)
+    if data.requires_grad:
+        data = data.detach()
+    return Held(data, dtype, shape, own.shape, layout)

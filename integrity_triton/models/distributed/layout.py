@@ -4,6 +4,7 @@ of leaves that a cut divides."""
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..errors import ManifestError
-from .tree import Form, Offsets, whole_parts
+from .tree import Form, whole_parts
 
 Run = tuple[int, int]
 Runs = tuple[Run, ...]
@@ -57,7 +58,7 @@ class Layout:
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Layout:
         """That of a rank that holds the whole tensor."""
-        return cls(tuple(shape), tuple(((0, size),) if size else () for size in shape))
+        return _whole(tuple(shape))
 
     @cached_property
     def local_shape(self) -> tuple[int, ...]:
@@ -72,6 +73,11 @@ class Layout:
     def nontrivial(self) -> tuple[Runs, ...]:
         """The ranges in the dimensions of more than one index, as :class:`Form` has them."""
         return tuple(runs for size, runs in zip(self.shape, self.runs, strict=True) if size != 1)
+
+
+@lru_cache(maxsize=4096)
+def _whole(shape: tuple[int, ...]) -> Layout:
+    return Layout(shape, tuple(((0, size),) if size else () for size in shape))
 
 
 def _joined(runs: Runs) -> Runs:
@@ -129,8 +135,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a rank sends of a tensor: for each of ``nodes`` and then of ``fragments``, and for each of
-    ``prefixes``, a digest or the bytes."""
+    """What a rank sends of a tensor: for each of ``nodes`` and then of ``fragments``, and for each index that
+    it holds of the dimensions before ``dim``, a digest or the bytes."""
 
     dim: int
     """The dimension of the form in which the tensor is divided last; 0 if it is not divided."""
@@ -138,57 +144,49 @@ class Pieces:
     """How many indices of this dimension the rank holds."""
     inner: int
     """Bytes of one of these indices."""
-    prefixes: Offsets
-    """Where, in bytes from the start of the tensor, the first index of this dimension is for each local index
-    of the dimensions before it."""
+    before: tuple[int, ...]
+    """How many indices of each dimension before this one the rank holds."""
     nodes: tuple[Span, ...]
     fragments: tuple[Span, ...]
 
     @property
+    def prefixes(self) -> int:
+        """How many indices of the dimensions before ``dim`` the rank holds."""
+        return math.prod(self.before)
+
+    @property
     def node_count(self) -> int:
-        return len(self.nodes) * len(self.prefixes)
+        return len(self.nodes) * self.prefixes
 
     @property
     def fragment_size(self) -> int:
         """Bytes of all fragments."""
-        return sum(span.stop - span.start for span in self.fragments) * self.inner * len(self.prefixes)
+        return sum(span.stop - span.start for span in self.fragments) * self.inner * self.prefixes
 
-    @cached_property
-    def node_ranges(self) -> tuple[Offsets, Offsets]:
-        """Where in the tensor the nodes begin and end, in bytes, in the order in which they are sent."""
-        return self._ranges(self.nodes)
-
-    @cached_property
-    def fragment_ranges(self) -> tuple[Offsets, Offsets]:
-        """The same for the fragments."""
-        return self._ranges(self.fragments)
-
-    def _ranges(self, spans: Sequence[Span]) -> tuple[Offsets, Offsets]:
-        starts = np.array([span.start for span in spans], np.int64)
-        stops = np.array([span.stop for span in spans], np.int64)
-        begin = starts[:, None] * self.inner + self.prefixes
-        end = stops[:, None] * self.inner + self.prefixes
-        return begin.reshape(-1), end.reshape(-1)
+    def size(self, digest_size: int) -> int:
+        """Bytes of everything."""
+        return self.node_count * digest_size + self.fragment_size
 
 
-@lru_cache(maxsize=1024)
-def pieces_of(form: Form, layout: Layout, cuts: Cuts) -> Pieces:
-    """What a rank with this layout sends of a tensor that is divided at ``cuts``; the tensor has bytes.
+def last_cut(cuts: Cuts) -> int:
+    """The dimension in which a tensor is divided last; 0 if it is not divided.
 
-    The cut that matters is that in the last dimension which has any. A node before that dimension is never
-    whole, one in it is whole if the rank holds its indices, and the dimensions after it are whole.
+    A node before that dimension is never whole, one in it is whole if a rank holds its indices, and the
+    dimensions after it are whole.
     """
-    divided = [dim for dim, here in enumerate(cuts) if here]
-    if layout.empty:
-        return Pieces(0, 0, 0, np.zeros(0, np.int64), (), ())
+    return max((dim for dim, here in enumerate(cuts) if here), default=0)
+
+
+def pieces_of(form: Form, layout: Layout, cuts: Cuts) -> Pieces:
+    """What a rank with this layout, which is not empty, sends of a tensor that is divided at ``cuts``."""
     if not form.sizes:
-        return Pieces(0, 1, form.itemsize, np.zeros(1, np.int64), (Span(0, 1, 0),), ())
-    dim = divided[-1] if divided else 0
+        return Pieces(0, 1, form.itemsize, (), (Span(0, 1, 0),), ())
+    dim = last_cut(cuts)
     runs = layout.nontrivial
     nodes, fragments = [], []
     local = 0
     for start, stop in runs[dim]:
-        ends = [start, *(cut for cut in cuts[dim] if start < cut < stop), stop]
+        ends = [start, *cuts[dim][bisect_right(cuts[dim], start) : bisect_left(cuts[dim], stop)], stop]
         for first, last in pairwise(ends):
             place = local - start
             if dim > form.leaf_dim:
@@ -196,13 +194,10 @@ def pieces_of(form: Form, layout: Layout, cuts: Cuts) -> Pieces:
                 continue
             whole, broken = whole_parts(form.sizes[dim], form.inner[dim], first, last)
             nodes += [Span(a, b, a + place) for a, b in whole]
-            fragments += [Span(a, b, a + place) for a, b in broken]
+            fragments += [Span(piece.start, piece.stop, piece.start + place) for piece in broken]
         local += stop - start
-    prefixes = np.zeros(1, np.int64)
-    for before, inner in zip(runs[:dim], form.inner[:dim], strict=True):
-        indices = np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in before])
-        prefixes = (prefixes[:, None] + indices * inner).reshape(-1)
-    return Pieces(dim, local, form.inner[dim], prefixes, tuple(nodes), tuple(fragments))
+    before = tuple(sum(stop - start for start, stop in own) for own in runs[:dim])
+    return Pieces(dim, local, form.inner[dim], before, tuple(nodes), tuple(fragments))
 
 
 def node_form(form: Form, pieces: Pieces, span: Span) -> Form:
@@ -232,6 +227,24 @@ def uncovered(form: Form, layouts: Iterable[Layout], cuts: Cuts) -> tuple[int, .
     return tuple(int(ends[i]) for ends, i in zip(bounds, first, strict=True))
 
 
-def elements(layout: Layout) -> int:
-    """How many elements a layout holds."""
-    return math.prod(layout.local_shape)
+Box = tuple[Run, ...]
+"""A node of a tensor's tree: a range of indices in each dimension of the form."""
+
+
+def clipped(runs: Runs, start: int, stop: int) -> Runs:
+    """Those of the indices in ``runs`` from ``start`` on and before ``stop``, counted from ``start``, in
+    their order."""
+    found = ((max(first, start) - start, min(last, stop) - start) for first, last in runs)
+    return tuple((first, last) for first, last in found if first < last)
+
+
+def places(runs: Runs, start: int, stop: int) -> list[Run]:
+    """Where in a local tensor with the indices ``runs`` those from ``start`` on and before ``stop`` are."""
+    found = []
+    local = 0
+    for first, last in runs:
+        begin, end = max(first, start), min(last, stop)
+        if begin < end:
+            found.append((begin - first + local, end - first + local))
+        local += last - first
+    return found

@@ -23,7 +23,7 @@ _IN_PLACE = 1 << 20  # nodes of fewer bytes are copied together, so that few bat
 @dataclass(frozen=True)
 class Nodes:
     """Nodes of one form: uint8 ``[n, form.nbytes]``, a row for each, with dense rows; and where their digests
-    go: uint8 ``[n, digest_size]``."""
+    go: uint8 ``[..., digest_size]``, with n digests in C order."""
 
     form: Form
     rows: torch.Tensor
@@ -36,7 +36,7 @@ def write_digests(nodes: Iterable[Nodes], hash_: TensorHash, backend: str | None
     held = 0
     for group in nodes:
         if group.rows.numel() >= _IN_PLACE:
-            group.out.copy_(_digests(group.form, group.rows, hash_, backend))
+            _put(group, digests_of(group.form, group.rows, hash_, backend))
             continue
         small.setdefault(group.form, []).append(group)
         held += group.rows.numel()
@@ -51,15 +51,19 @@ def _write_together(small: dict[Form, list[Nodes]], hash_: TensorHash, backend: 
 
     for form, groups in small.items():
         rows = groups[0].rows if len(groups) == 1 else torch.cat([group.rows for group in groups])
-        digests = _digests(form, rows, hash_, backend)
+        digests = digests_of(form, rows, hash_, backend)
         for group, own in zip(
             groups, torch.split(digests, [len(group.rows) for group in groups]), strict=True
         ):
-            group.out.copy_(own)
+            _put(group, own)
     small.clear()
 
 
-def _digests(form: Form, rows: torch.Tensor, hash_: TensorHash, backend: str | None) -> torch.Tensor:
+def _put(nodes: Nodes, digests: torch.Tensor) -> None:
+    nodes.out.copy_(digests.view(nodes.out.shape))
+
+
+def digests_of(form: Form, rows: torch.Tensor, hash_: TensorHash, backend: str | None) -> torch.Tensor:
     """The digests of nodes of one form: uint8 ``[n, digest_size]``."""
     import torch
 
@@ -73,7 +77,7 @@ def _digests(form: Form, rows: torch.Tensor, hash_: TensorHash, backend: str | N
     found = torch.empty((count, size), dtype=torch.uint8, device=rows.device)
     done = 0
     for part in _parts(rows, per_row):
-        leaves = _leaf_digests(leaves_in, part, hash_, backend)
+        leaves = _leaf_digests(leaves_in, form.inner[lowest], part, hash_, backend)
         found[done : done + len(part)] = join(leaves_in, leaves, hash_, backend)
         done += len(part)
     for dim in reversed(range(lowest)):
@@ -92,23 +96,24 @@ def _parts(rows: torch.Tensor, per_row: int) -> Iterator[torch.Tensor]:
 
 
 def _leaf_digests(
-    leaves: Halving, rows: torch.Tensor, hash_: TensorHash, backend: str | None
+    leaves: Halving, unit: int, rows: torch.Tensor, hash_: TensorHash, backend: str | None
 ) -> torch.Tensor:
-    """The digests of the leaves in each row, in the order of their bytes: ``[n, leaves, digest_size]``."""
+    """The digests of the leaves in each row, in the order of their bytes: ``[n, leaves, digest_size]``. An
+    index has ``unit`` bytes."""
     import torch
 
     count, size = len(leaves.starts), hash_.digest_size
     lengths = sorted({int(length) for length in leaves.lengths})
     if len(lengths) == 1:
-        messages = rows.view(-1, lengths[0] * leaves.unit)
+        messages = rows.view(-1, lengths[0] * unit)
         return hash_batch(messages, hash_.name, backend=backend).view(len(rows), count, size)
     out = torch.empty((len(rows), count, size), dtype=torch.uint8, device=rows.device)
     flat = rows.view(-1)
     row_starts = torch.arange(len(rows), device=rows.device) * rows.shape[1]
     for length in lengths:  # leaves of a row have at most four lengths
-        nbytes = length * leaves.unit
+        nbytes = length * unit
         chosen = torch.from_numpy((leaves.lengths == length).nonzero()[0]).to(rows.device)
-        starts = torch.from_numpy(leaves.starts).to(rows.device)[chosen] * leaves.unit
+        starts = torch.from_numpy(leaves.starts).to(rows.device)[chosen] * unit
         places = (row_starts[:, None] + starts).reshape(-1)
         # A window at every byte, of which only those at the leaves are copied.
         windows = flat.as_strided((flat.numel() - nbytes + 1, nbytes), (1, 1), flat.storage_offset())

@@ -35,18 +35,20 @@ def check_algorithm(name: str) -> TensorHash:
 def content_digest(hash_: TensorHash, dtype: str, shape: Sequence[int], tree: bytes) -> bytes:
     """The digest of a tensor's dtype, shape and bytes, whose tree has the root ``tree``. ``dtype`` and
     ``shape`` are in safetensors' spelling."""
-    return hash_.digest(
-        b"".join(
-            [
-                _counted(_CONTENT_DOMAIN),
-                _u64(VERSION),
-                _counted(hash_.name.encode("ascii")),
-                _counted(dtype.encode("ascii")),
-                _u64(len(shape)),
-                *map(_u64, shape),
-                tree,
-            ]
-        )
+    return hash_.digest(content_head(hash_, dtype, shape) + tree)
+
+
+def content_head(hash_: TensorHash, dtype: str, shape: Sequence[int]) -> bytes:
+    """What a content digest is of, up to the root of the tree, which follows."""
+    return b"".join(
+        [
+            _counted(_CONTENT_DOMAIN),
+            _u64(VERSION),
+            _counted(hash_.name.encode("ascii")),
+            _counted(dtype.encode("ascii")),
+            _u64(len(shape)),
+            *map(_u64, shape),
+        ]
     )
 
 

@@ -18,7 +18,7 @@ from .agreement import Agreement
 from .description import Described, describe, parse
 from .errors import DistributedError, ReplicaMismatch, ranks_text
 from .exchange import Alone, Exchange, exchange_for
-from .finish import told_apart
+from .finish import conclude, told_apart
 from .held import Held, held_by
 from .layout import Layout
 from .member import Member
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TIMEOUT = 300.0
 """Seconds that the ranks wait for each other at each step."""
 
+_READ_TOGETHER = 8 << 20  # bytes of small tensors from files that are hashed together
 _HELLO = struct.Struct("<I64s64s")
 
 
@@ -138,11 +139,16 @@ def root_of_files(
     digests: dict[str, bytes] = {}
     for file in files:
         stored = {tensor.name: tensor for tensor in file.tensors}
+        some: dict[str, Held] = {}
+        size = 0
         for name, data in read_tensors([file], typed=False):
+            if some and size + data.numel() > _READ_TOGETHER:
+                digests.update(together(some, Alone(), hash_, backend).digests)
+                some, size = {}, 0
             entry = stored[name]
-            held = _stored(entry.name, entry.dtype, entry.shape, data)
-            found = together({name: held}, Alone(), hash_, backend)
-            digests.update(found.digests)
+            some[name] = _stored(entry.name, entry.dtype, entry.shape, data)
+            size += data.numel()
+        digests.update(together(some, Alone(), hash_, backend).digests)
         digests.update({name: digests[to] for name, to in file.ties.items()})
         file.check_unchanged()
     return DistributedDigests(hash_.name, _ordered(digests))
@@ -168,8 +174,8 @@ def together(
     faults: list[str] = []
     for part in agreement.rounds:
         sent = member.contributions(part, exchange.device)
-        names = part.of(exchange.rank)
-        sizes = [agreement.sent(names, rank) for rank in range(exchange.size)]
+        lots = part.of(exchange.rank)
+        sizes = [agreement.sent(lots, rank) for rank in range(exchange.size)]
         faults += member.receive(part, exchange.all_to_all(sent, sizes))
     return _share(member.digests, faults, agreement, exchange, hash_)
 
@@ -222,7 +228,7 @@ def _spelled(head: bytes) -> str:
 
 
 def _share(
-    digests: Sequence[bytes],
+    digests: bytes,
     faults: Sequence[str],
     agreement: Agreement,
     exchange: Exchange,
@@ -237,14 +243,13 @@ def _share(
             for rank, length in enumerate(lengths)
             if length
         ]
-        raise ReplicaMismatch("copies of the model differ: " + "; ".join("\n".join(reports).splitlines()))
-    finished = [agreement.finished_by(rank) for rank in range(exchange.size)]
-    size = hash_.digest_size
-    longest = max(map(len, finished)) * size
-    found: dict[str, bytes] = {}
-    for names, data in zip(finished, exchange.gather(b"".join(digests).ljust(longest, b"\0")), strict=True):
-        found.update((name, data[i * size : (i + 1) * size]) for i, name in enumerate(names))
-    result = DistributedDigests(hash_.name, _ordered(found))
+        # Several ranks may have finished sections of one tensor.
+        lines = sorted(set("\n".join(reports).splitlines()))
+        raise ReplicaMismatch("copies of the model differ: " + "; ".join(lines))
+    counts = [sum(len(lot.names) for lot in agreement.finished_by(rank)) for rank in range(exchange.size)]
+    longest = max(counts) * hash_.digest_size
+    finished = exchange.gather(digests.ljust(longest, b"\0"))
+    result = DistributedDigests(hash_.name, _ordered(conclude(agreement, finished, hash_)))
     roots = exchange.gather(result.root)
     if len(set(roots)) > 1:
         raise DistributedError(f"roots were damaged on their way: {told_apart(dict(enumerate(roots)))}")

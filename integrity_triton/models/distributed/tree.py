@@ -8,7 +8,7 @@ of the whole tensor, so that two offsets name it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -88,12 +88,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Halving:
-    """How a dimension of ``size`` indices is divided in halves, until a part has one index or fits into a
-    leaf. The parts in which that ends begin at ``starts`` and have ``lengths`` indices."""
+    """How a dimension of ``size`` indices is divided in halves, down to parts that begin at ``starts`` and
+    have ``lengths`` indices."""
 
     size: int
-    unit: int
-    """Bytes of one index."""
     levels: tuple[Level, ...]
     """From the root on."""
     starts: Offsets
@@ -102,12 +100,32 @@ class Halving:
 
 @lru_cache(maxsize=256)
 def halving(size: int, unit: int) -> Halving:
-    """See :class:`Halving`; ``size`` is positive."""
+    """The halving of ``size`` indices, of ``unit`` bytes each, which ends where a part has one index or fits
+    into a leaf; ``size`` is positive."""
+    return _halving(size, lambda starts, lengths: (lengths == 1) | (lengths * unit <= LEAF_SIZE))
+
+
+def halving_into(size: int, parts: Sequence[tuple[int, int]]) -> Halving:
+    """The halving of ``size`` indices that ends at ``parts``: nodes of it, as their first index and the one
+    after their last, in order, which together have every index once."""
+    begins, ends = np.array(parts, np.int64).reshape(-1, 2).T
+
+    def is_part(starts: Offsets, lengths: Offsets) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        place = np.minimum(np.searchsorted(begins, starts), len(begins) - 1)
+        found = (begins[place] == starts) & (ends[place] == starts + lengths)
+        if (~found & (lengths == 1)).any():
+            raise ValueError(f"the parts {list(parts)} do not make up a dimension of {size} indices")
+        return np.asarray(found)
+
+    return _halving(size, is_part)
+
+
+def _halving(size: int, is_end: Callable[[Offsets, Offsets], np.ndarray[Any, np.dtype[np.bool_]]]) -> Halving:
     starts = np.zeros(1, np.int64)
     lengths = np.full(1, size, np.int64)
     ends, begins, sizes = [], [], []
     while len(starts):
-        end = (lengths == 1) | (lengths * unit <= LEAF_SIZE)
+        end = is_end(starts, lengths)
         ends.append(end)
         begins.append(starts[end])
         sizes.append(lengths[end])
@@ -123,16 +141,25 @@ def halving(size: int, unit: int) -> Halving:
         Level(np.flatnonzero(~end), np.flatnonzero(end), number)
         for end, number in zip(ends, np.split(numbers, counted), strict=True)
     )
-    return Halving(size, unit, levels, all_starts[order], all_lengths[order])
+    return Halving(size, levels, all_starts[order], all_lengths[order])
 
 
-def whole_parts(
-    size: int, unit: int, start: int, stop: int
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+@dataclass(frozen=True)
+class Piece:
+    """The indices from ``start`` on and before ``stop`` of a leaf, which has those from ``first`` to
+    ``last``."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def whole_parts(size: int, unit: int, start: int, stop: int) -> tuple[list[tuple[int, int]], list[Piece]]:
     """The largest parts of a dimension's halving that lie within the indices from ``start`` on and before
-    ``stop``, and what remains: at most two ranges, which are pieces of leaves.
+    ``stop``, and what remains: at most two pieces of leaves. Both are in order.
 
-    ``size`` and ``unit`` are as for :class:`Halving`. It takes steps in proportion to the depth.
+    ``size`` and ``unit`` are as for :func:`halving`. It takes steps in proportion to the depth.
     """
     whole, pieces = [], []
     pending = [(0, size)]
@@ -142,7 +169,7 @@ def whole_parts(
             whole.append((first, last))
         elif max(first, start) < min(last, stop):
             if (last - first) * unit <= LEAF_SIZE:
-                pieces.append((max(first, start), min(last, stop)))
+                pieces.append(Piece(max(first, start), min(last, stop), first, last))
             else:
                 middle = first + (last - first + 1) // 2
                 pending += [(middle, last), (first, middle)]
