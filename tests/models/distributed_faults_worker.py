@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from integrity_triton.models.distributed.member import Member
 
 distributed = it.models.distributed
 roots: Any = sys.modules["integrity_triton.models.distributed.root"]
-LONG = 60.0
-SHORT = 6.0
+LONG = 180.0
+"""Seconds that a rank has which is expected: many times what it takes."""
+SHORT = 1.0
+"""Seconds for which ranks wait for one that is certain not to come."""
 
 
 def flip(x: torch.Tensor, byte: int) -> None:
@@ -180,30 +183,82 @@ def in_step(log: Log, rank: int) -> None:
     log.write("keys", str(counts[0] == counts[1]))
 
 
+class NotedWait:
+    """The store of a group, which notes when this rank, whose presence it already holds, begins to wait."""
+
+    def __init__(self, store: Any, note: Callable[[], None]) -> None:
+        self._store, self._note = store, note
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def wait(self, *args: Any) -> None:
+        self._note()
+        self._store.wait(*args)
+
+
 def hanging(log: Log, rank: int) -> None:
-    """Rank 2 comes after the others have given up."""
-    log.write("ready", "")
-    for other in range(3):
-        log.wait("ready", other)
-    if rank == 2:
+    """Rank 2 comes after the others have given up. Of these, only rank 0 has a short time limit, and its time
+    begins when rank 1 already waits, so that it does not matter how slow the machine is."""
+    original = exchanges.Collective.meet
+
+    def meet(self: Any) -> None:
+        self._store = NotedWait(self._known.store, lambda: log.write("waiting", ""))
+        original(self)
+
+    if rank == 0:
+        log.wait("waiting", 1)
+    elif rank == 1:
+        exchanges.Collective.meet = meet  # type: ignore[method-assign]
+    else:
         log.wait("hanging", 0)
         log.wait("hanging", 1)
-    log.write("hanging", outcome(lambda: distributed.root(tensors(), timeout=SHORT if rank < 2 else LONG)))
+    log.write("hanging", outcome(lambda: distributed.root(tensors(), timeout=LONG if rank else SHORT)))
+    exchanges.Collective.meet = original  # type: ignore[method-assign]
     log.write("together again", outcome(lambda: distributed.root(tensors(), timeout=LONG)))
 
 
 def stopped(log: Log, rank: int) -> None:
-    """Rank 2 stops for good, within a collective operation."""
+    """Rank 2 stops for good, within a collective operation. The time limit is short in that operation alone,
+    and nobody looks for silent ranks before both others have failed."""
+    run, failed = exchanges.Collective._run, exchanges.Collective._failed
+
+    def run_shortly(self: Any, start: Callable[[], Any], *args: Any) -> None:
+        def begin() -> Any:
+            self._timeout = timedelta(seconds=SHORT)
+            return start()
+
+        run(self, begin, *args)
+
+    def failed_together(self: Any, step: int, error: Exception) -> Any:
+        log.write("failed", "")
+        log.wait("failed", 1 - rank)
+        return failed(self, step, error)
+
+    exchanges.Collective._run = run_shortly  # type: ignore[method-assign]
+    exchanges.Collective._failed = failed_together  # type: ignore[method-assign]
     if rank == 2:
         dist.all_gather = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGSTOP)
-    log.write("stopped", outcome(lambda: distributed.root(tensors(), timeout=SHORT)))
+    log.write("stopped", outcome(lambda: distributed.root(tensors(), timeout=LONG)))
 
 
 def dying(log: Log, rank: int) -> None:
-    """Rank 1 dies while it hashes."""
+    """Rank 1 dies while it hashes. The time limit of the other is short after that alone."""
+    all_to_all = exchanges.Collective.all_to_all
+
+    def die(*args: Any) -> None:
+        log.write("died", "")
+        os._exit(7)
+
+    def afterwards(self: Any, *args: Any) -> Any:
+        log.wait("died", 1)
+        self._timeout = timedelta(seconds=SHORT)
+        return all_to_all(self, *args)
+
     if rank == 1:
-        Member.contributions = lambda *args: os._exit(7)  # type: ignore[method-assign]
-    log.write("dying", outcome(lambda: distributed.root(tensors(), timeout=SHORT)))
+        Member.contributions = die  # type: ignore[method-assign, assignment]
+    exchanges.Collective.all_to_all = afterwards  # type: ignore[method-assign]
+    log.write("dying", outcome(lambda: distributed.root(tensors(), timeout=LONG)))
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from integrity_triton.models.distributed import ReplicaMismatch
 from integrity_triton.models.distributed.agreement import Agreement
 from integrity_triton.models.distributed.description import describe, parse
 from integrity_triton.models.distributed.finish import conclude
@@ -103,6 +104,8 @@ class InThreads:
         self.device = None
         self.gathered: list[int] = []
         """The bytes of each gathering."""
+        self.given_up: list[str] = []
+        """The types of the errors with which this rank gave up."""
 
     def _all(self, data: Any) -> list[Any]:
         self._shared[self.rank] = data
@@ -115,7 +118,9 @@ class InThreads:
         self._all(None)
 
     def give_up(self, error: BaseException) -> None:
-        self._barrier.abort()
+        self.given_up.append(type(error).__name__)
+        if not isinstance(error, ReplicaMismatch):  # which all ranks raise
+            self._barrier.abort()
 
     def gather(self, data: bytes) -> list[bytes]:
         self.gathered.append(len(data))

@@ -8,12 +8,15 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from distributed_support import InThreads, in_threads
 from integrity_triton.models import ManifestError
 from integrity_triton.models.distributed import (
     LocalShard,
@@ -24,6 +27,7 @@ from integrity_triton.models.distributed import (
     fused,
     resolve,
     root,
+    weight_sync,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -140,11 +144,14 @@ def test_modes(caplog: pytest.LogCaptureFixture) -> None:
     assert report is not None and report.changed == ("out",) and "'out'" in caplog.text
     off = receiver(mode="off")
     off.sent({"x": object()})
+    off.arrived(["x"])
+    assert not off._arrived
     assert off.check(b"nothing", {}) is None and off.statement().digests == {}
     with pytest.raises(ValueError, match="mode must be"):
         WeightSync(3, mode="of")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="step must be an int"):
-        WeightSync("3")  # type: ignore[arg-type]
+    for step in ("3", True):
+        with pytest.raises(TypeError, match="step must be an int"):
+            WeightSync(step)  # type: ignore[arg-type]
 
 
 def test_shards_of_a_fused_parameter() -> None:
@@ -187,7 +194,7 @@ def test_what_is_sent_twice() -> None:
         sync.sent({"q": SENT["q"]})
 
 
-def test_statements_are_checked() -> None:
+def test_statements_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     good = json.loads(statement().to_json())
     assert SyncStatement.from_json(json.dumps(good)) == statement()
     other = good["tensors"] | {"q": good["tensors"]["k"]}
@@ -199,11 +206,99 @@ def test_statements_are_checked() -> None:
         ({"algorithm": "md5"}, "md5"),
         ({"step": "3"}, "step"),
         ({"more": 1}, "more"),
+        ({"tensors": {"q\ud800": good["tensors"]["q"]}}, "surrogate"),
+        ({"root": "00" * 32}, "the statement was altered"),
     ]:
         with pytest.raises(ManifestError, match=message):
             SyncStatement.from_json(json.dumps(good | changes))
+    monkeypatch.setattr(weight_sync, "MAX_SIZE", len(json.dumps(good)) - 1)
+    with pytest.raises(ManifestError, match="not a statement: larger than"):
+        SyncStatement.from_json(json.dumps(good))
     with pytest.raises(ManifestError, match="the sender digests with sha256, and the receiver with blake3"):
         receiver().check(WeightSync(3, algorithm="sha256").statement(), {})
+
+
+def test_an_algorithm_that_is_asked_for() -> None:
+    for group in (None, "alone"):
+        sync = WeightSync(3, group, algorithm="sha256")  # type: ignore[arg-type]
+        sync.sent(SENT)
+        assert sync.statement().root == root(SENT, algorithm="sha256").root
+        report = receiver(algorithm="sha256").check(sync.statement(), resolve(engine(), RULES))
+        assert report is not None and report.ok
+    with pytest.raises(ManifestError):
+        WeightSync(3, algorithm="md5")
+    with pytest.raises(ValueError, match="no such"):
+        WeightSync(3, backend="no such").sent(SENT)
+
+
+def test_other_parameters_of_the_receiver_are_not_looked_at() -> None:
+    parameters = engine() | {"rotary": torch.empty(3, device="meta")}
+    report = receiver().check(statement(), resolve(parameters, RULES))
+    assert report is not None and report.ok
+
+
+def test_names_are_in_order_and_not_too_many() -> None:
+    names = [f"{i:02}" for i in range(23)]
+    sync = WeightSync(3)
+    sync.sent({name: torch.ones(1) for name in reversed(names)})
+    with pytest.raises(SyncMismatch) as caught:
+        WeightSync(3).check(sync.statement(), {})
+    assert list(caught.value.report.unmapped) == names and caught.value.report.lost == ()
+    assert str(caught.value).endswith(f"{', '.join(map(repr, names[:20]))} and 3 more")
+    with pytest.raises(SyncMismatch) as caught:
+        WeightSync(3).check(sync.statement(), {name: torch.zeros(1) for name in reversed(names)})
+    assert list(caught.value.report.lost) == list(caught.value.report.changed) == names
+
+
+def together(monkeypatch: pytest.MonkeyPatch, call: Callable[[InThreads], Any]) -> list[Any]:
+    """What ``call`` finds in each of two ranks of the receiver, which are threads."""
+    for module in (weight_sync, sys.modules["integrity_triton.models.distributed.root"]):
+        monkeypatch.setattr(module, "exchange_for", lambda group, timeout: group if timeout == 7 else None)
+    return in_threads(2, call)
+
+
+@pytest.mark.parametrize("one", [0, 1])
+def test_what_one_rank_of_the_receiver_counts(monkeypatch: pytest.MonkeyPatch, one: int) -> None:
+    stated = statement()
+
+    def check(exchange: Any, names: Any, parameters: Any) -> Any:
+        with pytest.raises(SyncMismatch) as caught:
+            receiver(names, group=exchange, timeout=7.0).check(stated, resolve(parameters, RULES))
+        return caught.value.report
+
+    def counted(exchange: InThreads) -> Any:
+        names = ["q", "q", "k", "v", "gate", "up", "other"] if exchange.rank == one else SENT
+        return check(exchange, names, engine())
+
+    reports = together(monkeypatch, counted)
+    assert reports == [reports[0]] * 2
+    assert (reports[0].lost, reports[0].repeated) == (("out",), ("q",))
+    assert (reports[0].unexpected, reports[0].changed, reports[0].copies) == (("other",), (), "")
+
+    def unlike(exchange: InThreads) -> Any:
+        parameters = engine()
+        if exchange.rank == one:
+            parameters["o_proj"][0] += 1
+        return check(exchange, SENT, parameters)
+
+    reports = together(monkeypatch, unlike)
+    assert reports == [reports[0]] * 2 and reports[0].changed == ()
+    assert "tensor 'out': there is no majority: rank 0 and rank 1 differ" in reports[0].copies
+    assert reports[0].copies in str(reports[0])
+
+
+def test_a_rank_of_the_receiver_that_fails_tells_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = statement()
+
+    def one(exchange: Any) -> list[str]:
+        sync = receiver(group=exchange, timeout=7.0)
+        if exchange.rank:
+            sync.arrived([b"q"])  # type: ignore[list-item]
+        with pytest.raises((TypeError, threading.BrokenBarrierError)):
+            sync.check(stated, resolve(engine(), RULES))
+        return list(exchange.given_up)
+
+    assert together(monkeypatch, one) == [["BrokenBarrierError"], ["TypeError"]]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...batch import hash_batch
 from ...messages.tensors import tensor_bytes
 from ..errors import shown
 from ..tensor_hash import TensorHash
@@ -35,7 +36,8 @@ class Difference:
 
     name: str
     groups: tuple[tuple[int, ...], ...]
-    """The ranks, those with equal copies together; the largest group comes first."""
+    """The ranks, those with equal copies together; the largest group comes first. Ranks are counted in the
+    process group that was compared."""
     start: int | None = None
     """Where the first chunk begins in which copies differ, in bytes from the start of the tensor that each
     rank holds. None if that was not looked for, since many tensors differ."""
@@ -127,7 +129,11 @@ class Copies:
     def of(cls, source: Any, hash_: TensorHash, backend: str | None) -> Copies:
         """Hash the local parts of some tensors. Raises as :func:`held_by` does."""
         held = held_by(local_parts(source), (0,), 0)
-        return cls(held, together(held, Alone(), hash_, backend).digests, hash_, backend)
+        if hash_.algorithm.construction.leaf_size is None:  # or each tensor would occupy one lane of a device
+            digests = together(held, Alone(), hash_, backend).digests
+        else:
+            digests = _whole(held, hash_, backend)
+        return cls(held, digests, hash_, backend)
 
     @property
     def structure(self) -> bytes:
@@ -143,6 +149,25 @@ class Copies:
         return self.hash_.digest(head + b"".join(self.digests[name] for name in sorted(self.digests)))[
             :_SUMMARY_SIZE
         ]
+
+
+def _whole(held: Mapping[str, Held], hash_: TensorHash, backend: str | None) -> dict[str, bytes]:
+    """The digest of each tensor's bytes as one message, which takes a hash that is itself a tree less time
+    than the tree of :func:`~.root` over leaves of 256 bytes. Names of the same memory are hashed once."""
+    keys = {name: (x.data.device, _memory(x.data)) for name, x in held.items()}
+    by_device: dict[torch.device, dict[Any, torch.Tensor]] = {}
+    for name, (device, key) in keys.items():
+        by_device.setdefault(device, {})[key] = held[name].data
+    found: dict[Any, bytes] = {}
+    for device, tensors in by_device.items():
+        rows = hash_batch(list(tensors.values()), hash_.name, backend=backend).cpu().numpy()
+        found.update(((device, key), row.tobytes()) for key, row in zip(tensors, rows, strict=True))
+    return {name: found[key] for name, key in keys.items()}
+
+
+def _memory(x: torch.Tensor) -> Any:
+    """A key that is equal for tensors that are the same memory in the same order."""
+    return x.data_ptr(), x.dtype, x.shape, x.stride(), x.is_conj(), x.is_neg()
 
 
 def local_parts(source: Any) -> dict[str, Any]:
@@ -176,6 +201,8 @@ def compare(copies: Copies, exchange: Exchange) -> ReplicaReport:
         groups = _groups([digests[i * size : (i + 1) * size] for digests in gathered])
         if len(groups) > 1:
             found.append(Difference(name, groups))
+    if not found:
+        raise DistributedError("the ranks' digests of all copies are equal, and those over them were damaged")
     places = _locate(copies, exchange, [difference.name for difference in found[:_MOST_LOCATED]])
     located = [
         Difference(difference.name, difference.groups, *place)

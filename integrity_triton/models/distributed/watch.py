@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...backends.native import in_calling_thread
 from .errors import DistributedError
 from .exchange import Exchange, exchange_for
 from .records import check_algorithm
@@ -21,10 +23,11 @@ class ReplicaWatch:
     """Compares the parameters of a model in the ranks that replicate it, every ``every`` steps.
 
     ``attach(optimizer)`` does all of it: after a step that is due, the parameters are hashed by a thread, on
-    an accelerator in a stream of its own; before the next step changes them, the digests are awaited and
-    compared. Forward and backward passes only read parameters, so that all ranks hash the weights of the same
-    step. A training loop without such an optimizer calls :meth:`after_step` and :meth:`before_step` itself,
-    at the same places in all ranks. Exchanges are made by the caller's thread alone.
+    an accelerator in a stream of its own and on a CPU with one processor; before the next step changes them,
+    the digests are awaited and compared. Forward and backward passes only read parameters, so that all ranks
+    hash the weights of the same step. A training loop without such an optimizer calls :meth:`after_step` and
+    :meth:`before_step` itself, at the same places in all ranks. Exchanges are made by the caller's thread
+    alone.
 
     If anything else changes the parameters between two steps, the comparison is refused with a
     DistributedError that names the tensor, since the digests may be of neither state.
@@ -98,19 +101,31 @@ class ReplicaWatch:
         self.before_step()
 
     def _parameters(self) -> dict[str, torch.Tensor]:
-        named = dict(self._module.named_parameters(remove_duplicate=False))
-        return {name: x.detach() for name, x in local_parts(named).items()}
+        _reshard(self._module)
+        return dict(self._module.named_parameters(remove_duplicate=False))
+
+
+def _reshard(module: torch.nn.Module) -> None:
+    """Let FSDP2 put the shards back in the place of the whole parameters that the last pass gathered. These
+    are not what an optimizer changes, and are freed while the next pass runs."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None:
+        for part in module.modules():
+            if isinstance(part, fsdp.FSDPModule):
+                part.reshard()
 
 
 class _Hashing:
-    """Tensors that are being hashed by a thread, which ends with its result or with an exception."""
+    """Parameters that are being hashed by a thread, which ends with its result or with an exception."""
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], hash_: Any, backend: str | None) -> None:
-        self._tensors = tensors
-        self._versions = {name: x._version for name, x in tensors.items() if not x.is_inference()}
+    def __init__(self, parameters: Mapping[str, torch.Tensor], hash_: Any, backend: str | None) -> None:
+        self._tensors = {name: x.detach() for name, x in local_parts(parameters).items()}
+        # An operation on a DTensor counts in the DTensor alone, and one on its local part in that alone.
+        counted = [*parameters.items(), *self._tensors.items()]
+        self._versions = [(name, x, x._version) for name, x in counted if not x.is_inference()]
         self._copies: Copies | None = None
         self._error: BaseException | None = None
-        ready = _events(tensors)
+        ready = _events(self._tensors)
         self._thread = threading.Thread(
             target=self._run, args=(hash_, backend, ready), name="integrity_triton replicas"
         )
@@ -128,6 +143,7 @@ class _Hashing:
                     stream = module.Stream(device)
                     stream.wait_event(event)
                     streams.enter_context(module.stream(stream))
+                streams.enter_context(in_calling_thread())
                 self._copies = Copies.of(self._tensors, hash_, backend)
         except BaseException as error:
             self._error = error
@@ -138,8 +154,8 @@ class _Hashing:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        for name, version in self._versions.items():
-            if self._tensors[name]._version != version:
+        for name, x, version in self._versions:
+            if x._version != version:
                 raise DistributedError(
                     f"tensor {name!r} was changed between two steps, while it was hashed; change parameters "
                     "in optimizer.step alone, or call before_step first"
