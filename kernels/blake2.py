@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from .bits import rotr32, rotr64, wrap_add
+from .halves import rotr64_in_halves
 
 # RFC 7693, section 2.6: the initial values of SHA-512 and SHA-256.
 BLAKE2B_IV = tl.constexpr(
@@ -117,7 +118,7 @@ def _compress(
 
 
 @triton.jit
-def blake2b_compress(h, m, t0, t1, f0, f1, apart=None):
+def blake2b_compress(h, m, t0, t1, f0, f1, apart=None, ROTR: tl.constexpr = rotr64):
     """One application of the BLAKE2b compression function (RFC 7693, section 3.2).
 
     h: 8 uint64 tiles. m: the 16 words of a message block, uint64 tiles in native order. t0, t1: the low and
@@ -125,9 +126,10 @@ def blake2b_compress(h, m, t0, t1, f0, f1, apart=None):
     flags for the last block and the last node, all ones or zero. t0, t1, f0 and f1 are uint64 tiles. apart:
     None, or any integer scalar that is not negative. With a scalar, each round lies in a branch that is
     always taken, which compiles several times as fast, because the time of Triton's coalescing pass grows
-    with the square of a branch's length. Returns the next state.
+    with the square of a branch's length. ROTR: ``rotr64`` or a function that gives the same. Returns the next
+    state.
     """
-    return _compress(h, m, t0, t1, f0, f1, apart, BLAKE2B_IV, 12, rotr64, 32, 24, 16, 63)
+    return _compress(h, m, t0, t1, f0, f1, apart, BLAKE2B_IV, 12, ROTR, 32, 24, 16, 63)
 
 
 @triton.jit
@@ -137,12 +139,23 @@ def blake2s_compress(h, m, t0, t1, f0, f1, apart=None):
 
 
 @triton.jit
-def blake2b_block(state, words, absorbed, last, flags, constants_ptr):
-    """The block function for ``hash_messages``. ``flags`` is 1 for the last node of a tree level, else 0."""
+def _blake2b_node(state, words, absorbed, last, flags, ROTR: tl.constexpr):
     zero = state[0] ^ state[0]
     f0 = tl.where(last, zero ^ 0xFFFFFFFFFFFFFFFF, zero)
     f1 = tl.where(last & (flags != 0), zero ^ 0xFFFFFFFFFFFFFFFF, zero)
-    return blake2b_compress(state, words, absorbed.to(tl.uint64), zero, f0, f1, flags)
+    return blake2b_compress(state, words, absorbed.to(tl.uint64), zero, f0, f1, flags, ROTR)
+
+
+@triton.jit
+def blake2b_block(state, words, absorbed, last, flags, constants_ptr):
+    """The block function for ``hash_messages``. ``flags`` is 1 for the last node of a tree level, else 0."""
+    return _blake2b_node(state, words, absorbed, last, flags, rotr64)
+
+
+@triton.jit
+def blake2b_block_in_halves(state, words, absorbed, last, flags, constants_ptr):
+    """``blake2b_block`` for GPUs that rotate two words of 32 bits in one instruction."""
+    return _blake2b_node(state, words, absorbed, last, flags, rotr64_in_halves)
 
 
 @triton.jit
@@ -157,13 +170,25 @@ def blake2s_block(state, words, absorbed, last, flags, constants_ptr):
 
 
 @triton.jit
-def blake2b_leaf_block(state, words, absorbed, last, flags, constants_ptr):
-    """``blake2b_block`` for nodes some of which are the last of their level. A ninth word of state is all
-    ones for these, and zero for the others."""
+def _blake2b_leaf(state, words, absorbed, last, flags, ROTR: tl.constexpr):
     zero = state[0] ^ state[0]
     f0 = tl.where(last, zero ^ 0xFFFFFFFFFFFFFFFF, zero)
     f1 = tl.where(last, state[8], zero)
-    return blake2b_compress(state[:8], words, absorbed.to(tl.uint64), zero, f0, f1, flags) + (state[8],)
+    new = blake2b_compress(state[:8], words, absorbed.to(tl.uint64), zero, f0, f1, flags, ROTR)
+    return new + (state[8],)
+
+
+@triton.jit
+def blake2b_leaf_block(state, words, absorbed, last, flags, constants_ptr):
+    """``blake2b_block`` for nodes some of which are the last of their level. A ninth word of state is all
+    ones for these, and zero for the others."""
+    return _blake2b_leaf(state, words, absorbed, last, flags, rotr64)
+
+
+@triton.jit
+def blake2b_leaf_block_in_halves(state, words, absorbed, last, flags, constants_ptr):
+    """``blake2b_leaf_block`` for GPUs that rotate two words of 32 bits in one instruction."""
+    return _blake2b_leaf(state, words, absorbed, last, flags, rotr64_in_halves)
 
 
 @triton.jit

@@ -7,7 +7,8 @@ bits that are appended to the message. So one permutation and one sponge serve a
 import triton
 import triton.language as tl
 
-from .bits import load_words, rotl64
+from .bits import join64, load_words, rotl64
+from .halves import rotl64_in_halves, rotl_halves, split64
 from .jit import kernel
 
 # FIPS 202, algorithm 5 and section 3.2.5: the round constants of iota.
@@ -46,19 +47,56 @@ KECCAK_PI = tl.constexpr(
 KECCAK_ROUNDS = tl.constexpr(24)
 
 
+# The forms of a round, which give the same result: with rotations of 64-bit words, with rotations of halves,
+# and besides with each lane xored with both columns of theta at once.
+_WORDS = tl.constexpr(0)
+_IN_HALVES = tl.constexpr(1)
+_BY_THREE = tl.constexpr(2)
+
+
 @triton.jit
-def keccak_round(a, rc):
+def _xor_and_rotate(a, before, after, n: tl.constexpr):
+    """``rotl64(a ^ before ^ after, n)``, 0 <= n < 64.
+
+    The first operation is one of 64-bit words and the second one of 32-bit halves. LLVM would otherwise
+    compute ``before ^ after`` once for the five lanes of a column; each lane would still take an operation,
+    although one operation has room for three words.
+    """
+    low, high = split64(a ^ before)
+    other_low, other_high = split64(after)
+    low, high = low ^ other_low, high ^ other_high
+    if n > 0:
+        low, high = rotl_halves(low, high, n)
+    return join64(low, high)
+
+
+@triton.jit
+def keccak_round(a, rc, FORM: tl.constexpr = _WORDS):
     """One round of Keccak-p[1600] (FIPS 202, section 3.3) on 25 uint64 tiles; A[x, y] is at x + 5 * y. rc:
     the round constant."""
+    ROTL: tl.constexpr = rotl64 if FORM == _WORDS else rotl64_in_halves
     c = ()
     for x in tl.static_range(5):
         c = c + (a[x] ^ a[x + 5] ^ a[x + 10] ^ a[x + 15] ^ a[x + 20],)
-    d = ()
+    turned = ()
     for x in tl.static_range(5):
-        d = d + (c[(x + 4) % 5] ^ rotl64(c[(x + 1) % 5], 1),)
-    b = (a[0] ^ d[0],)
-    for i in tl.static_range(1, 25):
-        b = b + (rotl64(a[KECCAK_PI[i]] ^ d[KECCAK_PI[i] % 5], KECCAK_RHO[KECCAK_PI[i]]),)
+        turned = turned + (ROTL(c[(x + 1) % 5], 1),)
+    if FORM == _BY_THREE:
+        b = ()
+        for i in tl.static_range(25):
+            lane = a[KECCAK_PI[i]]
+            b = b + (
+                _xor_and_rotate(
+                    lane, c[(KECCAK_PI[i] + 4) % 5], turned[KECCAK_PI[i] % 5], KECCAK_RHO[KECCAK_PI[i]]
+                ),
+            )
+    else:
+        d = ()
+        for x in tl.static_range(5):
+            d = d + (c[(x + 4) % 5] ^ turned[x],)
+        b = (a[0] ^ d[0],)
+        for i in tl.static_range(1, 25):
+            b = b + (ROTL(a[KECCAK_PI[i]] ^ d[KECCAK_PI[i] % 5], KECCAK_RHO[KECCAK_PI[i]]),)
     out = ()
     for i in tl.static_range(25):
         inverted = b[i // 5 * 5 + (i + 1) % 5] ^ 0xFFFFFFFFFFFFFFFF
@@ -68,7 +106,7 @@ def keccak_round(a, rc):
 
 
 @triton.jit
-def keccak_p(state, first_round, rc_ptr):
+def keccak_p(state, first_round, rc_ptr, FORM: tl.constexpr = _WORDS):
     """The permutation Keccak-p[1600] without its first ``first_round`` rounds: 0 gives Keccak-f[1600] (FIPS
     202, section 3.4), 12 the permutation of TurboSHAKE (RFC 9861, section 2.2).
 
@@ -76,8 +114,16 @@ def keccak_p(state, first_round, rc_ptr):
     next state.
     """
     for i in range(first_round, KECCAK_ROUNDS):
-        state = keccak_round(state, tl.load(rc_ptr + i))
+        state = keccak_round(state, tl.load(rc_ptr + i), FORM)
     return state
+
+
+@triton.jit
+def _absorb(state, words, first_round, rc_ptr, FORM: tl.constexpr):
+    mixed = ()
+    for i in tl.static_range(25):
+        mixed = mixed + ((state[i] ^ words[i] if i < 21 else state[i]),)
+    return keccak_p(mixed, first_round, rc_ptr, FORM)
 
 
 @triton.jit
@@ -86,10 +132,19 @@ def keccak_block(state, words, absorbed, last, flags, constants_ptr):
 
     words: 21 uint64 tiles, zeros beyond the rate. flags: the number of first rounds that are left out.
     """
-    mixed = ()
-    for i in tl.static_range(25):
-        mixed = mixed + ((state[i] ^ words[i] if i < 21 else state[i]),)
-    return keccak_p(mixed, flags, constants_ptr)
+    return _absorb(state, words, flags, constants_ptr, _WORDS)
+
+
+@triton.jit
+def keccak_block_in_halves(state, words, absorbed, last, flags, constants_ptr):
+    """``keccak_block`` for GPUs that rotate two words of 32 bits in one instruction."""
+    return _absorb(state, words, flags, constants_ptr, _IN_HALVES)
+
+
+@triton.jit
+def keccak_block_by_three(state, words, absorbed, last, flags, constants_ptr):
+    """``keccak_block_in_halves`` for GPUs that have any operation on the bits of three words as well."""
+    return _absorb(state, words, flags, constants_ptr, _BY_THREE)
 
 
 @kernel

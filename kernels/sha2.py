@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from .bits import rotr32, rotr64, wrap_add
+from .halves import rotr64_in_halves
 
 # FIPS 180-4, section 4.2.2: the first 32 bits of the fractional parts of the cube roots of the first
 # 64 primes.
@@ -210,3 +211,39 @@ def sha512_compress(state, w, k_ptr=None):
 def sha512_block(state, words, absorbed, last, flags, constants_ptr):
     """The block function for ``hash_messages``."""
     return sha512_compress(state, words, constants_ptr)
+
+
+@triton.jit
+def _sha512_sum0_in_halves(x):
+    return rotr64_in_halves(x, 28) ^ rotr64_in_halves(x, 34) ^ rotr64_in_halves(x, 39)
+
+
+@triton.jit
+def _sha512_sum1_in_halves(x):
+    return rotr64_in_halves(x, 14) ^ rotr64_in_halves(x, 18) ^ rotr64_in_halves(x, 41)
+
+
+@triton.jit
+def _sha512_sigma0_in_halves(x):
+    return rotr64_in_halves(x, 1) ^ rotr64_in_halves(x, 8) ^ (x >> 7)
+
+
+@triton.jit
+def _sha512_sigma1_in_halves(x):
+    return rotr64_in_halves(x, 19) ^ rotr64_in_halves(x, 61) ^ (x >> 6)
+
+
+@triton.jit
+def sha512_block_in_halves(state, words, absorbed, last, flags, constants_ptr):
+    """``sha512_block`` for GPUs that rotate two words of 32 bits in one instruction."""
+    return _sha2_compress(
+        state,
+        words,
+        constants_ptr,
+        SHA512_K,
+        80,
+        _sha512_sum0_in_halves,
+        _sha512_sum1_in_halves,
+        _sha512_sigma0_in_halves,
+        _sha512_sigma1_in_halves,
+    )

@@ -88,7 +88,7 @@ FAMILIES = (
         "sha256", "hash_messages", rounds=("_sha256_sum1", 4), shares=(("_sha2_schedule", Fraction(3, 4)),)
     ),
     Family(
-        "sha512", "hash_messages", rounds=("_sha512_sum1", 5), shares=(("_sha2_schedule", Fraction(4, 5)),)
+        "sha512", "hash_messages", rounds=("_sha2_rounds", 5), shares=(("_sha2_schedule", Fraction(4, 5)),)
     ),
     Family("sha1", "hash_messages"),
     Family("md5", "hash_messages"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import load_constant
 from ..messages.layout import Places, Rows
 from ..messages.moving import moved
-from .launch import Address, Launch
+from .launch import BLOCK_FORMS, Address, Launch
 from .launcher import Launcher, LaunchFunction
 
 if TYPE_CHECKING:
@@ -93,14 +93,18 @@ class Host:
             else:
                 raise TypeError(f"{kernel}: argument {name} is a {type(value).__name__}")
         launch = Launch(kernel, lanes, plain, constants, device, tuple(memory))
-        options = self._launcher.options(launch)
+        options = dict(self._launcher.options(launch))
+        constants = dict(constants)
+        for form in BLOCK_FORMS:
+            if options.pop(form, 0):
+                constants["BLOCK"] += f"_{form.lower()}"
         if "ALIGN" in constants:
             # Kernels load vectors, words or bytes. A finer alignment would only compile another binary. If
             # VECTOR is 0, they load 16 bytes at any address.
             align, vector = constants["ALIGN"], 4 * options["VECTOR"]
             used = 1 if vector == 0 or align < 4 else vector if align >= vector else 4
-            launch = replace(launch, constants={**constants, "ALIGN": used})
-        self._launch(launch, options)
+            constants["ALIGN"] = used
+        self._launch(replace(launch, constants=constants), options)
 
     # Data
 
