@@ -78,9 +78,13 @@ def tuned(backend: str, kernel: str, block: str | None = None) -> dict[str, int]
     layers = [data[backend.partition(":")[0]]]
     if ":" in backend:
         layers.append(data.get(backend, {}))
+    # A form of a block function, once it is chosen, has the other members of the function's configuration.
+    form = next((f for f in BLOCK_FORMS if block is not None and block.endswith(f"_{f.lower()}")), None)
+    if block is not None and form is not None:
+        block = block.removesuffix(f"_{form.lower()}")
     found: dict[str, int] = {}
     for reference in ("default", kernel, block):
         if reference is not None:
             for layer in layers:
                 found.update(layer.get(reference.rpartition(":")[2], {}))
-    return found
+    return found if form is None else {name: n for name, n in found.items() if name not in BLOCK_FORMS}

@@ -35,6 +35,14 @@ def test_the_tests_have_each_form_that_is_chosen():
     assert {form for _, form in chosen()} == set(launch.BLOCK_FORMS)
 
 
+@pytest.mark.parametrize("tuning", ["cuda", "hip", "hip:wave32"])
+def test_a_form_has_the_configuration_of_its_function(tuning):
+    for block, form in chosen():
+        options = launch.tuned(tuning, "m:hash_messages", f"m:{block}")
+        options = {name: n for name, n in options.items() if name not in launch.BLOCK_FORMS}
+        assert launch.tuned(tuning, "m:hash_messages", f"m:{block}_{form.lower()}") == options
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("block", "form"), sorted(chosen()))
 def test_forms_give_the_same_digests(block, form, self_tests_off, monkeypatch):
