@@ -367,7 +367,8 @@ def test_lds_has_an_end() -> None:
         ("v_mfma_f32_32x32x8_f16 a[0:15], v[0:1], v[2:3], a[0:15]", "v_mfma_f32_32x32x8_f16"),
         ("flat_load_dword v2, v[0:1]", "flat_load_dword"),
         ("s_waitcnt 0x70", "s_waitcnt"),
-        ("buffer_load_dword v1, s[4:7], 0 offen lds", "the modifier lds"),
+        ("buffer_load_ushort v1, s[4:7], 0 offen lds", "buffer_load_ushort"),
+        ("global_load_lds_dwordx2 v[0:1], off", "global_load_lds_dwordx2"),
     ],
 )
 def test_what_is_not_modelled_is_refused_by_name(body: str, what: str) -> None:
@@ -452,3 +453,144 @@ def test_a_group_that_has_another_number_of_arguments() -> None:
     coverage = KernelCoverage("kernel", program.blocks, program.matrices)
     with pytest.raises(EmulationError, match="takes 1 arguments, and the launch has 2"):
         program.run(KernelLaunch((1, 1, 1), [0, 0], 1, 0, given, coverage, 0, 4096))
+
+
+@pytest.mark.parametrize("table", [0xEC, 0x96, 0x01])
+def test_any_operation_on_three_halves(table: int) -> None:
+    """V_BITOP3_B16 in the ISA of CDNA 4: bit 4 a + 2 b + c of the table, for each of 16 bits."""
+    program = assemble(
+        f"""
+        global_load_dword v3, v1, s[2:3]
+        global_load_dword v4, v1, s[2:3] offset:4
+        s_movk_i32 s4, 0x6b35
+        s_waitcnt vmcnt(0)
+        v_bitop3_b16 v2, v3, v4, s4 bitop3:{table:#x}
+        global_store_dword v1, v2, s[2:3] offset:512
+        """
+    )
+    memory = np.concatenate(
+        [(np.arange(128, dtype=np.uint32) * np.uint32(0x9E3779B1)), np.zeros(64, np.uint32)]
+    )
+    run(program, memory)
+    for lane in range(64):
+        a, b, c = int(memory[lane]), int(memory[lane + 1]), 0x6B35
+        bits = [(a >> k & 1) * 4 + (b >> k & 1) * 2 + (c >> k & 1) for k in range(16)]
+        assert memory[128 + lane] == sum((table >> index & 1) << k for k, index in enumerate(bits))
+
+
+LDS_SOURCE = (np.arange(64 * 8, dtype=np.uint32) * np.uint32(0x9E3779B1)).astype(np.uint32)
+DESCRIPTOR = """
+        s_mov_b32 s4, s2
+        s_mov_b32 s5, s3
+        s_movk_i32 s6, 0x280
+        s_mov_b32 s7, 0x27000
+        """
+
+
+def loaded_to_lds(load: str, words: int, *, wait: str = "s_waitcnt vmcnt(0)", m0: int = 0) -> np.ndarray:
+    """What lies in LDS from byte 16 on after a load. ``v[4:5]`` is an address for each lane, in steps of
+    ``4 * words`` from the array's byte 16 on, and ``v6`` its distance from the array."""
+    size = 4 * words
+    stores = "\n".join(
+        f"""
+        ds_read_b32 v9, v8 offset:{16 + 4 * k}
+        s_waitcnt lgkmcnt(0)
+        global_store_dword v8, v9, s[2:3] offset:{2048 + 4 * k}"""
+        for k in range(words)
+    )
+    program = assemble(
+        f"""
+        {DESCRIPTOR}
+        v_mul_u32_u24_e32 v8, {size}, v0
+        v_add_u32_e32 v6, 16, v8
+        v_mov_b32_e32 v5, s3
+        v_add_co_u32_e32 v4, vcc, s2, v6
+        v_addc_co_u32_e32 v5, vcc, 0, v5, vcc
+        s_mov_b32 m0, {m0}
+        {load}
+        {wait}
+        {stores}
+        """,
+        shared=4096,
+    )
+    memory = np.concatenate([LDS_SOURCE, np.zeros(512, np.uint32)])
+    run(program, memory)
+    return memory[512 : 512 + 64 * words]
+
+
+@pytest.mark.parametrize(("name", "words"), [("dword", 1), ("dwordx3", 3), ("dwordx4", 4)])
+@pytest.mark.parametrize("m0", [16, 12])
+@pytest.mark.parametrize("way", ["address", "scalar base", "buffer"])
+def test_loads_to_lds(name: str, words: int, m0: int, way: str) -> None:
+    """CDNA 4 ISA, "Memory Buffer Load to LDS": LDS_ADDR = LDS_base + M0 + inst_offset + ThreadID * the bytes
+    of a lane. The offset is added to the address in memory as well."""
+    offset = 16 - m0
+    load = {
+        "address": f"global_load_lds_{name} v[4:5], off",
+        "scalar base": f"global_load_lds_{name} v6, s[2:3]",
+        "buffer": f"buffer_load_{name} v6, s[4:7], 0 offen",
+    }[way]
+    load += f" offset:{offset}" * bool(offset) + " lds" * (way == "buffer")
+    first = 4 + offset // 4
+    source = LDS_SOURCE[first : first + 64 * words].copy()
+    if way == "buffer":  # which ends after 0x280 bytes
+        source[0x280 // 4 - first :] = 0
+        if words > 1 and (0x280 - 4 * first) % (4 * words):
+            with pytest.raises(Unmodelled, match="across the end of a buffer"):
+                loaded_to_lds(load, words, m0=m0)
+            return
+    assert (loaded_to_lds(load, words, m0=m0) == source).all()
+
+
+def test_lanes_that_are_off_load_nothing_to_lds() -> None:
+    """The others keep their places."""
+    program = assemble(
+        """
+        v_mov_b32_e32 v2, 7
+        ds_write_b32 v1, v2
+        s_waitcnt lgkmcnt(0)
+        s_mov_b32 m0, 0
+        v_cmp_gt_u32_e32 vcc, 60, v0
+        s_and_saveexec_b64 s[4:5], vcc
+        global_load_lds_dword v1, s[2:3]
+        s_or_b64 exec, exec, s[4:5]
+        s_waitcnt vmcnt(0)
+        ds_read_b32 v2, v1
+        s_waitcnt lgkmcnt(0)
+        global_store_dword v1, v2, s[2:3]
+        """,
+        shared=256,
+    )
+    memory = np.arange(100, 164, dtype=np.uint32)
+    run(program, memory)
+    assert (memory == np.where(np.arange(64) < 60, np.arange(100, 164), 7)).all()
+
+
+@pytest.mark.parametrize(
+    ("more", "wait", "arrived"),
+    [
+        ("", "s_nop 0", False),
+        ("", "s_waitcnt lgkmcnt(0)", False),
+        ("", "s_waitcnt vmcnt(1)", False),
+        ("global_load_dword v7, v[4:5], off", "s_waitcnt vmcnt(1)", True),
+        ("global_store_dword v6, v8, s[2:3] offset:2800", "s_waitcnt vmcnt(1)", True),
+        ("ds_read_b32 v7, v8 offset:3000", "s_waitcnt vmcnt(1)", False),
+    ],
+)
+def test_loads_to_lds_arrive_in_their_order(more: str, wait: str, arrived: bool) -> None:
+    load = "global_load_lds_dword v[4:5], off\n" + more
+    if arrived:
+        assert (loaded_to_lds(load, 1, wait=wait, m0=16) == LDS_SOURCE[4:68]).all()
+    else:
+        with pytest.raises(Uninitialised):
+            loaded_to_lds(load, 1, wait=wait, m0=16)
+
+
+def test_a_store_may_not_overtake_a_load_to_lds() -> None:
+    with pytest.raises(Race, match="asynchronous copy is under way"):
+        loaded_to_lds("global_load_lds_dword v[4:5], off\n ds_write_b32 v8, v6 offset:16", 1, m0=16)
+
+
+def test_a_load_to_lds_beyond_its_end() -> None:
+    with pytest.raises(MemoryFault, match="outside the 4096 bytes of shared memory"):
+        loaded_to_lds("global_load_lds_dwordx4 v[4:5], off", 4, m0=4096 - 64 * 16 + 4)

@@ -13,9 +13,9 @@ from ..emulation.faults import Unmodelled
 from ..emulation.memory import UNSIGNED
 from . import crosslane
 from .arithmetic import join, u32, u64
-from .effects import returns
+from .effects import fills_lds, returns
 from .machine import Array, Machine, Registers
-from .text import Instruction, Operand
+from .text import M0, Instruction, Operand
 
 if TYPE_CHECKING:
     from .translate import Translator
@@ -78,6 +78,8 @@ def translate(t: Translator, i: Instruction) -> None:
         _atomic(t, i)
     elif name.startswith("ds_"):
         _lds(t, i)
+    elif fills_lds(i):
+        _load_to_lds(t, i)
     else:
         _vector(t, i)
 
@@ -298,6 +300,49 @@ def _vector(t: Translator, i: Instruction) -> None:
                 at, width.size, lanes.flat(m.stamps()), i, width.count, align=min(width.size, 4)
             )
         put(r, [m.spread(word, lanes.mask) for word in _words(data, width)])
+
+    t.steps.append(run)
+
+
+def _load_to_lds(t: Translator, i: Instruction) -> None:
+    """A load of whole words to LDS (ISA of CDNA 3 and 4, "Memory Buffer Load to LDS"). A lane's data go to
+    the byte M0 + the instruction's offset + the lane's number in its wave * the bytes that each lane loads.
+    The offset is part of the address in global memory as well. A lane outside of a buffer gets zeros."""
+    name = i.name.replace("_load_lds_", "_load_")
+    width = _width(name)
+    if width.size != 4 or width.count == 2:
+        raise Unmodelled("a load of this width to LDS is not modelled")
+    if t.lanes != 64:
+        raise Unmodelled("loads to LDS are modelled for CDNA only")
+    buffer: _Buffer | None = None
+    address: Address | None = None
+    if name.startswith("buffer"):
+        buffer = _buffer(t, i, i.operands)
+    else:
+        address = _global_address(t, i, *i.operands)
+    total, offset, base = 4 * width.count, _number(i, "offset"), t.word(M0)
+
+    def run(r: Registers, m: Machine) -> None:
+        inside = None
+        if buffer is not None:
+            source, inside = buffer.addresses(r, m, total, i)
+        else:
+            assert address is not None
+            source = address(r)
+        every, lanes = _Lanes(m), _Lanes(m, inside)
+        if every.none:
+            return
+        data = np.zeros((*m.shape, total), np.uint8)
+        if not lanes.none:
+            loaded = m.launch.memory.load_bytes(lanes.flat(source), total, lanes.flat(m.stamps()), i, align=4)
+            data[... if lanes.mask is None else lanes.mask] = (
+                loaded.reshape(data.shape) if lanes.mask is None else loaded
+            )
+        place = np.asarray(r[base]).astype(np.int64) + offset + m.lane * total
+        places = m.shared.index(every.flat(m.groups), every.flat(place), total, i, 4)
+        waves = every.flat(np.arange(m.shape[0])[:, None])
+        chosen = data.reshape(-1, total) if every.mask is None else data[every.mask]
+        m.copies.start(waves, places, chosen, every.flat(m.stamps()), i)
 
     t.steps.append(run)
 

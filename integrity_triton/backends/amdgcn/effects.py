@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..emulation.faults import Uninitialised, Unmodelled
-from .text import SCALAR, SCC, VCC, Instruction, Program, register_name
+from .text import M0, SCALAR, SCC, VCC, Instruction, Program, register_name
 
 _STORES = ("global_store", "buffer_store", "ds_write", "ds_store", "scratch_store")
 _WITHOUT_DESTINATION = (
@@ -69,11 +69,18 @@ def destinations(instruction: Instruction) -> int:
         return 0
     if name.startswith("v_cmp") and len(operands) == 2:
         return 0  # VCC, which is not named
+    if fills_lds(instruction):
+        return 0
     if "atomic" in name:
         return int(returns(instruction))
     if re.match(r"v_\w+_co_", name) or name.startswith(("v_mad_u64_u32", "v_mad_co_u64_u32")):
         return 2
     return 1
+
+
+def fills_lds(instruction: Instruction) -> bool:
+    """Whether an instruction loads from global memory to LDS."""
+    return "lds" in instruction.modifiers or "_load_lds_" in instruction.name
 
 
 def returns(instruction: Instruction) -> bool:
@@ -127,6 +134,8 @@ def effects(instruction: Instruction, lanes: int) -> Effects:
         found.keeps.update(operands[1].registers)
     if name.startswith(_CHANGES_DESTINATION):
         found.reads.update(operands[0].registers)
+    if fills_lds(instruction):
+        found.reads.add(M0)
     if name.startswith("v_swap"):
         found.reads.update(operands[0].registers)
         found.writes.update(operands[1].registers)
@@ -194,7 +203,7 @@ _IGNORED_WAITS = ("s_waitcnt_depctr", "s_wait_alu", "s_wait_samplecnt", "s_wait_
 _LDS_STORES = -1  # stands for the stores to LDS of a wave, as if they were a register
 
 
-def _limits(instruction: Instruction) -> dict[str, int]:
+def limits(instruction: Instruction) -> dict[str, int]:
     """How many accesses of each kind may still be under way after a wait."""
     name, rest = instruction.name, instruction.modifiers["wait"]
     if name.startswith(_IGNORED_WAITS):
@@ -223,7 +232,7 @@ def _limits(instruction: Instruction) -> dict[str, int]:
     return limits
 
 
-def _access(instruction: Instruction, lanes: int) -> str | None:
+def counted_access(instruction: Instruction, lanes: int) -> str | None:
     """The kind of access that an instruction starts, as the counters have it."""
     name = instruction.name
     if name.startswith("ds_"):
@@ -270,7 +279,7 @@ def check_waits(program: Program, effects_of: list[list[Effects]]) -> None:
 def _step(state: _State, instruction: Instruction, found: Effects, lanes: int) -> None:
     name = instruction.name
     if name.startswith("s_wait"):
-        for kind, limit in _limits(instruction).items():
+        for kind, limit in limits(instruction).items():
             for key, later in list(state.items()):
                 if key[0] == kind and (limit == 0 if kind == "scalar" else later >= limit):
                     del state[key]
@@ -279,7 +288,7 @@ def _step(state: _State, instruction: Instruction, found: Effects, lanes: int) -
         raise Uninitialised(
             f"{instruction}: no wait has made sure that the stores to LDS before it have ended"
         )
-    started = _access(instruction, lanes)
+    started = counted_access(instruction, lanes)
     for kind, register in state:
         if register not in found.reads and register not in found.writes:
             continue

@@ -63,6 +63,7 @@ class Machine:
         self.shared = SharedMemory(groups, shared)
         self.private_bytes = -(-program.descriptor.get("private_segment_fixed_size", 0) // 16) * 16
         self._private: Array | None = None
+        self.copies = Copies(self)
 
     # EXEC
 
@@ -224,6 +225,44 @@ class Machine:
             raise MemoryFault(f"{what}: the kernel has no private memory")
         data = np.ascontiguousarray(np.stack(values, axis=1)).view(np.uint8)
         self._private[places] = data
+
+
+class Copies:
+    """Loads from global memory to LDS that are under way. They arrive in the order in which they were
+    started, among the other accesses that ``vmcnt`` counts, when their wave has waited for them; until then
+    nobody may access their places."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._started = np.zeros(machine.shape[0], np.int64)
+        """How many accesses each wave has started that ``vmcnt`` counts."""
+        self._pending: list[tuple[Array, Array, Array, Array]] = []
+        """The waves of lanes, the numbers of their accesses, places in LDS, and data."""
+
+    def count(self) -> None:
+        """The waves whose turn it is start an access."""
+        turn = self._machine.turn
+        self._started = self._started + (1 if turn is None else turn[:, 0])
+
+    def start(self, waves: Array, places: Array, data: Array, stamp: Array, what: object) -> None:
+        """Lanes, of these waves, start to load ``data`` to ``places``, uint8 and int64 ``[n, width]``."""
+        self._machine.shared.expect(places, stamp, what)
+        self._pending.append((waves, self._started[waves], places, data))
+
+    def wait(self, left: int, what: object) -> None:
+        """The waves whose turn it is wait until at most ``left`` accesses are under way."""
+        machine, still = self._machine, []
+        for waves, numbers, places, data in self._pending:
+            ready = numbers < self._started[waves] - left
+            if machine.turn is not None:
+                ready &= machine.turn[waves, 0]
+            if ready.any():
+                stamp = machine.stamp[waves[ready]]
+                machine.shared.deliver(places[ready], data[ready], stamp, what)
+            if not ready.all():
+                kept = ~ready
+                still.append((waves[kept], numbers[kept], places[kept], data[kept]))
+        self._pending = still
 
 
 def start(program: Program, machine: Machine, segment: Array) -> tuple[int, ...]:

@@ -25,10 +25,12 @@ REGISTERS = SCALAR + 129
 _CLASSES = {"v": 0, "a": ACCUMULATOR, "s": SCALAR, "ttmp": SCALAR + 108}
 _NAMED = {"vcc": (VCC, 2), "vcc_lo": (VCC, 1), "vcc_hi": (VCC + 1, 1), "m0": (M0, 1)}
 _ACCESS = re.compile(r"(buffer|global|scratch)_(load|store|atomic)|ds_|s_load")
-# Offsets, kinds of addresses, and hints for caches. "lds" is not here: a load with it fills LDS, and its
-# first operand is an address.
+# Offsets, kinds of addresses, hints for caches, and "lds", with which a load has no destination but LDS.
 _ACCESS_MODIFIERS = frozenset(
-    ["offset", "offset0", "offset1", "offen", "off", "glc", "slc", "dlc", "nt", "sc0", "sc1", "th", "scope"]
+    [
+        *("offset", "offset0", "offset1", "offen", "off", "lds"),
+        *("glc", "slc", "dlc", "nt", "sc0", "sc1", "th", "scope"),
+    ]
 )
 _SUFFIXES = ("_e64_dpp", "_sdwa", "_dpp", "_e32", "_e64")
 

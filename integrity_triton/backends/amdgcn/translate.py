@@ -31,7 +31,7 @@ from .arithmetic import (
     u32,
 )
 from .arithmetic import fused as fused_multiply_add
-from .effects import Effects, destinations
+from .effects import Effects, counted_access, destinations, fills_lds, limits
 from .machine import MASKS, POISON, POOL, Machine, Registers
 from .text import SCALAR as FIRST_SCALAR
 from .text import SCC, VCC, Instruction, Operand, Program
@@ -58,12 +58,13 @@ _NOTHING = (
     "global_inv",
     "global_wb",
 )
-"""Instructions that change no value: caches are transparent here, waits are checked before a kernel runs."""
+"""Instructions that change no value: caches are transparent here. Waits are checked before a kernel runs;
+those for loads to LDS, which have no register, take effect in :meth:`Translator._count`."""
 # Modifiers that change nothing here, or that their instruction reads.
 _MODIFIERS = {
     "nt", "sc0", "sc1", "glc", "slc", "dlc", "th", "scope", "offset", "offset0", "offset1", "offen",
     "op_sel", "bitop3", "row_mask", "bank_mask", "bound_ctrl", "fi", "neg_lo", "dst_sel", "dst_unused",
-    "src0_sel", "src1_sel",
+    "src0_sel", "src1_sel", "lds",
 }  # fmt: skip
 _LOGIC: dict[str, Callable[..., Any]] = {
     "and": lambda a, b: a & b,
@@ -143,6 +144,7 @@ class Translator:
         self.mask_words = program.lanes // 32
         self.pool: list[Any] = []
         self._constants: dict[int, int] = {}
+        self._copies = any(fills_lds(i) for block in program.blocks for i in block)
 
     # Numbers of values
 
@@ -174,6 +176,8 @@ class Translator:
             self.wanted = wanted
             try:
                 self._instruction(instruction)
+                if self._copies:
+                    self._count(instruction)
             except Unmodelled as error:
                 raise Unmodelled(f"{instruction}: {error}") from None
             except (KeyError, IndexError, ValueError, AttributeError) as error:
@@ -186,6 +190,15 @@ class Translator:
         needs.pop(SCC, None)
         kept, dropped = tuple(written & live), tuple(written - live)
         return Translated(self.steps, needs, tuple(written), kept, dropped, last, condition)
+
+    def _count(self, i: Instruction) -> None:
+        """What an instruction means for loads to LDS that are under way."""
+        if i.name.startswith("s_wait"):
+            left = limits(i).get("load")
+            if left is not None:
+                self.steps.append(lambda r, m: m.copies.wait(left, i))
+        elif counted_access(i, self.lanes) == "load":
+            self.steps.append(lambda r, m: m.copies.count())
 
     def _wanted(self, effects_of: list[Effects], live: set[int]) -> list[set[int]]:
         """The registers that something after each instruction of a block reads."""
@@ -809,6 +822,14 @@ class Translator:
         table, gets = int(i.modifiers["bitop3"], 0), [_at(self.fetch(o)) for o in (a, b, c)]
         put = self._store(i, d)
         self.steps.append(lambda r, m: put(r, by_truth_table(table, *(get(r) for get in gets))))
+
+    def _v_bitop3_b16(self, i: Instruction, d: Operand, a: Operand, b: Operand, c: Operand) -> None:
+        """``_v_bitop3_b32`` of the lower halves. CDNA clears the upper one, as other 16-bit operations do."""
+        if "op_sel" in i.modifiers or self.lanes != 64:
+            raise Unmodelled("this form is not modelled")
+        table, gets = int(i.modifiers["bitop3"], 0), [_at(self.fetch(o)) for o in (a, b, c)]
+        put, lower = self._store(i, d), u32(0xFFFF)
+        self.steps.append(lambda r, m: put(r, by_truth_table(table, *(get(r) for get in gets)) & lower))
 
     def _v_swap_b32(self, i: Instruction, a: Operand, b: Operand) -> None:
         x, y = a.number, b.number
