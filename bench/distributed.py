@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import statistics
 import sys
@@ -40,7 +41,7 @@ class Timed(distributed.ReplicaWatch):
         self.waited += time.perf_counter() - start
 
 
-def train(rank: int, port: int, rounds: int, every: int, batch: int) -> None:
+def train(rank: int, port: int, rounds: int, every: int, batch: int, seconds: float) -> None:
     """One of the processes. Rank 0 prints the result."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)  # type: ignore[attr-defined]
@@ -82,7 +83,8 @@ def train(rank: int, port: int, rounds: int, every: int, batch: int) -> None:
     first, _ = measured(check)
     alone = [measured(check) for _ in range(5)]
     taken: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    waited = []
+    waited: list[float] = []
+    begun = time.perf_counter()
     compared = max(every, 3) // every
     for i in range(rounds):
         for watched in (True, False) if i % 2 else (False, True):
@@ -96,6 +98,10 @@ def train(rank: int, port: int, rounds: int, every: int, batch: int) -> None:
             if watch is not None:
                 waited.append(watch.waited / compared)
                 watch.close()
+        passed = torch.tensor(time.perf_counter() - begun)
+        dist.all_reduce(passed, dist.ReduceOp.MAX)
+        if len(waited) > 1 and float(passed) > seconds:
+            break
     if rank == 0:
         count = max(every, 3)
         plain = statistics.median(wall for wall, _ in taken[False]) / count
@@ -111,7 +117,7 @@ def train(rank: int, port: int, rounds: int, every: int, batch: int) -> None:
             [(a[i] - b[i]) / count for a, b in zip(taken[True], taken[False], strict=True)] for i in range(2)
         ]
         print(
-            f"A comparison after every {every} steps, {rounds} pairs of {count} steps: steps take "
+            f"A comparison after every {every} steps, {len(waited)} pairs of {count} steps: steps take "
             f"{_spread(extra[0], plain)} longer, and {_spread(extra[1], busy)} more processor time. "
             f"optimizer.step waits {statistics.median(waited) * 1e3:.1f} ms for a comparison."
         )
@@ -129,6 +135,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="after which no round begins")
     given = parser.parse_args()
     model_file()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -139,7 +146,7 @@ def main() -> int:
     )
     store = dist.TCPStore("127.0.0.1", 0, is_master=True)  # type: ignore[attr-defined]
     context = multiprocessing.get_context("spawn")
-    arguments = (store.port, given.rounds, given.every, given.batch)
+    arguments = (store.port, given.rounds, given.every, given.batch, given.seconds)
     ranks = [context.Process(target=train, args=(rank, *arguments)) for rank in range(WORLD)]
     for process in ranks:
         process.start()

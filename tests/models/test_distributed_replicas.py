@@ -82,6 +82,20 @@ def test_equal_copies():
     reports[0].raise_for_mismatch()
 
 
+@pytest.mark.parametrize("hash_name", ["sha256", "blake3"])
+def test_the_order_of_names_does_not_matter(hash_name):
+    names = {name: torch.full((100,), ord(name)) for name in "abc"}
+    reports, gathered = run([names, dict(reversed(names.items()))], hash_name)
+    assert all(report.ok for report in reports) and gathered == [32]
+
+
+def test_a_chunk_of_the_most_bytes_is_not_divided():
+    sources = [{"w": torch.zeros(512, dtype=torch.uint8)} for _ in range(2)]
+    flip(sources[0]["w"], 400)
+    (difference,) = run(sources)[0][0].differences
+    assert (difference.start, difference.stop) == (256, 512)
+
+
 def test_many_tensors_that_differ():
     """The first difference is looked for in some of them, and is in another place in each."""
     sources = [{f"{i:02}": torch.zeros(640) for i in reversed(range(20))} for _ in range(2)]
@@ -116,6 +130,15 @@ def test_other_tensors():
         "the ranks do not hold the same tensors: 'u' is absent on rank 0 and F32 [1] on rank 1, and 1 more "
         "tensors differ"
     )
+
+
+def test_other_tensors_in_more_than_two_ways():
+    """The two largest groups are told apart."""
+    x = torch.ones(2)
+    found, _ = run([{"w": x}, {"w": x, "v": x}, {"w": x, "u": x}, {"w": x, "u": x}, {"w": x}])
+    assert {str(error) for error in found} == {
+        "the ranks do not hold the same tensors: 'u' is absent on ranks 0, 4 and F32 [2] on ranks 2-3"
+    }
 
 
 def test_alone():
@@ -283,22 +306,27 @@ def test_a_watch():
 
 
 def test_a_watch_passes_on_what_it_is_told(monkeypatch):
-    asked = []
+    asked, given_up = [], []
+
+    class Noted(Alone):
+        def give_up(self, error):
+            given_up.append(type(error))
 
     def exchange_for(*args):
         asked.append(args)
-        return Alone()
+        return Noted()
 
     monkeypatch.setattr(watch, "exchange_for", exchange_for)
     model = torch.nn.Linear(2, 2)
     watched = distributed.ReplicaWatch(model, "a group", every=1, timeout=7.0, algorithm="sha256")
     watched.after_step()
     watched.close()
-    assert asked == [("a group", 7.0)]
+    assert asked == [("a group", 7.0)] and not given_up
     watched = distributed.ReplicaWatch(model, every=1, backend="no such")
     watched.after_step()
-    with pytest.raises(ValueError, match="no such"):
+    with pytest.raises(ValueError, match="no such") as caught:
         watched.close()
+    assert given_up == [caught.type]
     with pytest.raises(it.models.ManifestError):
         distributed.ReplicaWatch(model, algorithm="md5")
 
@@ -333,6 +361,17 @@ def test_a_watch_that_nobody_told_what_to_do_raises(monkeypatch):
     with pytest.raises(distributed.ReplicaMismatch):
         watched.close()
     optimizer.step()
+
+
+def test_a_watch_drops_no_comparison():
+    """If a loop announces two steps without a word between them, the first is compared then."""
+    reports = []
+    watched = distributed.ReplicaWatch(torch.nn.Linear(2, 2), every=1, on_report=reports.append)
+    for count in range(3):
+        watched.after_step()
+        assert len(reports) == count
+    watched.close()
+    assert len(reports) == 3
 
 
 def test_a_watch_compares_what_is_left_when_it_is_closed():
