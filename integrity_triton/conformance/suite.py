@@ -22,7 +22,7 @@ from .execution import problems
 from .processes import START_TIMEOUT, Lost, share, within
 from .report import Cell, Report
 from .subject import EFFORTS
-from .unexecuted import REVIEWED, UNEXECUTED
+from .unexecuted import REVIEWED, TOGETHER, UNEXECUTED
 
 # Runs whose reports are merged may differ in these.
 _MACHINE = ("system", "processor")
@@ -200,7 +200,13 @@ def same_environment(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 def _unexecuted(report: Report) -> list[str]:
     """What the run left out of the kernels of the algorithms that have been gone through."""
-    cells = tuple(cell for cell in report.cells if cell.algorithm in REVIEWED.get(cell.device_name, ()))
+    ran = {(cell.device_name, cell.algorithm) for cell in report.cells}
+    cells = tuple(
+        cell
+        for cell in report.cells
+        if cell.algorithm in REVIEWED.get(cell.device_name, ())
+        and all((cell.device_name, other) in ran for other in TOGETHER.get(cell.algorithm, ()))
+    )
     return list(problems(replace(report, cells=cells).executions(), UNEXECUTED))
 
 

@@ -22,9 +22,21 @@ REVIEWED: dict[str, frozenset[str]] = {
     "emulated gfx942": frozenset(("hmac_md5", "md5")),
 }
 """For each emulated device, the algorithms whose kernels have been gone through: a run fails if it leaves
-code of these out, even if it checks only one of them. Of the others, the report says what was not executed.
-Some of them execute a kernel in full only together: the three forms of HighwayHash share a kernel, and so do
-the roots of BLAKE2bp and BLAKE2sp, which are messages of one length, with BLAKE2b and BLAKE2s."""
+code of these out, even if it checks only one of them, but for those in ``TOGETHER``. Of the others, the
+report says what was not executed."""
+
+_HIGHWAY = frozenset(("highwayhash_64", "highwayhash_128", "highwayhash_256"))
+
+TOGETHER: dict[str, frozenset[str]] = {
+    **{name: _HIGHWAY - {name} for name in _HIGHWAY},
+    "blake2bp": frozenset(("blake2b",)),
+    "blake2sp": frozenset(("blake2s",)),
+    "hmac_blake2bp": frozenset(("blake2b",)),
+    "hmac_blake2sp": frozenset(("blake2s",)),
+}
+"""Algorithms that execute a kernel in full only together with others: the three forms of HighwayHash share
+one, and the roots of BLAKE2bp and BLAKE2sp, all of one length, are messages of BLAKE2b and BLAKE2s. A run is
+judged by their kernels if it checks these others, too."""
 
 _SHORT = (
     "The compiler divides numbers below 2^32 in a way of their own, and other numbers only occur with "

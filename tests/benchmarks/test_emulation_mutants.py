@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.emulation_mutants import amdgcn, changes, ptx, report
+from bench.emulation_mutants import amdgcn, changes, ptx, report, trials
+from bench.emulation_mutants.__main__ import TARGETS
+from integrity_triton import algorithms
 from integrity_triton.backends.amdgcn.kernel import AmdProgram
 from integrity_triton.backends.emulation.faults import EmulationError
 from integrity_triton.backends.ptx.program import PtxProgram
@@ -150,6 +152,32 @@ def test_an_explanation_is_kept():
 
     (merged,) = report.merged([entry("because")], [entry("")])
     assert merged["survivors"][0]["why"] == "because"
+
+
+def test_the_committed_run_killed_nearly_all():
+    """At least 98 of 100 mutants that differ from the kernel at all, on either vendor's target; each survivor
+    has an explanation, and the page shows what the file has."""
+    results = report.load()
+    assert {entry["target"] for entry in results} == set(TARGETS)
+    for target in TARGETS:
+        assert report.share(entry for entry in results if entry["target"] == target) >= 0.98
+    assert all(survivor["why"] for entry in results for survivor in entry["survivors"])
+    known = {subject.name: subject.kernel for subject in trials.SUBJECTS.values()}
+    for entry in results:
+        assert known[entry["kernel"]] == entry["function"]
+        killed, count = map(sum, zip(*entry["kinds"].values(), strict=True))
+        assert killed == sum(entry["killed"].values()) and count == killed + len(entry["survivors"])
+    text = report.PAGE.read_text("utf-8")
+    assert report.page(text, results) == text
+
+
+def test_every_subject_is_a_kernel_of_its_algorithm():
+    for subject in trials.SUBJECTS.values():
+        for name in (subject.algorithm, *subject.others):
+            record = algorithms.get(name)
+            assert record.check_parameters(dict(subject.parameters)) is not None
+        files = (ROOT / "kernels").glob("*.py")
+        assert any(f"def {subject.kernel}(" in file.read_text("utf-8") for file in files)
 
 
 @pytest.mark.slow

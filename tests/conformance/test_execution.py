@@ -16,7 +16,7 @@ from integrity_triton.backends.emulation.program import Missed
 from integrity_triton.conformance import checks, execution, render, suite, tally
 from integrity_triton.conformance.execution import Unexecuted, places, problems
 from integrity_triton.conformance.report import FAILED, RAN, Cell, Failure, KernelExecution, Report
-from integrity_triton.conformance.unexecuted import REVIEWED, UNEXECUTED
+from integrity_triton.conformance.unexecuted import REVIEWED, TOGETHER, UNEXECUTED
 from integrity_triton.self_tests.admission import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +120,19 @@ def test_reports_of_runs_over_a_few_algorithms_are_merged(monkeypatch):
     assert problem.startswith("sha1 failed on ptx")
 
 
+def test_algorithms_that_share_a_kernel_are_judged_together(monkeypatch):
+    """One of them leaves code to the others, so a run without these does not fail for it."""
+    monkeypatch.setattr(suite, "REVIEWED", {"emulated sm_90": {"sha1", "sha256", "md5"}})
+    monkeypatch.setattr(suite, "TOGETHER", {"sha1": {"sha256"}})
+    both, first, second = (Missed("block", str(n), f"instruction{n}") for n in range(3))
+    alone, other = _report("sha1", both, first), _report("sha256", both, second)
+    assert not suite.merged([alone]).problems
+    assert not suite.merged([alone, _report("md5")]).problems
+    assert suite.merged([other]).problems
+    (problem,) = suite.merged([alone, other]).problems
+    assert problem == "k 12 on ptx was not executed in full: block 0: instruction0"
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -194,6 +207,8 @@ def test_every_reviewed_algorithm_exists():
     for device, names in REVIEWED.items():
         assert device.removeprefix("emulated ") in known
         assert names <= {record.name for record in algorithms.all_algorithms()}
+        assert all(TOGETHER.get(name, set()) <= names for name in names)
+    assert TOGETHER.keys() <= {record.name for record in algorithms.all_algorithms()}
 
 
 def test_places_outside_the_kernels_are_none():
