@@ -27,6 +27,8 @@ from .changes import Code
 SHORT = "short messages and a long one"
 # A mutant may execute so many times the blocks of the kernel as it is, and so many more.
 _TIMES, _MORE = 4, 1000
+# Kernels load so many bytes at a time where the blocks of an algorithm are smaller.
+_LOADED = 64
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class EveryLength:
     def run(self, host: Run, device: torch.device) -> Iterator[tuple[str, bytes, torch.Tensor]]:
         record = algorithms.get(self.algorithm)
         # The first message is not the empty one, whose digest lanes without a message compute, too.
-        lengths = [*range(1, 2 * record.block_size + 10), 0]
+        block = max(record.block_size, _LOADED)
+        lengths = [*range(1, 2 * block + 10), 0]
         lengths += [n + k for n in (1024, 2048, 4096) for k in (-1, 0, 1, 5)]
         messages = []
         for n in lengths:
