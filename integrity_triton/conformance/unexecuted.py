@@ -50,6 +50,14 @@ _WHOLE_BLOCKS = (
 UNEXECUTED: tuple[Unexecuted, ...] = (
     Unexecuted(_SHORT, instruction="div.s64", backends=("ptx",)),
     Unexecuted(_SHORT, instruction="rem.s64", backends=("ptx",)),
+    # LLVM takes the signs of both numbers first.
+    Unexecuted(_SHORT, instruction="s_ashr_i32", source=" // ", backends=("amdgcn",)),
+    Unexecuted(_SHORT, instruction="s_ashr_i32", source=" % ", backends=("amdgcn",)),
+    Unexecuted(
+        "The block only branches: it computes nothing, and the code to which it goes is looked at by itself.",
+        instruction="s_branch",
+        backends=("amdgcn",),
+    ),
     Unexecuted(
         "Only keys of 256 bits take this step, and Poly1305-AES has keys of 128 bits. CMAC and GMAC launch "
         "the same kernel with keys of every size.",
