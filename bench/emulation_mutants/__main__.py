@@ -40,6 +40,7 @@ def survey(subject: Subject, target: str, count: int, seed: int) -> Entry:
     for algorithm, batch in further:
         if failed := laboratory.failure(algorithm, batch):
             raise RuntimeError(f"{algorithm}: a batch of every length fails as it is: {failed}")
+    known.limit()
     killed: Counter[str] = Counter()
     kinds: dict[str, list[int]] = {}
     survivors: list[Entry] = []

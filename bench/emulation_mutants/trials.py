@@ -229,6 +229,11 @@ class Baseline:
     programs: list[tuple[Replaceable, list[int]]]
     """The kernels to change, with the trials that run each, the fastest first."""
 
+    def limit(self) -> None:
+        """Let a changed kernel execute no more than some times what it has executed as it is."""
+        for program, _ in self.programs:
+            program.steps.limit = _TIMES * program.steps.most + _MORE
+
 
 def baseline(laboratory: Laboratory, subject: Subject, trials: Sequence[Trial]) -> Baseline:
     """Raises RuntimeError if a trial fails."""
@@ -247,6 +252,5 @@ def baseline(laboratory: Laboratory, subject: Subject, trials: Sequence[Trial]) 
     found = []
     for k, program in enumerate(laboratory.programs):
         if program.entry == subject.kernel:
-            program.steps.limit = _TIMES * program.steps.most + _MORE
             found.append((program, sorted((n for n in runs if k in runs[n]), key=lambda n: seconds[n])))
     return Baseline(seconds, found)
