@@ -204,7 +204,7 @@ class Laboratory:
         return [
             (name, EveryLength(name, subject.parameters, start, subject.way))
             for name in (subject.algorithm, *subject.others)
-            for start in ((1, 0, 4) if name == subject.algorithm else (1,))
+            for start in (1, 0, 4)
         ]
 
     def failure(self, algorithm: str, trial: Trial | EveryLength) -> str | None:
