@@ -53,7 +53,7 @@ SUBJECTS = {
             "SHA3-256",
             "sha3_256",
             "hash_messages",
-            others=("shake_128", "sha3_224", "sha3_512"),
+            others=("shake_128", "sha3_224", "sha3_512", "kt128"),
         ),
         Subject("BLAKE3", "blake3", "blake3_chunks"),
         Subject(
