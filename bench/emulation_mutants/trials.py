@@ -83,6 +83,8 @@ class EveryLength:
     parameters: Mapping[str, Any]
     start: int
     way: str | None
+    few: bool = False
+    """Whether the batch only has three messages, so that most lanes of a program have none."""
 
     def run(self, host: Run, device: torch.device) -> Iterator[tuple[str, bytes, torch.Tensor]]:
         record = algorithms.get(self.algorithm)
@@ -90,6 +92,8 @@ class EveryLength:
         block = max(record.block_size, _LOADED)
         lengths = [*range(1, 2 * block + 10), 0]
         lengths += [n + k for n in (1024, 2048, 4096) for k in (-1, 0, 1, 5)]
+        if self.few:
+            lengths = [block + 1, 1, 0]
         messages = []
         for n in lengths:
             memory = torch.full((n + 128,), 0xFF, dtype=torch.uint8)  # around it, which must not count
@@ -202,8 +206,9 @@ class Laboratory:
     def further(self, subject: Subject) -> list[tuple[str, EveryLength]]:
         """Batches of every length, with the algorithm of each."""
         return [
-            (name, EveryLength(name, subject.parameters, start, subject.way))
+            (name, EveryLength(name, subject.parameters, start, subject.way, few))
             for name in (subject.algorithm, *subject.others)
+            for few in ((True, False) if name == subject.algorithm else (False,))
             for start in (1, 0, 4)
         ]
 
