@@ -79,10 +79,12 @@ def check(folder: Path, backend: str, names: Sequence[str]) -> Report:
     return report
 
 
-def begun(file: Path, backend: str) -> Report:
-    """A report to begin with. Raises ValueError if a run of today would not continue it."""
+def begun(file: Path, backend: str, more: bool) -> Report:
+    """A report to begin with. Raises ValueError if it is of another target, or if ``more`` runs are to be
+    made and would not continue it."""
     report = from_dict(json.loads(file.read_text("utf-8")))
-    same_environment([report.environment, describe()])
+    if more:
+        same_environment([report.environment, describe()])
     target = target_of(backend)
     if {cell.device_name for cell in report.cells} != {f"emulated {target}"}:
         raise ValueError(f"{file} is not a report of an emulated {target}")
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(report.summary(), *report.problems, sep="\n")
         return 0
     todo: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
-    begin = begun(given.begin, given.backend) if given.begin else None
+    begin = begun(given.begin, given.backend, not given.partial) if given.begin else None
     ran = [cell.algorithm for cell in begin.cells if cell.status == RAN] if begin else []
     runs = groups(given.backend, given.algorithm, ran, given.most)
     for names in runs:
