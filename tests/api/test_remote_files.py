@@ -80,6 +80,15 @@ def test_files_that_are_shown_alike_are_not_one_file(memory: Any) -> None:
     # A store may tell nothing but a size, and then the names alone tell files apart.
     one, other = (RemoteFile(Url(f"memory://m/a?{i}"), 3, ()) for i in "12")
     assert str(one) == str(other) and one.identity != other.identity
+    assert one.identity == RemoteFile(one.url, 3, ()).identity
+    assert one.identity != RemoteFile(one.url, 4, ()).identity
+    assert one.identity != RemoteFile(one.url, 3, (("etag", "1"),)).identity
+
+
+def test_a_store_that_does_not_tell_a_size(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(memory), "info", lambda self, path, **_: {"name": path, "type": "file"})
+    with pytest.raises(OSError, match="the server does not tell the size of the file"):
+        Url("memory://bucket/data").file()
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, FileNotFoundError, PermissionError, ConnectionRefusedError])

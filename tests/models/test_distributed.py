@@ -4,6 +4,8 @@ one process."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib
 import itertools
 import json
 import math
@@ -12,6 +14,7 @@ import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,12 +23,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import integrity_triton as it
-from distributed_support import Simulated, content, part, root, tree
+from distributed_support import InThreads, Simulated, content, in_threads, part, root, tree
 from guard_support import flip
-from integrity_triton.models.distributed import DistributedError, agreement, finish, member, node_digests
+from integrity_triton.models.distributed import (
+    DistributedError,
+    agreement,
+    finish,
+    member,
+    node_digests,
+    records,
+)
 from integrity_triton.models.distributed.description import parse
+from integrity_triton.models.distributed.held import held_by
 from integrity_triton.models.distributed.layout import Layout
-from integrity_triton.models.distributed.placements import REPLICATE, OnMesh
+from integrity_triton.models.distributed.placements import REPLICATE, OnMesh, of_dtensor
+
+rooting = importlib.import_module(
+    "integrity_triton.models.distributed.root"
+)  # the name is that of a function
 
 distributed = it.models.distributed
 LocalShard = distributed.LocalShard
@@ -380,6 +395,151 @@ def test_names_of_the_same_memory_are_hashed_once(monkeypatch):
     found = distributed.root(parts, algorithm="sha256")
     assert dict(found.digests) == {name: content(y.numpy(), "U8") for name, y in parts.items()}
     assert sum(batches) == 4 * (8 + 7)
+
+
+def test_views_of_one_memory_that_mean_something_else():
+    """Conjugation and negation are bits of a view, which has the same address and strides."""
+    z = random((300,), torch.complex64)
+    views = {"z": z, "conj": z.conj(), "imag": z.imag, "neg": z.conj().imag, "again": z.conj()}
+    found = distributed.root(views, algorithm="sha256").digests
+    for name, view in views.items():
+        assert found[name] == distributed.tensor_digest(view.clone(), algorithm="sha256"), name
+    assert len(set(found.values())) == 4
+
+
+def test_small_tensors_of_every_dtype_are_hashed_together():
+    from integrity_triton.models.dtypes import _FROM_TORCH
+
+    names = [name for name in _FROM_TORCH if hasattr(torch, name)]
+    tensors = {}
+    for name in names:
+        dtype = getattr(torch, name)
+        for i in range(3):
+            bytes_of = random((24,), torch.uint8, seed=i) & (1 if name == "bool" else 255)
+            tensors[f"{name} {i}"] = bytes_of.view(dtype)
+    found = distributed.root(tensors, algorithm="sha256").digests
+    for name, x in tensors.items():
+        raw = x.view(torch.uint8).numpy()
+        assert found[name] == content(raw, _FROM_TORCH[name.split()[0]], x.shape)
+
+
+def test_the_work_is_the_same_for_all_ranks():
+    """Bytes that are received, and digests at the end, which are padded to the longest."""
+    ranks = 8
+    tensors = {f"layers.{i}.norm": random((64,), seed=i) for i in range(60)}
+    wide = {f"layers.{i}.down": random((64, 1024), torch.uint8, seed=i) for i in range(20)}
+    group = Simulated(
+        [tensors | {name: columns(x, 4, r % 4) for name, x in wide.items()} for r in range(ranks)]
+    )
+    assert group.run() == {name: content(x.numpy(), "F32") for name, x in tensors.items()} | {
+        name: content(x.numpy(), "U8") for name, x in wide.items()
+    }
+    counts = [sum(len(lot.names) for lot in group.agreement.finished_by(rank)) for rank in range(ranks)]
+    assert sum(counts) == 80 and max(counts) <= 20
+    received = [sum(sent[rank].numel() for sent in group.sent) for rank in range(ranks)]
+    assert max(received) <= 2 * sum(received) / ranks
+
+
+def test_what_a_member_receives_is_counted():
+    x = random((64, 1024), torch.uint8)
+    group = Simulated([{"x": columns(x, 2, r)} for r in range(2)])
+    (part,) = group.agreement.rounds
+    (reducer,) = set(part.reducers)
+    sent = [member.contributions(part)[reducer] for member in group.members]
+    for wrong in (sent[1][:-32], torch.cat([sent[1], sent[1][:32]])):
+        with pytest.raises(DistributedError, match=r"^rank 1 sent \d+ bytes and not 2048"):
+            group.members[reducer].receive(part, [sent[0], wrong])
+    assert not group.members[reducer].receive(part, sent)
+
+
+def test_a_part_that_nobody_sent_is_noticed():
+    """The agreement finds it first; this is what is left if it should not."""
+    whole = Simulated([{"x": columns(random((64, 1024), torch.uint8), 2, r)} for r in range(2)])
+    (lot,) = whole.agreement.rounds[0].lots
+    spread = dataclasses.replace(lot.spread, holders={0: lot.spread.holders[0]})
+    with pytest.raises(DistributedError, match="a part of a tree was sent by no rank"):
+        finish.finish(
+            dataclasses.replace(lot, spread=spread),
+            [
+                whole.members[0].contributions(whole.agreement.rounds[0])[
+                    whole.agreement.rounds[0].reducers[0]
+                ]
+            ],
+            whole.hash,
+            None,
+        )
+
+
+@pytest.mark.parametrize(
+    ("call", "size", "message"),
+    [
+        ("gather", 32, "roots were damaged on their way"),
+        ("broadcast", 0, "description of rank 0 was damaged"),
+    ],
+)
+def test_what_is_damaged_on_its_way_is_noticed(call, size, message):
+    """A byte of what the last rank gets is another one."""
+    tensors = {"w": random((30, 30)), "v": random((7,))}
+    hash_ = records.check_algorithm("blake3")
+
+    class Damaging(InThreads):
+        def gather(self, data):
+            found = super().gather(data)
+            if call == "gather" and len(data) == size and self.rank == 2:
+                found[0] = bytes([found[0][0] ^ 1]) + found[0][1:]
+            return found
+
+        def broadcast(self, data, source):
+            found = super().broadcast(data, source)
+            return found[:-1] + b" " if call == "broadcast" and self.rank == 2 else found
+
+    def one(exchange):
+        exchange.__class__ = Damaging
+        held = held_by(tensors, range(3), exchange.rank)
+        try:
+            return rooting.together(held, exchange, hash_, None)
+        except DistributedError:
+            if call == "broadcast":  # the others go on, and wait for this rank
+                exchange.give_up(RuntimeError())
+            raise
+
+    found = in_threads(3, one)
+    assert isinstance(found[2], DistributedError) and message in str(found[2])
+
+
+def test_shards_are_stated_from_either_end_and_have_their_shape():
+    x = random((8, 64))
+    expected = {"x": content(x.numpy(), "F32")}
+    halves = [{"x": LocalShard.along(x[:, i * 32 :][:, :32], -1, i * 32, 64)} for i in range(2)]
+    assert Simulated(halves).run() == expected
+    with pytest.raises(it.models.ManifestError, match=r"a part of shape \[64, 8\].* needs \[8, 64\]"):
+        distributed.root({"x": LocalShard(x.view(64, 8), (8, 64), (None, None))})
+
+
+def test_what_a_dtensor_says():
+    """Ranks of the mesh outside of the group, dimensions from the end, and placements that are refused."""
+    from torch.distributed.tensor import Partial, Replicate, Shard
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    def said(placements, group, dims=2):
+        mesh = torch.tensor([[0, 1], [2, 3]])
+        x = SimpleNamespace(placements=placements, device_mesh=SimpleNamespace(mesh=mesh), dim=lambda: dims)
+        return of_dtensor(x, group)
+
+    assert said([Replicate(), Shard(-1)], [3, 1]) == OnMesh((2, 2), (-1, 1, -1, 0), (REPLICATE, (1, 1)))
+    strided = said([_StridedShard(-2, split_factor=2), Shard(0)], [0, 1, 2, 3])
+    assert strided == OnMesh((2, 2), (0, 1, 2, 3), ((0, 2), (0, 1)))
+    assert strided.layout(1, (8, 3)).runs[0] == ((4, 6),)
+    alone = said([_StridedShard(-2, split_factor=2), Replicate()], [0, 1, 2, 3])
+    assert [alone.layout(r, (8, 3)).runs[0] for r in (1, 2)] == [((0, 2), (4, 6)), ((2, 4), (6, 8))]
+    assert said([Shard(0), Replicate()], [0, 2]).layout(7, (8, 3)).empty
+
+    class Other(Shard):
+        pass
+
+    for placement in (Partial(), Other(0)):
+        with pytest.raises(TypeError, match="does not hold parts of the tensor"):
+            said([placement, Replicate()], [0, 1, 2, 3])
 
 
 def test_stages_and_experts():

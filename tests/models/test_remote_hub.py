@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +112,26 @@ def test_ranges_are_read_in_parallel_and_bounded(hub: Hub) -> None:
     hub.before = lambda name, start, end: None
     assert file.read(25_000, 45_001) == (model(hub) / BIG).read_bytes()[25_000:45_001]
     assert sorted(hub.ranges) == [(BIG, 25_000, 35_000), (BIG, 35_000, 45_000), (BIG, 45_000, 45_001)]
+
+
+def test_files_are_opened_one_at_a_time(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file system looks at a listing that it keeps whenever it opens a file."""
+    kind = huggingface_hub.HfFileSystem
+    original, inside, most = kind.open, [0], [0]
+
+    def opened(*args: Any, **options: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.005)
+        try:
+            return original(*args, **options)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(kind, "open", opened)
+    file = Url(f"{MODEL}/{BIG}").file()
+    assert file.read(0, 100_000) == (model(hub) / BIG).read_bytes()[:100_000]
+    assert most == [1]
 
 
 @pytest.mark.slow
