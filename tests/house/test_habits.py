@@ -50,7 +50,8 @@ def test_the_versions_of_python_agree():
 
 
 def test_the_public_ci_runs_what_our_own_does():
-    own = [line for line in text(".ci/run").splitlines() if line.startswith("sh ")]
+    # One of them writes to a file, in the background.
+    own = [line.partition(" >")[0] for line in text(".ci/run").splitlines() if line.startswith("sh ")]
     jobs = workflow(".github/workflows/ci.yml")["jobs"].values()
     assert own
     assert sorted(own) == sorted(command for job in jobs for command in commands(job))
