@@ -482,10 +482,13 @@ def placed(contents: Sequence[bytes], start: int, device: torch.device) -> list[
     memory = torch.empty(end + 2 * _LINE, dtype=torch.uint8, device=device)
     base = -memory.data_ptr() % _LINE
     host = memory[base:] if device.type == "cpu" else torch.empty(end + _LINE, dtype=torch.uint8)
-    host.fill_(_AROUND)
     bytes_ = host.numpy()
+    done = 0
     for begin, content in zip(starts, contents, strict=True):
-        bytes_[begin : begin + len(content)] = memoryview(content)
+        bytes_[done:begin] = _AROUND
+        done = begin + len(content)
+        bytes_[begin:done] = memoryview(content)
+    bytes_[done:] = _AROUND
     if device.type != "cpu":
         memory[base : base + len(host)] = host.to(device)
     return [memory[base + s : base + s + len(c)] for s, c in zip(starts, contents, strict=True)]
