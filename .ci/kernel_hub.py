@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import base64
+import functools
 import hashlib
 import json
 import shutil
@@ -131,6 +132,7 @@ The variants {variants} hold the same code. The `opencl` backend needs the packa
 """
 
 
+@functools.cache
 def absolute_imports(source: bytes) -> list[int]:
     """The lines that import this package by its absolute name, which is another copy's or nobody's."""
     found = []

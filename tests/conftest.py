@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 import tiers
 from integrity_triton import algorithms
@@ -114,16 +115,22 @@ def _applicable(backend: str, records: list[Algorithm], test: str) -> list[Algor
 def _marks(backend: str, record: Algorithm, test: str) -> list[pytest.MarkDecorator]:
     """The marks ``slow`` and ``rotating``, if the test shows with this algorithm only what the default tier
     shows with another algorithm of the same driver: how it reads messages. In the default tier, the tests
-    of lengths and modes run with every algorithm, and the tests of keys with every algorithm, except HMACs
-    that differ only in their hash. In the interpreter, the default tier tests the lengths, and the modes of
-    streams, of all algorithms that run there."""
-    if test in {*EDGES, "test_modes_of_a_stream"}:
-        return []
+    of lengths run with every algorithm. The tests of modes and keys run with one of the algorithms that
+    have the same driver and the same parameters; those of keys run with one HMAC of each driver of a hash. In
+    the interpreter, the default tier tests the lengths of one of the algorithms that launch the same kernels
+    with the same block function, and the modes of streams with one algorithm of each driver."""
     repeats = [pytest.mark.slow, pytest.mark.rotating(TURNS)]
     if backend == "interpreter":
+        if test in EDGES:
+            return [] if first_of(record, _of_launches) is record else repeats
+        if test == "test_modes_of_a_stream" and first_of(record, driver_class) is record:
+            return []
         return [] if record.name in INTERPRETED and test not in MODES else repeats
-    if test in MODES or (test in MACS and record.construction.hmac_of is None):
+    if test in EDGES:
         return []
+    if test in MODES or (test in MACS and record.construction.hmac_of is None):
+        # The libraries of the native backend are quick.
+        return [] if backend == "native" or first_of(record, _of_driver_and_modes) is record else repeats
     if first_of(record, driver_family) is not record:
         return repeats
     return [] if first_of(record, driver_class) is record else [pytest.mark.slow, pytest.mark.rotating(2)]
@@ -184,10 +191,16 @@ def pytest_testnodedown(node) -> None:
         node.config.stash[key] = Counter(getattr(node, "workeroutput", {}).get(name, {}))
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
     # Thousands of collected tests, and torch, live until the end, so garbage collection need not visit them.
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -238,10 +251,11 @@ def specializations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Speci
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     file = folder / "specializations.pickle"
-    if not file.exists():
-        partial = tmp_path_factory.mktemp("specializations") / file.name
-        partial.write_bytes(pickle.dumps(compiling.specializations()))
-        partial.replace(file)
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            partial = tmp_path_factory.mktemp("specializations") / file.name
+            partial.write_bytes(pickle.dumps(compiling.specializations()))
+            partial.replace(file)
     found: dict[str, Specialization] = pickle.loads(file.read_bytes())
     return found
 
@@ -279,6 +293,14 @@ def _of_modes(record: Algorithm) -> object:
     return kernel_family(record), record.xof, [p.name for p in record.parameters]
 
 
+def _of_driver_and_modes(record: Algorithm) -> object:
+    return driver_family(record), record.xof, record.keyed, [p.name for p in record.parameters]
+
+
+def _of_launches(record: Algorithm) -> object:
+    return driver_family(record), kernel_family(record)
+
+
 def _runs_compiled(record: Algorithm, test: str) -> bool:
     """Whether a test runs with an algorithm on a backend other than the interpreter. One HMAC of each driver
     of a hash runs all tests. The others run only the tests of what differs between HMACs, since the driver
@@ -313,7 +335,7 @@ def _runs_interpreted(record: Algorithm, test: str) -> bool:
 
 
 # In so many days, the slow tests of all algorithms come round.
-TURNS = 4
+TURNS = 8
 LONGEST_BLOCK = 128
 MOST_BLOCKS = 16
 # The default tier runs these in the interpreter in all layouts and with keys: hashes with words of 32 and of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ VARIANTS = {"torch-cpu": "cpu", "torch-cuda": "cuda", "torch-rocm": "rocm", "tor
 REPOSITORY = "someone/integrity-triton"
 
 
+@functools.cache  # it keeps what it has found in a file
 def tool() -> Any:
     spec = importlib.util.spec_from_file_location("kernel_hub", ROOT / ".ci" / "kernel_hub.py")
     module = importlib.util.module_from_spec(spec)

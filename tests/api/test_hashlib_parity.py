@@ -228,6 +228,7 @@ CONTAINERS = [
 
 
 @pytest.mark.slow_if(lambda name: name not in ("md5", "sha256", "sha3_256", "shake_128", "blake2b"))
+@pytest.mark.rotating(3)
 @pytest.mark.parametrize("name", REGISTERED)
 def test_chains(name, backend):
     """Any sequence of updates, copies and digests is allowed. A digest changes nothing, and copies are

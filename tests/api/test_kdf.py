@@ -75,6 +75,7 @@ def pbkdf2(name: str, password: bytes, salt: bytes, iterations: int, length: int
 
 
 @slow_for_others
+@pytest.mark.rotating(3)
 def test_hkdf(name, backend):
     material = [b"k" * 22, b"", b"bb" * 100]
     keys = it.hkdf_batch(material, name, length=83, salt=b"salt", info=b"info", backend=backend)
@@ -91,6 +92,7 @@ def test_hkdf(name, backend):
 
 
 @slow_for_others
+@pytest.mark.rotating(3)
 def test_pbkdf2(name, backend):
     for iterations, length in ((1, 7), (2, None), (5, 100)):
         keys = it.pbkdf2_batch(

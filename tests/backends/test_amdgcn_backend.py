@@ -69,7 +69,7 @@ def test_digests_are_those_of_the_algorithm(amdgcn, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.rotating(4)
+@pytest.mark.rotating(8)
 @pytest.mark.parametrize(
     ("name", "target"),
     [(name, target) for name in FAMILIES for target in ("gfx942", "gfx1100")]

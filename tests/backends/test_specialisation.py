@@ -146,7 +146,7 @@ def test_what_is_executed_is_what_would_be_launched(target, asked, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.rotating(2)
+@pytest.mark.rotating(4)
 @pytest.mark.parametrize("target", [*CAPABILITIES, *WAVEFRONTS])
 def test_it_is_so_for_every_algorithm(target, asked, monkeypatch):
     names = [record.name for record in algorithms.all_algorithms()]

@@ -1092,6 +1092,7 @@ def test_signing_takes_urls_of_local_folders_only(run: Run) -> None:
         assert b"s3://models/tiny: a URL is not taken here" in got.err
 
 
+@pytest.mark.slow  # seventeen processes
 def test_documented_examples(run: Run) -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```console\n(.*?)^```$", page, re.M | re.S)

@@ -43,6 +43,7 @@ def test_whole_chunks_beside_others(align, backend):
 
 
 @pytest.mark.slow_if(lambda backend, size, tail: backend == "interpreter" and (size, tail) != (CHUNK + 5, 6))
+@pytest.mark.rotating(3)
 @pytest.mark.parametrize("size", [CHUNK, CHUNK + 5, 2 * CHUNK, 3 * CHUNK - 1, 4 * CHUNK])
 @pytest.mark.parametrize("tail", [0, 6, CHUNK, CHUNK + 3])
 def test_rows_of_whole_chunks_and_a_tail(size, tail, backend):

@@ -72,11 +72,12 @@ def boundaries(driver: Poly1305Driver) -> list[int]:
     return sorted({1 << driver.choice()["ROW_BITS"], row, row << shape.item_bits, part})
 
 
-# Without matrix units, rows take a processor ten times as long as the other ways.
+# No configuration for a processor takes rows, and its compiler takes a minute for their four kernels.
 slow_for_rows = pytest.mark.slow_if(lambda way, backend: (way, backend) == ("rows", "opencl"))
 
 
 @slow_for_rows
+@pytest.mark.slow_if(lambda backend, offset: backend == "interpreter" and offset in (4, 8))
 @pytest.mark.parametrize("offset", [0, 4, 8, 1])
 def test_every_length_around_blocks_and_rows(backend, driver, offset):
     edges = boundaries(driver)
@@ -107,6 +108,7 @@ def test_rows_of_a_tensor_and_one_message(backend, driver):
         check([data], backend)
 
 
+@slow_for_rows
 @pytest.mark.slow_if(
     lambda backend, way, align: backend == "interpreter" and (align != 1 or way == "messages")
 )
@@ -143,6 +145,7 @@ def test_several_programs(backend, driver, align, small_tiles):
         assert rows_as_bytes(tags) == [poly1305(chunk, key=KEY).digest() for chunk in chunks]
 
 
+@slow_for_rows
 def test_a_key_a_message(backend, driver):
     lengths = (0, 1, 16, 100, *(n + 3 for n in boundaries(driver)[:2]))
     keys = [pattern(32 + i)[i:] for i in range(len(lengths))]
@@ -168,6 +171,7 @@ TARGETS_OF_SUMS = (
 )
 
 
+@slow_for_rows
 @pytest.mark.slow_if(lambda way, backend: (way, backend) == ("parts", "interpreter"))
 def test_accumulators_at_the_ends(backend, driver):
     """The accumulator is around p - 1, p (which is 0), p + 1 (which is 1), 2**130 - 1 (which is 4) and
@@ -191,6 +195,7 @@ def test_accumulators_at_the_ends(backend, driver):
             check(messages, backend, key_of(r, s))
 
 
+@slow_for_rows
 def test_sums_that_are_not_reduced_before_their_end(backend, driver):
     """With r = 1, the blocks are only added up. The sums are p - 1, p, p + 1, 2**130 - 1 and others, before
     any reduction."""
@@ -209,6 +214,7 @@ def test_sums_that_are_not_reduced_before_their_end(backend, driver):
     check(messages, backend, key_of(1, 3))
 
 
+@slow_for_rows
 def test_limbs_that_carry_all_the_way(backend, driver):
     """Sums of limbs in the form in which parts leave them. Each limb has a value at which its carry
     changes."""
@@ -240,6 +246,7 @@ def test_limbs_that_carry_all_the_way(backend, driver):
     assert rows_as_bytes(tags) == [((t % P + s) % 2**128).to_bytes(16, "little") for t in totals]
 
 
+@slow_for_rows
 @pytest.mark.slow_if(lambda backend, r: backend == "interpreter" and r != ALL_BITS)
 @pytest.mark.parametrize("r", RS)
 def test_extremes(backend, driver, r):
@@ -252,6 +259,7 @@ def test_extremes(backend, driver, r):
         check([byte * n for n in lengths], backend, key)
 
 
+@slow_for_rows
 def test_split_updates(backend, driver):
     edge = boundaries(driver)[0]
     cuts = [0, 0, 1, 15, 16, 17, 48, edge, edge + 16, 2 * edge + 47, 3 * edge + 47, 3 * edge + 47]
@@ -267,6 +275,7 @@ def test_split_updates(backend, driver):
     assert copies[3][1].digest() == poly1305(message[:16] + b"another end", key=KEY).digest()
 
 
+@pytest.mark.slow_if(lambda backend: backend == "opencl")  # see slow_for_rows
 def test_ragged_batches_by_all_ways_at_once(backend, monkeypatch, record_property):
     record_property("algorithm", RECORD.name)
     kernels = registry.get(backend)
@@ -283,6 +292,7 @@ def test_ragged_batches_by_all_ways_at_once(backend, monkeypatch, record_propert
     ]
 
 
+@slow_for_rows
 @pytest.mark.parametrize("blocks", [(1 << 28) - 1, 1 << 28, (1 << 32) + 1, (1 << 40) + 5, (1 << 59) - 1])
 def test_numbers_of_blocks_beyond_32_bits(backend, driver, blocks):
     """The value of what came before a message is multiplied by r**blocks, as if that many blocks had
@@ -301,6 +311,7 @@ def test_numbers_of_blocks_beyond_32_bits(backend, driver, blocks):
     assert tag.cpu().numpy().tobytes() == expected.to_bytes(16, "little")
 
 
+@slow_for_rows
 def test_pads_of_each_message(backend, driver):
     """All messages have the same r, and each has its own s. The tags of the chunks of a tensor are computed
     in this way."""

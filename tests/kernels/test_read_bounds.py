@@ -114,6 +114,7 @@ def hashed(name: str, align: int, sizes: list[int]) -> None:
 
 
 @pytest.mark.slow_if(lambda align, wide: (align, wide) != (1, 1))
+@pytest.mark.rotating(3)
 @pytest.mark.parametrize("align", [1, 4, 8, 16])
 @pytest.mark.parametrize(
     ("name", "wide"),
@@ -207,6 +208,7 @@ VECTORS = ("md5", "sha512", "blake3", "siphash_2_4", "highwayhash_64", "gmac_aes
 
 @pytest.mark.quick_if(lambda name, wide: wide == 1 and name in FEW[:4])
 @pytest.mark.slow_if(lambda name, wide: wide == 4 or name not in FEW)
+@pytest.mark.rotating(3)
 @pytest.mark.parametrize(
     ("name", "wide"), [(n, 1) for n in GIVEN] + [(n, 4) for n in VECTORS], indirect=["wide"]
 )
@@ -216,6 +218,7 @@ def test_nothing_is_read_beyond_what_a_kernel_is_given(name, wide):
 
 
 @pytest.mark.slow_if(lambda align, words: (align, words) != (1, 2))
+@pytest.mark.rotating(3)
 @pytest.mark.parametrize("align", [1, 4, 16])
 @pytest.mark.parametrize("wide", [2], indirect=True)
 @pytest.mark.parametrize(("way", "words"), [*((way, 2) for way in Poly1305Driver.ways), ("parts", 4)])

@@ -87,6 +87,7 @@ def tuning(request, self_tests_off, monkeypatch):
 POLY1305 = (0, 1, 17, 127, 136, 512, 520, 1024, 1040, 4097)
 
 
+@pytest.mark.slow_if(lambda tuning, align: tuning == "cuda" and align != 1)
 @pytest.mark.parametrize(
     ("tuning", "way", "align"),
     [

@@ -13,7 +13,7 @@ from support import EXAMPLES
 FEW, ALL = "few examples", "all examples"
 
 
-@pytest.fixture(params=[FEW, pytest.param(ALL, marks=[pytest.mark.slow, pytest.mark.rotating(4)])])
+@pytest.fixture(params=[FEW, pytest.param(ALL, marks=[pytest.mark.slow, pytest.mark.rotating(8)])])
 def check(backend, request):
     """A function that runs a property with as many examples as the speed of the backend allows, or with one
     in ``share`` of them. The first example is the smallest possible one. The default tier runs a quarter of

@@ -99,6 +99,7 @@ def machine(backend: str) -> type[RuleBasedStateMachine]:
     return Hashes
 
 
+@pytest.mark.rotating_if(lambda backend: backend == "interpreter", 3)
 @pytest.mark.parametrize("share", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
 def test_interleaved_hashes(backend, share):
     examples, steps = (INTERPRETED if backend == "interpreter" else STEPS)[share]

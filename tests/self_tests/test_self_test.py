@@ -152,7 +152,7 @@ def skip_unless_first(algorithm: Algorithm) -> None:
 @pytest.mark.slow_if(
     lambda target, algorithm: target != "xpu" or first_of(algorithm, launched_family) is not algorithm
 )
-@pytest.mark.rotating(4)
+@pytest.mark.rotating(8)
 @pytest.mark.parametrize("target", ["xpu", "cuda:90", "hip:gfx942"])
 def test_every_kernel_that_is_launched_has_a_trial(target, algorithm):
     """Every kernel that the recording of all launches contains has a trial."""
@@ -215,7 +215,7 @@ def any_parameters(random: Random, record: Algorithm, count: int) -> dict[str, A
 @pytest.mark.slow_if(
     lambda tuning, algorithm: tuning != "opencl" or first_of(algorithm, launched_family) is not algorithm
 )
-@pytest.mark.rotating(4)
+@pytest.mark.rotating(8)
 @pytest.mark.parametrize("tuning", ["opencl", "cuda"])
 def test_whatever_is_launched_has_a_trial(tuning, algorithm):
     """Batches, rows and streams of any sizes, alignments and parameters."""
