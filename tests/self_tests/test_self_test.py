@@ -31,7 +31,7 @@ from integrity_triton.launching.request import Request
 from integrity_triton.messages.layout import Messages, Ragged, Rows
 from integrity_triton.messages.per_message import PerMessage
 from integrity_triton.self_tests import admission as self_test
-from integrity_triton.self_tests.catalogue import Recorder, Trial
+from integrity_triton.self_tests.catalogue import Recorder, Trial, placed
 from integrity_triton.self_tests.trials import trials
 from support import driver_family, first_of, kernel_family
 
@@ -257,6 +257,25 @@ def test_whatever_is_launched_has_a_trial(tuning, algorithm):
         return  # docs/guide/self_tests.md says how little a stream of HMAC over a tree reaches
     narrow = [name for name, lanes in recorder.lanes.items() if lanes > reached[name]]
     assert not narrow, [(*recorder.described(name), recorder.lanes[name], reached[name]) for name in narrow]
+
+
+@pytest.mark.parametrize("start", [0, 4, 1])
+def test_the_bytes_around_messages_are_set(start):
+    """A kernel that reads beyond a message must not find zeros by chance."""
+    contents = [bytes(range(1, n + 1)) for n in (3, 0, 64, 70, 1)]
+    for _ in range(3):
+        views = placed(contents, start, CPU)
+        assert [bytes(view.tolist()) for view in views] == contents
+        begin = views[0].data_ptr() - views[0].storage_offset()
+        base = -begin % 64
+        memory = bytes(views[0].untyped_storage())[base:]
+        expected = bytearray(b"\xff" * len(memory))
+        for view, content in zip(views, contents, strict=True):
+            place = view.storage_offset() - base
+            assert place % 64 == 0 or start
+            expected[place : place + len(content)] = content
+        assert memory == bytes(expected)
+        views[0].untyped_storage().fill_(0)  # the next memory may be the same
 
 
 def test_a_trial_is_quick(algorithm):
