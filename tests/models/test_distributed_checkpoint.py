@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import pickle
@@ -9,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,14 @@ from integrity_triton.models import LoadError, ManifestError
 
 dcp = pytest.importorskip("torch.distributed.checkpoint", reason="absent: torch.distributed.checkpoint")
 
-from integrity_triton.models.distributed import checkpoint  # noqa: E402
+from torch.distributed.checkpoint._extension import StreamTransformExtension  # noqa: E402
+
+from integrity_triton.models.distributed import (  # noqa: E402
+    checkpoint,
+    checkpoint_parts,
+    checkpoint_segments,
+    checkpoint_streams,
+)
 from integrity_triton.models.distributed.checkpoint import CheckpointReader, CheckpointWriter  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -86,18 +97,284 @@ def test_options_of_torch(tmp_path: Path, options: dict[str, Any]) -> None:
     assert same(load(tmp_path, algorithm="sha256"))
 
 
-def test_every_stored_byte_is_covered(folder: Path) -> None:
+def stored(folder: Path) -> list[tuple[str, int, int, tuple[str, tuple[tuple[int, bytes], ...]]]]:
+    """The names, ranges and digests of the parts of a checkpoint in one file, in their order there."""
     metadata = pickle.loads((folder / ".metadata").read_bytes())
+    parts = metadata.storage_data.items()
+    return sorted((k.fqn, i.offset, i.offset + i.length, i.integrity_triton) for k, i in parts)
+
+
+def test_every_stored_byte_is_covered(folder: Path) -> None:
     (data,) = folder.glob("*.distcp")
-    parts = sorted(
-        (i.offset, i.offset + i.length, i.integrity_triton) for i in metadata.storage_data.values()
-    )
     content = data.read_bytes()
     end = 0
-    for start, stop, (name, digest) in parts:
-        assert start == end and name == "blake3" and digest == it.blake3(content[start:stop]).digest()
-        end = stop
+    for name, start, stop, (algorithm, segments) in sorted(stored(folder), key=lambda part: part[1]):
+        assert start == end and algorithm == "blake3"
+        for length, digest in segments:
+            assert length > 0 and digest == it.blake3(content[end : end + length]).digest()
+            end += length
+        assert stop == end
+        assert len(segments) == (3 if name == "big" else 1)  # a large tensor has segments of its own
     assert end == len(content)
+
+
+def test_the_segments_of_a_tensor_are_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_segments, "SEGMENT_SIZE", 1 << 18)
+    x = torch.randn(3, 50_000)
+    dcp.save({"x": x}, storage_writer=CheckpointWriter(tmp_path, algorithm="sha256"), no_dist=True)
+    ((_, _, _, (_, (head, *segments, tail))),) = stored(tmp_path)
+    pieces = [x.numpy().tobytes()[i : i + (1 << 18)] for i in range(0, x.nbytes, 1 << 18)]
+    assert segments == [(len(piece), hashlib.sha256(piece).digest()) for piece in pieces]
+    assert max(head[0], tail[0]) < 2048
+
+
+def large() -> dict[str, Any]:
+    """Tensors of which torch stores the bytes as they are, and others of which it does not."""
+    x = torch.randn(400, 300, generator=torch.Generator().manual_seed(2))
+    return {
+        "plain": x,
+        "of a larger one": torch.cat([x, x])[7:407],
+        "parameter": torch.nn.Parameter(x + 1),
+        "half": torch.cat([x, x]).to(torch.bfloat16),
+        "transposed": x.t(),
+        "every second row": torch.cat([x, x])[::2],
+        "complex": torch.complex(x, x),
+        "conjugated": torch.complex(x, x).conj(),
+        "boolean": torch.cat([x] * 4) > 0,
+        "scalar": torch.tensor(3.0),
+        "shared": x[:],
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"crc32": False}, {"thread_count": 2}, {"single_file_per_rank": False}]
+)
+@pytest.mark.parametrize("fill", [torch.zeros_like, lambda x: torch.zeros_like(x).t().contiguous().t()])
+def test_tensors_of_all_kinds(tmp_path: Path, options: dict[str, Any], fill: Callable[..., Any]) -> None:
+    saved = large()
+    dcp.save(dict(saved), storage_writer=CheckpointWriter(tmp_path, **options), no_dist=True)
+    for reader in (CheckpointReader(tmp_path), dcp.FileSystemReader(tmp_path)):
+        loaded = {name: fill(x.detach()) if x.dim() else torch.zeros_like(x) for name, x in saved.items()}
+        dcp.load(loaded, storage_reader=reader, no_dist=True)
+        assert all(torch.equal(loaded[name], x) for name, x in saved.items())
+
+
+def test_torchs_checksums_can_be_left_out(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    sums = {}
+    for crc32 in (None, False, True):
+        folder = tmp_path / str(crc32)
+        dcp.save({"x": torch.ones(99)}, storage_writer=CheckpointWriter(folder, crc32=crc32), no_dist=True)
+        assert torch.serialization.get_crc32_options() == before
+        with zipfile.ZipFile(next(folder.glob("*.distcp"))) as file:
+            sums[crc32] = [info.CRC for info in file.infolist() if info.filename.endswith("data/0")]
+    assert sums[None] == sums[True] == [zlib.crc32(torch.ones(99).numpy())] != sums[False]
+
+
+class Flipped(StreamTransformExtension):
+    """An extension under which the bytes of a file are not those of the tensors, and as many."""
+
+    @staticmethod
+    def from_descriptor(version: str) -> Flipped:
+        return Flipped()
+
+    @staticmethod
+    def registry_name() -> str:
+        return "flipped"
+
+    def get_descriptor(self) -> str:
+        return "flipped/1"
+
+    def transform_to(self, output: Any) -> Any:
+        class Stream(io.RawIOBase):
+            def write(self, data: Any) -> int:
+                return int(output.write(bytes(byte ^ 255 for byte in bytes(data))))
+
+        return Stream()
+
+    def transform_from(self, source: Any) -> Any:
+        return io.BytesIO(bytes(byte ^ 255 for byte in source.read(-1)))
+
+
+def test_extensions(tmp_path: Path) -> None:
+    saved = {"x": torch.randn(80_000), "step": 5}
+    dcp.save(dict(saved), storage_writer=CheckpointWriter(tmp_path, _extensions=[Flipped()]), no_dist=True)
+    reader = CheckpointReader(tmp_path)
+    reader.transforms.extension_registry.extensions["flipped"] = Flipped
+    loaded = {"x": torch.zeros(80_000), "step": 0}
+    dcp.load(loaded, storage_reader=reader, no_dist=True)
+    assert torch.equal(loaded["x"], saved["x"]) and loaded["step"] == 5
+
+
+def test_a_tensor_is_hashed_where_it_is_before_it_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of the copy, or of the memory of the host, is found when the checkpoint is loaded."""
+    monkeypatch.setattr(checkpoint, "is_on_device", lambda tensor: tensor.dim() == 2)
+    writer = CheckpointWriter(tmp_path)
+    state = {"layer": {"a": torch.randn(300, 300), "b": torch.randn(300, 300)}, "c": torch.randn(90_000)}
+    hashed = []
+    original = checkpoint.device_digests
+    monkeypatch.setattr(
+        checkpoint, "device_digests", lambda x, name: (hashed.append(x.data_ptr()), original(x, name))[1]
+    )
+    staged = writer.stage(state)
+    assert hashed == [state["layer"][name].data_ptr() for name in "ab"]
+    assert staged["layer"]["a"].data_ptr() != state["layer"]["a"].data_ptr()
+    staged["layer"]["b"][200, 7] += 1
+    staged["c"][3] += 1
+    dcp.save(staged, storage_writer=writer, no_dist=True)
+    loaded = {"layer": {name: torch.zeros(300, 300) for name in "ab"}, "c": torch.zeros(90_000)}
+    with pytest.raises(dcp.CheckpointException) as caught:
+        dcp.load(loaded, storage_reader=CheckpointReader(tmp_path), no_dist=True)
+    assert "tensor 'layer.b', bytes" in str(caught.value.failures[0][0])
+    dcp.load({"layer": {"a": torch.zeros(300, 300)}}, storage_reader=CheckpointReader(tmp_path), no_dist=True)
+    # The digests of copies are for one save.
+    dcp.save(staged, storage_writer=CheckpointWriter(tmp_path / "again"), no_dist=True)
+    dcp.load(loaded, storage_reader=CheckpointReader(tmp_path / "again"), no_dist=True)
+    assert torch.equal(loaded["layer"]["b"], staged["layer"]["b"])
+
+
+@pytest.mark.parametrize(("name", "used"), [("blake3", 1), ("sha256", 0)])  # sha256 would leave it idle
+def test_a_save_hashes_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, used: int
+) -> None:
+    asked: list[Any] = []
+    original = checkpoint_segments.hash_chunks
+    monkeypatch.setattr(checkpoint_segments, "is_on_device", lambda tensor: True)
+    monkeypatch.setattr(
+        checkpoint_segments, "hash_chunks", lambda *a, **k: (asked.append(a), original(*a, **k))[1]
+    )
+    dcp.save(state(), storage_writer=CheckpointWriter(tmp_path, algorithm=name), no_dist=True)
+    assert len(asked) == used and same(load(tmp_path, algorithm=name))
+
+
+def test_a_device_without_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: Any, **options: Any) -> None:
+        raise it.BackendUnavailable("none")
+
+    monkeypatch.setattr(checkpoint_segments, "is_on_device", lambda tensor: True)
+    monkeypatch.setattr(checkpoint_segments, "hash_chunks", none)
+    dcp.save(state(), storage_writer=CheckpointWriter(tmp_path), no_dist=True)
+    assert same(load(tmp_path))
+
+
+def test_each_byte_is_read_once_and_large_tensors_are_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = {f"w{i}": torch.randn(200_000) for i in range(4)}
+    saved.update({f"b{i}": torch.ones(i) for i in range(1, 51)})  # torch does not load what has no elements
+    dcp.save(dict(saved), storage_writer=CheckpointWriter(tmp_path), no_dist=True)
+    read: list[tuple[int, int]] = []
+    batches: list[int] = []
+    memory: list[bool] = []
+    read_into, digests_of, loaded_ = (
+        checkpoint_parts.LocalReader.read_into, checkpoint_parts.digests_of, checkpoint_parts.loaded
+    )  # fmt: skip
+
+    def reading(self: Any, views: Any, offset: int) -> int:
+        got = read_into(self, views, offset)
+        read.append((offset, offset + got))
+        return got
+
+    def loading(data: Any) -> Any:
+        tensor = loaded_(data)
+        start = tensor.data_ptr() - data.data_ptr()
+        if tensor.nbytes >= checkpoint_segments.LARGE:
+            memory.append(0 <= start < len(data))
+        return tensor
+
+    monkeypatch.setattr(checkpoint_parts.LocalReader, "read_into", reading)
+    monkeypatch.setattr(
+        checkpoint_parts, "digests_of", lambda m, *a: (batches.append(len(m)), digests_of(m, *a))[1]
+    )
+    monkeypatch.setattr(checkpoint, "loaded", loading)
+    loaded = {name: torch.zeros_like(x) for name, x in saved.items()}
+    dcp.load(loaded, storage_reader=CheckpointReader(tmp_path), no_dist=True)
+    assert all(torch.equal(loaded[name], x) for name, x in saved.items())
+    size = next(tmp_path.glob("*.distcp")).stat().st_size
+    end = 0
+    for start, stop in sorted(piece for piece in read if piece[0] < piece[1]):
+        assert start == end
+        end = stop
+    assert end == size
+    assert memory == [True] * 4
+    assert max(batches) >= 50 and len(batches) < 20
+
+
+def test_small_parts_are_hashed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    original = checkpoint_streams.digests_of
+    monkeypatch.setattr(
+        checkpoint_streams, "digests_of", lambda m, *a: (batches.append(len(m)), original(m, *a))[1]
+    )
+    saved = {f"b{i}": torch.ones(i) for i in range(50)}
+    dcp.save(saved, storage_writer=CheckpointWriter(tmp_path), no_dist=True)
+    assert batches == [50]
+
+
+def test_what_is_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_parts, "_AHEAD", 2_500_000)
+    saved = {f"w{i}": torch.randn(250_000) for i in range(12)}
+    dcp.save(dict(saved), storage_writer=CheckpointWriter(tmp_path), no_dist=True)
+    sizes: list[Any] = []
+    original = checkpoint_parts.torch.empty
+    monkeypatch.setattr(
+        checkpoint_parts.torch, "empty", lambda n, **k: (sizes.append(n), original(n, **k))[1]
+    )
+    loaded = {name: torch.zeros_like(x) for name, x in saved.items()}
+    dcp.load(loaded, storage_reader=CheckpointReader(tmp_path), no_dist=True)
+    assert all(torch.equal(loaded[name], x) for name, x in saved.items())
+    assert 1 < len([n for n in sizes if isinstance(n, int) and n >= 1_000_000]) <= 4
+
+
+@pytest.mark.parametrize("place", ["head", "elements", "end of elements", "tail"])
+def test_nothing_of_a_part_is_used_before_all_of_it_was_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    dcp.save({"x": torch.randn(300_000)}, storage_writer=CheckpointWriter(tmp_path), no_dist=True)
+    (data,) = tmp_path.glob("*.distcp")
+    content = bytearray(data.read_bytes())
+    at = {"head": 10, "elements": 5000, "end of elements": 1_200_000, "tail": len(content) - 1}[place]
+    content[at] ^= 1
+    data.write_bytes(content)
+    used: list[Any] = []
+    monkeypatch.setattr(torch, "load", lambda *a, **k: used.append(a))
+    loaded = {"x": torch.zeros(300_000)}
+    with pytest.raises(dcp.CheckpointException) as caught:
+        dcp.load(loaded, storage_reader=CheckpointReader(tmp_path), no_dist=True)
+    error = caught.value.failures[0][0]
+    assert isinstance(error, LoadError) and error.range is not None
+    assert error.range[0] <= at < error.range[1] and error.tensor == "x"
+    assert not used and not loaded["x"].any()
+
+
+def incomplete(segments: Any) -> Any:
+    return segments[1:]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        incomplete,
+        lambda segments: ((-1, b"0" * 32), (segments[0][0] + 1, segments[0][1]), *segments[1:]),
+        lambda segments: tuple((length, digest[:-1]) for length, digest in segments),
+        lambda segments: tuple((length, "0" * 32) for length, _ in segments),
+        lambda segments: 7,
+        lambda segments: segments[0][1],
+    ],
+)
+def test_digests_that_do_not_cover_a_part(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    dcp.save({"x": torch.randn(300_000)}, storage_writer=CheckpointWriter(tmp_path), no_dist=True)
+    metadata = pickle.loads((tmp_path / ".metadata").read_bytes())
+    for info in metadata.storage_data.values():
+        info.integrity_triton = ("blake3", change(info.integrity_triton[1]))
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
+    reader = CheckpointReader(tmp_path, expected=it.hash_file(tmp_path / ".metadata", "blake3"))
+    with pytest.raises(dcp.CheckpointException) as caught:
+        dcp.load({"x": torch.zeros(300_000)}, storage_reader=reader, no_dist=True)
+    error = caught.value.failures[0][0]
+    assert isinstance(error, LoadError) and "the metadata has no blake3 digest of 'x'" in str(error)
 
 
 @pytest.mark.parametrize("place", range(8))

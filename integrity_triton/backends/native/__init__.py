@@ -42,8 +42,8 @@ _caller = threading.local()
 
 @contextmanager
 def in_calling_thread() -> Iterator[None]:
-    """Batches that the calling thread hashes while the block runs take no other thread, so that work in the
-    background never has more than one processor."""
+    """Batches that the calling thread hashes while the block runs, and hash objects whose first data it gives
+    them meanwhile, take no other thread, so that work in the background never has more than one processor."""
     before = getattr(_caller, "alone", False)
     _caller.alone = True
     try:
@@ -148,7 +148,7 @@ class NativeBackend(Backend):
     def stream(
         self, algorithm: Algorithm, parameters: Mapping[str, Any], device: torch.device | None = None
     ) -> Stream:
-        return _NativeStream(algorithm, self._new(algorithm, parameters, one_message=True))
+        return _NativeStream(algorithm, self._new(algorithm, parameters, one_message=not _alone()))
 
     def pbkdf2(
         self,

@@ -15,12 +15,14 @@ import contextlib
 import hmac
 import io
 import os
-from collections.abc import Generator, Mapping
-from concurrent.futures import Future as Task
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, cast
 
+import torch
+from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.filesystem import (
     FileSystem,
     FileSystemReader,
@@ -28,17 +30,27 @@ from torch.distributed.checkpoint.filesystem import (
     SerializationFormat,
 )
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
+from torch.distributed.checkpoint.planner import (
+    LoadItemType,
+    LoadPlan,
+    LoadPlanner,
+    ReadItem,
+    SavePlan,
+    SavePlanner,
+)
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from ...hashing import Hash, new
+from ...hashing import new
 from ...output_files import write_file
 from ..checksum_lists import format_line
 from ..errors import ManifestError, shown
 from ..file_digests import FileDigests
 from ..loading.errors import LoadError, Mismatch
 from ..regular_files import open_regular, read_regular
+from .checkpoint_parts import FileOf, Part, copy_to, loaded, verified
+from .checkpoint_segments import Digests, Key, Segment, device_digests, has_segments, is_on_device, lengths_of
+from .checkpoint_streams import AnnouncingTransforms, HashingFiles, ObservedPlanner, Staged
 from .records import check_algorithm
 from .root import DistributedDigests
 
@@ -48,8 +60,6 @@ MAX_METADATA_SIZE = 4 << 30
 """Bytes."""
 
 _ATTRIBUTE = "integrity_triton"
-_PIECE_SIZE = 4 << 20  # bytes that are read, or written, while as many are hashed
-_Key = tuple[str, int, int]  # a file with the first byte of a part, and the number of its bytes
 
 
 def _sidecar(metadata: Path, algorithm: str) -> Path:
@@ -76,6 +86,7 @@ class CheckpointWriter(FileSystemWriter):
         *,
         algorithm: str = "blake3",
         contents: DistributedDigests | None = None,
+        crc32: bool | None = None,
         **options: Any,
     ) -> None:
         form = options.get("serialization_format", SerializationFormat.TORCH_SAVE)
@@ -87,28 +98,60 @@ class CheckpointWriter(FileSystemWriter):
         self._algorithm = check_algorithm(algorithm).name
         super().__init__(path, **options)
         self._contents = contents
-        self._files = _HashingFiles(self._algorithm)
+        self._crc32 = crc32
+        self._staged: Staged = {}
+        self._files = HashingFiles(self._algorithm)
         self.fs = self._files
         self.digest: bytes | None = None
         """The digest of the metadata, on the coordinator after a save; otherwise None."""
+
+    def stage(self, state_dict: Mapping[str, Any]) -> Any:
+        """A copy of a state dict in the memory of the host, for ``async_save``. Large tensors on a device are
+        hashed there before; the others are hashed in the background, when they are written."""
+        self._staged = {}
+        found = {
+            name: Digests(lengths_of(tensor), rows)
+            for name, tensor in _local_tensors(state_dict)
+            if is_on_device(tensor) and has_segments(tensor)
+            if (rows := device_digests(tensor, self._algorithm)) is not None
+        }
+        staged = super().stage(cast(Any, state_dict))
+        if found:
+            for digests in found.values():
+                digests.digests()  # here, where the device has the stream in which they are computed
+            self._staged = {
+                (copy.data_ptr(), copy.nbytes): (copy, found[name])
+                for name, copy in _local_tensors(staged)
+                if name in found and has_segments(copy)
+            }
+        return staged
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write the files of this rank. Their parts' digests are in the results, which the coordinator
         collects."""
         self.digest = None
-        self._files.written.clear()
-        written = super().write_data(plan, planner)
-        results = written.wait()
+        transforms, staged, self._staged = self.transforms, self._staged, {}
+        with self._files.in_parts(self.thread_count, self._crc32) as pool:
+            if not transforms.extensions:  # what an extension writes are not the bytes of a tensor
+                observed = ObservedPlanner(planner, self._algorithm, pool, staged)
+                planner = cast(SavePlanner, observed)
+                self.transforms = cast(Any, AnnouncingTransforms(transforms, observed))
+            try:
+                written = super().write_data(plan, planner)
+                results = written.wait()
+            finally:
+                self.transforms = transforms
         for result in results:
             info = result.storage_data
-            key = info.relative_path, info.offset, info.length
-            if key not in self._files.written:
+            segments = self._files.parts.get((info.relative_path, info.offset, info.length), ())
+            if sum(length for length, _ in segments) != info.length:
                 raise RuntimeError(
                     f"bytes {info.offset} to {info.offset + info.length} of {info.relative_path}, which hold "
                     f"{shown(result.index.fqn)}, were not written in one piece; this version of torch writes "
                     "checkpoints in another way"
                 )
-            setattr(info, _ATTRIBUTE, (self._algorithm, self._files.written[key]))
+            setattr(info, _ATTRIBUTE, (self._algorithm, segments))
+        self._files.parts.clear()
         return written
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -116,87 +159,13 @@ class CheckpointWriter(FileSystemWriter):
         if self._contents is not None:
             contents = {"algorithm": self._contents.algorithm, "digests": dict(self._contents.digests)}
             setattr(metadata, _ATTRIBUTE, contents)
-        self._files.written.clear()
         super().finish(metadata, results)
-        ((_, digest),) = self._files.written.items()
+        digest = self._files.digest
+        assert digest is not None
         path = Path(self._get_metadata_path(None if self.use_collectives else self.rank))
         line = format_line(self._algorithm, digest, path.name, tagged=False, zero=False)
         write_file(_sidecar(path, self._algorithm), line)
         self.digest = digest
-
-
-class _HashingFiles(FileSystem):
-    """A file system that hashes what is written to each file."""
-
-    def __init__(self, algorithm: str) -> None:
-        self._algorithm = algorithm
-        self.written: dict[_Key, bytes] = {}
-        """The digests of the parts that were written, a part being what is written from one question for the
-        position to the next, or to the end."""
-
-    @contextlib.contextmanager
-    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
-        if mode != "wb":
-            raise ValueError(f"{os.fspath(path)}: a writer of checkpoints does not open files as {mode!r}")
-        with super().create_stream(path, mode) as stream, ThreadPoolExecutor(1, "integrity_triton") as pool:
-            hashing = _HashingStream(stream, self._algorithm, pool)
-            yield hashing
-            hashing.cut()
-            self.written.update(
-                {(Path(path).name, *place): digest for place, digest in hashing.parts.items()}
-            )
-
-
-class _HashingStream(io.RawIOBase):
-    """A file that is written from its beginning to its end."""
-
-    def __init__(self, stream: Any, algorithm: str, pool: ThreadPoolExecutor) -> None:
-        self._stream = stream
-        self._algorithm = algorithm
-        self._pool = pool
-        self._running: Hash | None = None
-        self._start = 0
-        self._position = 0
-        self.parts: dict[tuple[int, int], bytes] = {}
-        """The digest of each part, by its first byte and its number of bytes."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        """Write bytes, while a thread hashes them."""
-        view = memoryview(data).cast("B")
-        if self._running is None:
-            self._running = new(self._algorithm)
-        if len(view) < _PIECE_SIZE // 4:  # a thread would take longer than it saves
-            self._running.update(view)
-            self._stream.write(view)
-        else:
-            hashing = self._pool.submit(self._running.update, view)
-            try:
-                self._stream.write(view)
-            finally:
-                hashing.result()
-        self._position += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        self.cut()
-        return self._position
-
-    def cut(self) -> None:
-        """End the part that was written."""
-        if self._running is not None:
-            self.parts[self._start, self._position - self._start] = self._running.digest()
-        self._running, self._start = None, self._position
-
-    def flush(self) -> None:
-        if not self._stream.closed:
-            self._stream.flush()
-
-    def fileno(self) -> int:
-        self.flush()
-        return int(self._stream.fileno())
 
 
 class CheckpointReader(FileSystemReader):
@@ -235,10 +204,9 @@ class CheckpointReader(FileSystemReader):
                 f"{hash_.digest_size}"
             )
         self._algorithm = hash_.name
+        self._digest_size = hash_.digest_size
         self._backend = backend
-        self._names: dict[_Key, str] = {}
-        self._last: tuple[_Key, memoryview] | None = None
-        self._buffer = bytearray()
+        self._parts: dict[Key, Part] = {}
         self._contents: DistributedDigests | None = None
         self._files = _RegularFiles()
         self.fs = self._files
@@ -254,7 +222,6 @@ class CheckpointReader(FileSystemReader):
         """Raises ValueError for another checkpoint if the reader has the digest of one."""
         if checkpoint_id and self._expected is not None and Path(checkpoint_id) != Path(self.path):
             raise ValueError(f"{checkpoint_id}: this reader has the digest of the checkpoint {self.path}")
-        self._last = None
         super().reset(checkpoint_id)
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -269,7 +236,7 @@ class CheckpointReader(FileSystemReader):
             beside = _sidecar(path, self._algorithm)
             source = beside.name
             expected = _listed(beside, path, self._algorithm)
-        found = self._hash(io.BytesIO(data), len(data))[0]
+        found = new(self._algorithm, data, backend=self._backend).digest()
         if not hmac.compare_digest(found, expected):
             place = (0, len(data))
             raise LoadError.of([Mismatch(str(path), None, place, self._algorithm, expected, found, source)])
@@ -286,104 +253,70 @@ class CheckpointReader(FileSystemReader):
     ) -> None:
         """Raises LoadError if something in the metadata has no digest."""
         super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
-        self._names = {}
-        size = check_algorithm(self._algorithm).digest_size
+        self._parts = {}
         for index, info in self.storage_data.items():
-            stated: Any = getattr(info, _ATTRIBUTE, None)
-            good = isinstance(stated, tuple) and len(stated) == 2 and stated[0] == self._algorithm
-            if not good or not isinstance(stated[1], bytes) or len(stated[1]) != size:
+            segments = self._segments(info)
+            if segments is None:
                 raise LoadError(
                     f"{self.path}: the metadata has no {self._algorithm} digest of {shown(index.fqn)}; was "
                     "the checkpoint saved with a CheckpointWriter, and with this algorithm?",
                     file=str(self.path),
                     tensor=index.fqn,
                 )
-            self._names[_key(info)] = _shown_index(index)
+            path, name = str(Path(self.path, info.relative_path)), _shown_index(index)
+            transforms = info.transform_descriptors or ()
+            self._parts[_key(info)] = Part(path, name, info.offset, segments, info.length, [], transforms)
+
+    def _segments(self, info: Any) -> tuple[Segment, ...] | None:
+        """The segments of a part; None unless there is a digest of each byte."""
+        try:
+            algorithm, segments = getattr(info, _ATTRIBUTE)
+            if algorithm != self._algorithm or sum(length for length, _ in segments) != info.length:
+                return None
+            for length, digest in segments:
+                if length <= 0 or not isinstance(digest, bytes) or len(digest) != self._digest_size:
+                    return None
+        except (AttributeError, TypeError, ValueError):
+            return None
+        return tuple(segments)
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Fill the tensors of a plan from parts that were verified."""
-        try:
-            return super().read_data(plan, planner)
-        finally:
-            self._last, self._buffer = None, bytearray()
+        wanted: dict[str, dict[Key, Part]] = {}
+        for item in plan.items:
+            info = self.storage_data[item.storage_index]
+            parts, key = wanted.setdefault(info.relative_path, {}), _key(info)
+            parts.setdefault(key, replace(self._parts[key], items=[])).items.append(item)
+        # In the order in which they lie in each file: small parts are then read together.
+        ordered = [p for parts in wanted.values() for p in sorted(parts.values(), key=lambda p: p.start)]
+        for part, data in verified(ordered, self._algorithm, self._backend, self._files.create_stream):
+            tensor: torch.Tensor | None = None
+            for item in part.items:
+                if item.type == LoadItemType.BYTE_IO:
+                    planner.load_bytes(item, self._stored(item, part, data))
+                    continue
+                if tensor is None:
+                    tensor = loaded(self._stored(item, part, data) if part.transforms else data)
+                source = narrow_tensor_by_index(tensor, item.storage_offsets, item.lengths)
+                target = planner.resolve_tensor(item).detach()
+                if target.size() != source.size():
+                    raise AssertionError(
+                        f"{part.name}: the tensor to be filled has the shape {list(target.size())}, and what "
+                        f"is stored for it {list(source.size())}"
+                    )
+                copy_to(target, source)
+                planner.commit_tensor(item, target)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
-    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
-        key = _key(sinfo)
-        if self._last is None or self._last[0] != key:
-            self._last = None
-            self._last = key, self._verified(file, sinfo)
-        return io.BufferedReader(_View(self._last[1]), 1)
-
-    def _verified(self, file: Any, info: Any) -> memoryview:
-        name, path = self._names[_key(info)], str(Path(self.path, info.relative_path))
-        place = (info.offset, info.offset + info.length)
-        file.seek(info.offset)
-        found, data = self._hash(file, info.length)
-        if len(data) < info.length:
-            raise LoadError(
-                f"{path}: the file was cut: {name} has the bytes {place[0]} to {place[1]}, and the file ends "
-                f"at byte {info.offset + len(data)}",
-                file=path,
-                tensor=name,
-                range=place,
-            )
-        _, expected = getattr(info, _ATTRIBUTE)
-        if not hmac.compare_digest(found, expected):
-            mismatch = Mismatch(path, name, place, self._algorithm, expected, found, "the metadata")
-            raise LoadError.of([mismatch])
-        return data
-
-    def _hash(self, file: Any, length: int) -> tuple[bytes, memoryview]:
-        """The digest of the next bytes of a file, and the bytes, until the next call. They are read while
-        others are hashed."""
-        running = new(self._algorithm, backend=self._backend)
-        if len(self._buffer) < length:  # one buffer for all parts: new memory takes longer than hashing it
-            self._buffer = bytearray(length)
-        view = memoryview(self._buffer)[:length]
-        if length <= _PIECE_SIZE:  # a thread would take longer than it saves
-            filled = _fill(file, view)
-            running.update(view[:filled])
-            return running.digest(), view[:filled].toreadonly()
-        filled = 0
-        hashing: Task[None] | None = None
-        with ThreadPoolExecutor(1, "integrity_triton") as pool:
-            while got := _fill(file, view[filled : filled + _PIECE_SIZE]):
-                if hashing is not None:
-                    hashing.result()
-                hashing = pool.submit(running.update, view[filled : filled + got])
-                filled += got
-        if hashing is not None:
-            hashing.result()
-        return running.digest(), view[:filled].toreadonly()
-
-
-class _View(io.RawIOBase):
-    """Bytes in memory as a file, without a copy of them."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._data)}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        target = memoryview(buffer).cast("B")
-        some = self._data[self._position : self._position + len(target)]
-        target[: len(some)] = some
-        self._position += len(some)
-        return len(some)
+    def _stored(self, item: ReadItem, part: Part, data: torch.Tensor) -> io.BytesIO:
+        """What was stored, as it was before the writer's extensions."""
+        stored: Any = io.BytesIO(FileOf(data).readall())
+        if part.transforms:
+            stored = self.transforms.transform_load_stream(item, part.transforms, stored)
+            stored = io.BytesIO(stored.read(-1))
+        return cast(io.BytesIO, stored)
 
 
 class _RegularFiles(FileSystem):
@@ -408,15 +341,16 @@ class _RegularFiles(FileSystem):
             yield file
 
 
-def _fill(file: Any, view: memoryview) -> int:
-    """How many bytes of ``view`` were filled from a file: all, unless it ends before."""
-    filled = 0
-    while filled < len(view) and (got := file.readinto(view[filled:])):
-        filled += got
-    return filled
+def _local_tensors(state_dict: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a state dict, and what this rank has of its DTensors, by the names that torch's planner
+    gives them."""
+    for name, value in flatten_state_dict(cast(Any, state_dict))[0].items():
+        local = value.to_local() if hasattr(value, "to_local") else value
+        if isinstance(local, torch.Tensor):
+            yield name, local
 
 
-def _key(info: Any) -> _Key:
+def _key(info: Any) -> Key:
     return info.relative_path, info.offset, info.length
 
 
