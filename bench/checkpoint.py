@@ -3,12 +3,12 @@
     python -m bench.checkpoint [--size BYTES] [--part BYTES] [--rounds N] [--ranks N] [--folder FOLDER]
 
 A row has the time of our class divided by that of torch's: 1.05 takes 5 % longer. It is that of the medians
-over the rounds, in which both take turns, and from the moment on at which all ranks begin to that at which
-all are done. ``synchronised`` waits for the disk, as torch does by default; ``page cache`` does not.
-``without CRC-32`` compares our writer with ``crc32=False`` to torch's with its checksums. ``until async_save
-returns`` is how long the caller waits for an asynchronous save, and ``until it is stored`` is all of that
-save. Files are read from the page cache. Behind the times there are the seconds of processors that all
-threads of rank 0 take, as ours divided by torch's. ``--size`` is for each rank.
+over the rounds, in which both take turns in alternating order, and from the moment on at which all ranks
+begin to that at which all are done. ``synchronised`` waits for the disk, as torch does by default; ``page
+cache`` does not. ``with CRC-32`` is our writer with ``crc32=None``, which computes torch's checksums besides.
+``until async_save returns`` is how long the caller waits for an asynchronous save, and ``until it is stored``
+is all of that save. Files are read from the page cache. Behind the times there are the seconds of processors
+that all threads of rank 0 take, as ours divided by torch's. ``--size`` is for each rank.
 
 The last line has the rates of one processor, from which the bound follows that docs/guide/checkpoints.md
 states: hashing what its cache holds, hashing what memory holds, and copying memory.
@@ -22,9 +22,10 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -42,6 +43,7 @@ from integrity_triton.models.distributed.checkpoint import CheckpointReader, Che
 Figures = dict[str, list[tuple[float, ...]]]
 """For each row and round, seconds of torch's class and of ours, and the seconds of processors of both."""
 
+_T = TypeVar("_T")
 _PART = 16 << 20  # bytes of a tensor
 
 
@@ -80,17 +82,34 @@ def rows(size: int, rounds: int, folder: Path, part: int = _PART) -> Figures:
     def add(name: str, torchs: tuple[float, float], ours: tuple[float, float]) -> None:
         found.setdefault(name, []).append((torchs[0], ours[0], torchs[1], ours[1]))
 
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, synchronised in (("save, synchronised", True), ("save, page cache", False)):
-            torchs = save(FileSystemWriter, synchronised)
-            bare = save(CheckpointWriter, synchronised, crc32=False)
-            add(name, torchs, save(CheckpointWriter, synchronised))
-            add(f"{name}, without CRC-32", torchs, bare)
-        add("load", load(FileSystemReader), load(CheckpointReader))
-        pairs = [asynchronous(kind) for kind in (FileSystemWriter, CheckpointWriter)]
+            each = {
+                "torch": partial(save, FileSystemWriter, synchronised),
+                "ours": partial(save, CheckpointWriter, synchronised),
+                "both": partial(save, CheckpointWriter, synchronised, crc32=None),
+            }
+            times = _in_turn(each, turn)
+            add(name, times["torch"], times["ours"])
+            add(f"{name}, with CRC-32", times["torch"], times["both"])
+        loads = {
+            "torch": lambda: load(FileSystemReader),
+            "ours": lambda: load(CheckpointReader),
+        }
+        times = _in_turn(loads, turn)
+        add("load", times["torch"], times["ours"])
+        kinds = (FileSystemWriter, CheckpointWriter)
+        pairs = _in_turn({kind.__name__: partial(asynchronous, kind) for kind in kinds}, turn)
         for i, name in enumerate(("until async_save returns", "until it is stored")):
-            add(name, pairs[0][i], pairs[1][i])
+            add(name, *(pairs[kind.__name__][i] for kind in kinds))
     return found
+
+
+def _in_turn(functions: Mapping[str, Callable[[], _T]], turn: int) -> dict[str, _T]:
+    """What each function returns. Every second time they are called the other way round, because what one
+    leaves in the memory and in caches meets the next."""
+    names = list(functions)
+    return {name: functions[name]() for name in (names if turn % 2 == 0 else reversed(names))}
 
 
 def _together() -> None:

@@ -147,7 +147,7 @@ def large() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"crc32": False}, {"thread_count": 2}, {"single_file_per_rank": False}]
+    "options", [{}, {"crc32": None}, {"thread_count": 2}, {"single_file_per_rank": False}]
 )
 @pytest.mark.parametrize("fill", [torch.zeros_like, lambda x: torch.zeros_like(x).t().contiguous().t()])
 def test_tensors_of_all_kinds(tmp_path: Path, options: dict[str, Any], fill: Callable[..., Any]) -> None:
@@ -161,10 +161,11 @@ def test_tensors_of_all_kinds(tmp_path: Path, options: dict[str, Any], fill: Cal
 
 def test_torchs_checksums_can_be_left_out(tmp_path: Path) -> None:
     before = torch.serialization.get_crc32_options()
-    sums = {}
+    sums: dict[bool | None, list[int]] = {}
     for crc32 in (None, False, True):
         folder = tmp_path / str(crc32)
-        dcp.save({"x": torch.ones(99)}, storage_writer=CheckpointWriter(folder, crc32=crc32), no_dist=True)
+        options = {} if crc32 is False else {"crc32": crc32}  # it is the default
+        dcp.save({"x": torch.ones(99)}, storage_writer=CheckpointWriter(folder, **options), no_dist=True)
         assert torch.serialization.get_crc32_options() == before
         with zipfile.ZipFile(next(folder.glob("*.distcp"))) as file:
             sums[crc32] = [info.CRC for info in file.infolist() if info.filename.endswith("data/0")]

@@ -1,9 +1,11 @@
 """Checkpoints of ``torch.distributed.checkpoint`` whose metadata holds a digest of everything that is stored.
 
-The writer hashes each tensor part and each pickled object as its bytes go to the file, and puts the digest
-beside the place that the metadata states for it. The reader checks these bytes in memory before anything is
-made of them, whatever the world size is: a part that several ranks need is checked by each. ``.metadata`` is
-itself a pickle; its digest is in a file beside it, or with the caller, and is checked before it is unpickled.
+The writer hashes each tensor part and each pickled object, a large tensor from the moment on at which the
+planner gives it, and puts the digests beside the place that the metadata states for it
+(``checkpoint_segments.py``, ``checkpoint_streams.py``). The reader checks these bytes in memory before
+anything is made of them (``checkpoint_parts.py``), whatever the world size is: a part that several ranks need
+is checked by each. ``.metadata`` is itself a pickle; its digest is in a file beside it, or with the caller,
+and is checked before it is unpickled.
 
 The formats and classes are those of torch 2.13.0, ``torch/distributed/checkpoint/filesystem.py``. What is
 added to its records are attributes, so that torch's own reader loads these checkpoints, too.
@@ -77,6 +79,10 @@ class CheckpointWriter(FileSystemWriter):
     file ``.metadata.ALGORITHM`` has it, too, which finds accidents: who can change the checkpoint can change
     that file.
 
+    ``crc32`` says whether ``torch.save`` computes a CRC-32 of each tensor, which takes about as long as
+    BLAKE3. The digests take its place: torch does not compare it, and only a program for zip files would miss
+    it. None leaves it as ``torch.serialization.set_crc32_options`` has it.
+
     Raises ManifestError for a hash with less than 32 bytes or 128 bits of security against collisions.
     """
 
@@ -86,7 +92,7 @@ class CheckpointWriter(FileSystemWriter):
         *,
         algorithm: str = "blake3",
         contents: DistributedDigests | None = None,
-        crc32: bool | None = None,
+        crc32: bool | None = False,
         **options: Any,
     ) -> None:
         form = options.get("serialization_format", SerializationFormat.TORCH_SAVE)
@@ -178,8 +184,8 @@ class CheckpointReader(FileSystemReader):
     Loading raises LoadError, which names the tensor, the file and the bytes, if a part of the checkpoint is
     not what was saved, before anything of the part is unpickled or copied into the caller's tensors; torch
     puts it into the ``failures`` of a ``CheckpointException``. torch fills tensors part by part: after an
-    error, the state dict is not to be used. A part at a time is in memory above what a load takes. OSError
-    and ManifestError say that a file cannot be read or is not a regular one.
+    error, the state dict is not to be used. Parts of 32 MiB, or the two largest parts, are in memory above
+    what a load takes. OSError and ManifestError say that a file cannot be read or is not a regular one.
     """
 
     def __init__(

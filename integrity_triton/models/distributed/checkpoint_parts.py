@@ -25,7 +25,7 @@ import torch
 from ...messages.tensors import bytes_in_place, host_memory
 from ..loading.errors import LoadError, Mismatch
 from ..regular_files import LocalReader
-from .checkpoint_segments import LARGE, Segment, digests_of, hashing_threads
+from .checkpoint_segments import FEW, LARGE, Segment, digests_of, hashing_threads
 
 Open = Callable[[str, str], AbstractContextManager[Any]]
 
@@ -60,7 +60,7 @@ class _Run:
 
     parts: list[Part]
     buffer: torch.Tensor
-    tasks: list[Future[tuple[int, list[bytes]]]]
+    tasks: list[Future[tuple[int, list[memoryview], list[bytes]]]]
 
     @property
     def size(self) -> int:
@@ -86,7 +86,7 @@ def verified(
                     ahead.append(_begin(waiting.popleft(), free, pool, algorithm, backend, open_))
                 if run is None:
                     continue
-                _compare(run, algorithm)
+                _compare(run, algorithm, backend)
                 first = run.parts[0].start
                 for part in run.parts:
                     yield part, run.buffer[part.start - first : part.stop - first]
@@ -156,14 +156,15 @@ def _read(
     algorithm: str,
     backend: str | None,
     open_: Open,
-) -> tuple[int, list[bytes]]:
-    """Read segments of a file, and hash them. Returns how many bytes there are, and the digests of the
-    segments that are there as a whole."""
+) -> tuple[int, list[memoryview], list[bytes]]:
+    """Read segments of a file, and hash them. Returns how many bytes there are, and the segments that are
+    there as a whole, with their digests unless they are many: for each of these a thread would take the
+    interpreter's lock, for which torch's unpickling waits."""
     with open_(path, "rb") as stream:
         got = _fill(LocalReader(stream, path), view, offset)
     stops = [stop for stop in itertools.accumulate(lengths) if stop <= got]
     messages = [view[start:stop] for start, stop in itertools.pairwise([0, *stops])]
-    return got, digests_of(messages, algorithm, backend)
+    return got, messages, [] if len(messages) >= FEW else digests_of(messages, algorithm, backend)
 
 
 def _fill(reader: LocalReader, view: memoryview, offset: int) -> int:
@@ -174,14 +175,14 @@ def _fill(reader: LocalReader, view: memoryview, offset: int) -> int:
     return filled
 
 
-def _compare(run: _Run, algorithm: str) -> None:
+def _compare(run: _Run, algorithm: str, backend: str | None) -> None:
     """Raises LoadError unless all digests of a run are what is stated."""
     found: deque[bytes] = deque()
     end = run.parts[0].start
     for task in run.tasks:
-        got, digests = task.result()
+        got, messages, digests = task.result()
         end += got
-        found += digests
+        found += digests or digests_of(messages, algorithm, backend)
     for part in run.parts:
         start = part.start
         for length, expected in part.segments:

@@ -33,7 +33,7 @@ Segment = tuple[int, bytes]
 Key = tuple[str, int, int]
 """A file with the first byte of a part, and the number of its bytes."""
 
-_FEW = 5  # messages that take less time one by one than as a batch
+FEW = 5  # messages that take less time one by one than as a batch
 _LONG = 2 << 20  # bytes whose checksum takes longer than waiting for a thread
 _MOST_THREADS = 4  # from which on, files rather than hashes limit a save or a load
 
@@ -47,9 +47,9 @@ class Digests:
         self._found = found
         self._digests: list[bytes] | None = None
 
-    def begin(self, found: Sequence[Future[list[bytes]]]) -> None:
-        """State where the digests come from, if they were not being computed before."""
-        self._found = found
+    def found(self, digests: list[bytes]) -> None:
+        """State the digests, if they were not being computed before."""
+        self._digests = digests
 
     def digests(self) -> list[bytes]:
         """Wait for the digests."""
@@ -74,7 +74,7 @@ def hashing_threads(spare: int) -> int:
 def digests_of(messages: Sequence[memoryview], algorithm: str, backend: str | None = None) -> list[bytes]:
     """The digests of data in memory, computed by the calling thread."""
     with in_calling_thread():
-        if len(messages) < _FEW:
+        if len(messages) < FEW:
             return [new(algorithm, message, backend=backend).digest() for message in messages]
         found = hash_batch(messages, algorithm, backend=backend)
         return [bytes(row) for row in found.cpu().numpy()]

@@ -196,17 +196,14 @@ class DividedStream(_Stream):
             messages.append(data[start : start + length])
             start += length
         if messages:
-            self._batch.begin([self._pool.submit(digests_of, messages, self._algorithm)])
+            # A thread would take the interpreter's lock for each message, and torch's pickling waits for it.
+            self._batch.found(digests_of(messages, self._algorithm))
         self._small, self._batch = bytearray(), Digests([])
 
     def finish(self) -> None:
-        """End the last part, and begin with the last digests."""
+        """End the last part, and hash what was not hashed."""
         self.tell()
         self._end_batch()
-
-    def fileno(self) -> int:
-        self.finish()  # the last digests are computed while the disk is waited for
-        return super().fileno()
 
 
 class ObservedPlanner:
