@@ -231,7 +231,7 @@ def test_a_tensor_is_hashed_where_it_is_before_it_is_copied(
     assert "tensor 'layer.b', bytes" in str(caught.value.failures[0][0])
     dcp.load({"layer": {"a": torch.zeros(300, 300)}}, storage_reader=CheckpointReader(tmp_path), no_dist=True)
     # The digests of copies are for one save.
-    dcp.save(staged, storage_writer=CheckpointWriter(tmp_path / "again"), no_dist=True)
+    dcp.save(staged, storage_writer=writer, checkpoint_id=tmp_path / "again", no_dist=True)
     dcp.load(loaded, storage_reader=CheckpointReader(tmp_path / "again"), no_dist=True)
     assert torch.equal(loaded["layer"]["b"], staged["layer"]["b"])
 
