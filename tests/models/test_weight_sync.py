@@ -105,6 +105,15 @@ def test_lost_repeated_and_unexpected() -> None:
     assert "did not arrive: 'out'" in str(report) and "are not what was sent: 'out'" in str(report)
 
 
+def test_one_fault_alone_is_a_mismatch() -> None:
+    assert mismatch(engine(), [*SENT, "up"]).repeated == ("up",)
+    assert mismatch(engine(), [*SENT, "other"]).unexpected == ("other",)
+    stated = statement()
+    digest = stated.digests["q"]
+    altered = {**stated.digests, "q": digest[:-1] + bytes([digest[-1] ^ 1])}
+    assert mismatch(engine(), stated=SyncStatement("blake3", 3, altered)).changed == ("q",)
+
+
 def test_dtype_shape_and_place_count() -> None:
     assert mismatch({**engine(), "o_proj": SENT["out"].to(torch.float16)}).changed == ("out",)
     assert mismatch({**engine(), "o_proj": SENT["out"].view(4, 3)}).changed == ("out",)
