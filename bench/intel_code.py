@@ -112,8 +112,9 @@ def count_listing(listing: str) -> tuple[dict[str, int], dict[str, int]]:
     return dict(sorted(every.items())), dict(sorted((+inside).items()))
 
 
-def disassemble(binary: Path, gpu: str) -> str:
-    """The disassembly of what the offline compiler made. Raises MissingTool without the disassembler."""
+def disassemble(binary: Path, gpu: str, *, places: bool = False) -> str:
+    """The disassembly of what the offline compiler made, and with ``places`` the place of each instruction in
+    front of it. Raises MissingTool without the disassembler."""
     if shutil.which(DISASSEMBLER) is None:
         raise MissingTool(
             f"{DISASSEMBLER} is not installed; on Debian and Ubuntu: apt-get install libigc-tools"
@@ -131,7 +132,7 @@ def disassemble(binary: Path, gpu: str) -> str:
         ]
         subprocess.run(command, capture_output=True, check=True)
         (code,) = Path(folder).glob("*_KernelHeap.dat")
-        command = [DISASSEMBLER, "-d", f"-p={PLATFORMS[gpu]}", str(code)]
+        command = [DISASSEMBLER, "-d", f"-p={PLATFORMS[gpu]}", *(["-Xprint-pc"] if places else []), str(code)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

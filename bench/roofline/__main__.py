@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from .counting import TARGETS, Count, count, rate
+import triton
+
+from integrity_triton.aot import compiling
+
+from ..intel_code import offline_compiler_version
+from .counting import TARGETS, Count, count, is_launched, rate
 from .devices import DEVICES
 from .families import FAMILIES
-from .report import LABEL, PAGE, RESULTS, from_json, merged, page, to_json
+from .report import LABEL, PAGE, RESULTS, Counts, from_json, merged, page, to_json, versions
 
 
 def main() -> None:
@@ -20,6 +28,11 @@ def main() -> None:
     parser.add_argument("kernels", nargs="*", metavar="KERNEL", help=f"by default all: {', '.join(names)}")
     parser.add_argument("--target", action="append", choices=TARGETS, help="by default all targets")
     parser.add_argument(
+        "--compiler",
+        type=Path,
+        help=f"the folder in which {compiling.INTEL_COMPILER} is; without it, Intel's GPUs are left out",
+    )
+    parser.add_argument(
         "--write",
         action="store_true",
         help=f"write {RESULTS.name} and the tables of docs/internals/{PAGE.name}",
@@ -29,18 +42,32 @@ def main() -> None:
         parser.error(f"no kernel {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     print(f"Instructions a byte and GB/s, {LABEL}:")
     new: dict[str, dict[str, Count]] = {}
+    compilers: dict[str, Any] = {}
     for target in options.target or TARGETS:
-        for family in FAMILIES:
-            if options.kernels and family.name not in options.kernels:
+        if target.startswith("xpu"):
+            if options.compiler is None:
+                print(f"{target}: absent; --compiler has to say where {compiling.INTEL_COMPILER} is")
                 continue
-            counted = new.setdefault(family.name, {})[target] = count(family, target)
+            compilers["intel"] = [compiling.INTEL_COMPILER, offline_compiler_version()]
+        else:
+            compilers["triton"] = triton.__version__
+        for family in FAMILIES:
+            if (options.kernels and family.name not in options.kernels) or not is_launched(family, target):
+                continue
+            counted = count(family, target, options.compiler)
+            new.setdefault(family.name, {})[target] = counted
             print(_line(family.name, target, counted), flush=True)
-    if options.write:
-        old = from_json(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-        counts = merged(old, new)
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(to_json(counts), "utf-8")
-        PAGE.write_text(page(PAGE.read_text("utf-8"), counts), "utf-8")
+            if options.write:
+                write(new, compilers)
+
+
+def write(new: Counts, compilers: Mapping[str, Any]) -> None:
+    """Write the counts, beside those that are there of other kernels and targets."""
+    text = RESULTS.read_text("utf-8") if RESULTS.exists() else "{}"
+    counts = merged(from_json(text), new)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(to_json(counts, {**versions(text), **compilers}), "utf-8")
+    PAGE.write_text(page(PAGE.read_text("utf-8"), counts), "utf-8")
 
 
 def _line(name: str, target: str, counted: Count) -> str:

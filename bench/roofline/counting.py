@@ -13,14 +13,14 @@ from typing import Any
 
 from integrity_triton import algorithms
 from integrity_triton.algorithms import load_reference
-from integrity_triton.launching.launch import Launch
+from integrity_triton.launching.launch import Launch, tuned
 
 from .. import compile_time
-from . import minimum
+from . import intel, minimum
 from .devices import Device
 from .families import Family
 from .listing import Graph, Loop
-from .vendors import MULTIPROCESSORS, VENDORS
+from .vendors import MULTIPROCESSORS, Vendor, vendor_of
 
 TARGETS = tuple(MULTIPROCESSORS)
 
@@ -49,11 +49,12 @@ class Turn:
 
 def hot_turn(
     graph: Graph,
-    vendor: str,
+    rules: Vendor,
     *,
     reads: str,
     expected: Fraction,
     rounds: tuple[str, int] | None = None,
+    constants: int = 0,
     shares: Mapping[str, Fraction] | None = None,
 ) -> Turn:
     """One turn of the loop that hashes: of the loops that load as many bytes of messages as one turn has to,
@@ -61,15 +62,15 @@ def hot_turn(
     fewest instructions for a byte. The others handle the ends of messages.
 
     ``reads`` is the function of the source whose loads are those of message bytes, and ``expected`` the bytes
-    that each thread loads in one turn. ``rounds`` and ``shares`` are those of a :class:`Family`.
+    that each thread loads in one turn. ``rounds``, ``constants`` and ``shares`` are those of a
+    :class:`Family`.
 
     Raises CountError if there is no such loop.
     """
-    rules = VENDORS[vendor]
 
-    def turns_of_rounds(outer: Loop, inner: Loop) -> int:
+    def turns_of_rounds(outer: Loop, inner: Loop) -> tuple[Fraction, int]:
         if rules.waits and any(x.opcode.startswith(rules.waits) for x in graph.lines(inner.blocks)):
-            return 1
+            return Fraction(1), 1
         if rounds is None:
             raise CountError(
                 f"nobody says how often the loop at block {inner.header} runs within another one"
@@ -81,8 +82,15 @@ def hot_turn(
 
         if not marks(inner.blocks):
             raise CountError(f"the inner loop at block {inner.header} executes nothing of {name}")
-        # The compiler may have taken some of the turns out of the loop.
-        return count - round(marks(outer.own) / marks(inner.blocks))
+        # The compiler may have made several turns one, or have taken some of them out of the loop.
+        together = 1
+        if constants and rules.loaded_by_all:
+            together = round(sum(map(rules.loaded_by_all, opcodes_of(inner))) / constants)
+        outside = round(marks(outer.own) * together / marks(inner.blocks))
+        return Fraction(count - outside, together), together
+
+    def opcodes_of(loop: Loop) -> list[str]:
+        return [line.opcode for line in graph.lines(loop.blocks)]
 
     found = []
     errors = []
@@ -135,6 +143,9 @@ class Count:
     come from a cache."""
     lines: tuple[int, int]
     """The lines of memory that a load touches, and those that would hold its bytes."""
+    spills: float | None
+    """Instructions a byte that save or restore registers in the hot loop. None if it was counted before
+    these were."""
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "lines": list(self.lines)}
@@ -156,27 +167,47 @@ def launch_of(family: Family, target: str) -> tuple[Launch, Mapping[str, Any]]:
     return next(pair for pair in pairs if pair[0].kernel.endswith(f":{family.kernel}"))
 
 
-def count(family: Family, target: str) -> Count:
-    """Compile a family's kernel for a target, as the backend launches it, and count."""
+def is_launched(family: Family, target: str) -> bool:
+    """Whether the backend of the target launches a family's kernel at all."""
+    if family.kernel != "poly1305_rows":
+        return True
+    return bool(tuned(compile_time.tuning(target), "poly1305")["ROWS_FROM"])
+
+
+def count(family: Family, target: str, compiler: Path | None = None) -> Count:
+    """Compile a family's kernel for a target, as the backend launches it, and count. ``compiler`` is the
+    folder of the Triton for Intel GPUs, for whose targets it is necessary."""
     launch, options = launch_of(family, target)
+    if target in intel.REGISTER_BYTES:
+        assert compiler is not None
+        return count_compiled(family, target, launch, options, intel.build(launch, options, target, compiler))
     with tempfile.TemporaryDirectory() as cache, compile_time.compiling_for(target, Path(cache)):
         return count_compiled(family, target, launch, options, compile_time.build(launch, options))
 
 
 def count_compiled(
-    family: Family, target: str, launch: Launch, options: Mapping[str, Any], built: compile_time.Build
+    family: Family,
+    target: str,
+    launch: Launch,
+    options: Mapping[str, Any],
+    built: compile_time.Build | intel.Compiled,
 ) -> Count:
     """Count what was compiled for a launch."""
-    gpu = compile_time.TARGETS[target]
-    rules = VENDORS[gpu.backend]
-    threads = options["num_warps"] * gpu.warp_size
-    graph = Graph(rules.lines(rules.listing(built.compiled), launch.kernel.partition(":")[2]))
+    rules = vendor_of(target)
+    if isinstance(built, intel.Compiled):
+        compiled, shared, warp = built, built.shared, int(options["threads_per_warp"])
+    else:
+        compiled, shared = built.compiled, built.compiled.metadata.shared
+        warp = compile_time.TARGETS[target].warp_size
+    threads = options["num_warps"] * warp
+    graph = Graph(rules.lines(rules.listing(compiled), launch.kernel.partition(":")[2]))
     turn = hot_turn(
         graph,
-        gpu.backend,
+        rules,
         reads=family.reads,
         expected=Fraction(family.read_of_turn(launch, options), threads),
         rounds=family.rounds,
+        constants=family.constants,
         shares=family.share_of(),
     )
     size = Fraction(family.bytes_of_turn(launch, options) * turn.turns, threads)
@@ -184,9 +215,11 @@ def count_compiled(
     times: dict[str, Fraction] = defaultdict(Fraction)
     for opcode, n in turn.opcodes.items():
         pipes[rules.pipe(opcode)] += n
-        times[rules.pipe(opcode)] += n * rules.weight(opcode)
+        times[rules.pipe(opcode)] += n * rules.weight(opcode) * Fraction(rules.lanes or warp, warp)
     least = minimum.per_byte(family.algorithm)
-    arithmetic = sum((pipes[name] for name in rules.arithmetic), Fraction(0)) / size
+    counted = pipes if rules.lanes is None else times
+    arithmetic = sum((counted[name] for name in rules.arithmetic), Fraction(0)) / size
+    spills = sum((n for opcode, n in turn.opcodes.items() if opcode.startswith(rules.spills)), Fraction(0))
     # Masks keep a thread from loading more of a block than it hashes.
     own = min(sum((width * n for width, n in turn.read.items()), Fraction(0)), size)
     assert built.registers is not None
@@ -198,14 +231,10 @@ def count_compiled(
         ratio=None if least is None else _rounded(arithmetic / least),
         registers=built.registers,
         spilled=built.spilled,
-        occupancy=round(
-            MULTIPROCESSORS[target].occupancy(
-                built.registers, options["num_warps"], built.compiled.metadata.shared
-            ),
-            4,
-        ),
+        spills=_rounded(spills / size),
+        occupancy=round(MULTIPROCESSORS[target].occupancy(built.registers, options["num_warps"], shared), 4),
         loaded=_rounded((own + turn.other) / size),
-        lines=family.lines_of_load(max(turn.read), gpu.warp_size, rules.line, options),
+        lines=family.lines_of_load(max(turn.read), warp, rules.line, options),
     )
 
 

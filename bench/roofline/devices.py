@@ -40,6 +40,12 @@ _NVIDIA = {"alu": 64, "fma": 64, "special": 16, "memory": 32}
 # two of 32 lanes (RDNA 3 ISA guide, section 2). In both, scalar instructions are issued beside vector
 # instructions.
 _AMD = {"valu": 64}
+# An Xe core has 16 vector engines of 256 bits in Xe-HPG, and 8 of 512 bits in Xe-HPC (Intel, "Introduction to
+# the Xe-HPG Architecture", and "Intel Data Center GPU Max Series Technical Overview"). In both, integers run
+# on another port than floating-point numbers. Intel publishes no rates of single instructions. The model by
+# which its compiler schedules (vISA, LatencyTable.cpp, getOccupancyG12) has one clock for the width of an
+# engine, twice that for words of 64 bits, and four times that for "math". They are taken here.
+_INTEL = {"int": 128, "float": 128, "long": 128, "math": 32}
 
 DEVICES = (
     # NVIDIA A100 data sheet (80 GB SXM): 108 SMs, 1410 MHz, 2039 GB/s, 624 TOPS.
@@ -56,4 +62,9 @@ DEVICES = (
     # AMD Radeon RX 7900 XTX specifications: 96 CUs, boost of 2500 MHz, 960 GB/s. 123 TOPS are the FP16 rate
     # of the RDNA 3 white paper, which has the same rate for 8-bit integers.
     Device("RX 7900 XTX", "hip:gfx1100", 96, 2.5, 960, 123, _AMD, None),
+    # Intel Arc A770 (16 GB) specifications: 32 Xe cores, 2100 MHz, 560 GB/s, 262 TOPS.
+    Device("Arc A770", "xpu:acm-g10", 32, 2.1, 560, 262, _INTEL, None),
+    # Intel Data Center GPU Max 1550 specifications: 128 Xe cores, at most 1600 MHz, 3276.8 GB/s. Each of 1024
+    # matrix engines has 4096 bits, so 1024 operations a clock on 8-bit integers.
+    Device("Max 1550", "xpu:pvc", 128, 1.6, 3276.8, 1677.7, _INTEL, None),
 )

@@ -34,6 +34,8 @@ class Family:
     rounds: tuple[str, int] | None = None
     """For a loop over rounds within the loop over blocks: a function of which each turn runs the same part,
     and how often this part runs for a block."""
+    constants: int = 0
+    """The bytes of constants that each turn of this loop loads."""
     shares: tuple[tuple[str, Fraction], ...] = ()
     """In how many turns a part runs that may be skipped, by the function from which it comes."""
     neighbours: bool = False
@@ -85,18 +87,28 @@ class Family:
 FAMILIES = (
     # The last of the four, or five, turns of the rounds computes no further words of the schedule.
     Family(
-        "sha256", "hash_messages", rounds=("_sha256_sum1", 4), shares=(("_sha2_schedule", Fraction(3, 4)),)
+        "sha256",
+        "hash_messages",
+        rounds=("_sha256_sum1", 4),
+        constants=64,
+        shares=(("_sha2_schedule", Fraction(3, 4)),),
     ),
     Family(
-        "sha512", "hash_messages", rounds=("_sha2_rounds", 5), shares=(("_sha2_schedule", Fraction(4, 5)),)
+        "sha512",
+        "hash_messages",
+        rounds=("_sha2_rounds", 5),
+        constants=128,
+        shares=(("_sha2_schedule", Fraction(4, 5)),),
     ),
     Family("sha1", "hash_messages"),
     Family("md5", "hash_messages"),
     # The first sixteen rounds are not in the loop. Its last turn computes four words of the schedule, not
     # sixteen.
-    Family("sm3", "hash_messages", rounds=("_rounds", 4), shares=(("_expand", Fraction(2, 3)),)),
+    Family(
+        "sm3", "hash_messages", rounds=("_rounds", 4), constants=64, shares=(("_expand", Fraction(2, 3)),)
+    ),
     Family("ripemd160", "hash_messages"),
-    Family("sha3_256", "hash_messages", size=136, rounds=("keccak_round", 24)),
+    Family("sha3_256", "hash_messages", size=136, rounds=("keccak_round", 24), constants=8),
     Family("blake2b", "hash_messages"),
     Family("blake2s", "hash_messages"),
     Family("blake2bp", "hash_messages"),

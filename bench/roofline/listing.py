@@ -147,12 +147,14 @@ class Graph:
         return all(block in self.dominators[latch] for latch in loop.latches)
 
     def times(
-        self, loop: Loop, shares: Mapping[str, Fraction], turns: Callable[[Loop, Loop], int]
+        self, loop: Loop, shares: Mapping[str, Fraction], turns: Callable[[Loop, Loop], tuple[Fraction, int]]
     ) -> dict[int, Fraction]:
         """How often each block runs in one turn of the loop, apart from blocks that never run.
 
         A block that a branch may skip counts once, unless it has instructions from functions in ``shares``:
-        then it counts as these say. ``turns(outer, inner)`` is the number of turns of an inner loop.
+        then it counts as these say. ``turns(outer, inner)`` is the number of turns of an inner loop, and how
+        many turns of the source's loop each of them is. Where it is more than one, only the last of these may
+        skip what the last turn of the source's loop skips.
         """
 
         def share(block: int) -> Fraction:
@@ -161,8 +163,9 @@ class Graph:
         found = {i: share(i) for i in loop.own}
         for inner in loop.inner:
             if often := share(inner.header):
-                often *= turns(loop, inner)
-                found |= {i: often * n for i, n in self.times(inner, shares, turns).items()}
+                count, together = turns(loop, inner)
+                own = {name: max(Fraction(0), 1 - (1 - n) * together) for name, n in shares.items()}
+                found |= {i: often * count * n for i, n in self.times(inner, own, turns).items()}
         return {i: n for i, n in found.items() if n}
 
     def lines(self, blocks: Iterable[int]) -> Sequence[Line]:

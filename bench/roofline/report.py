@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import triton
-
 from . import minimum
 from .counting import TARGETS, Count, rate
 from .devices import DEVICES
 from .families import FAMILIES
-from .vendors import VENDORS
+from .vendors import vendor_of
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = _REPOSITORY / "bench" / "results" / "roofline.json"
@@ -26,8 +24,8 @@ Counts = Mapping[str, Mapping[str, Count]]
 """The counts by family and target."""
 
 
-def to_json(counts: Counts) -> str:
-    """The content of the JSON file."""
+def to_json(counts: Counts, versions: Mapping[str, Any]) -> str:
+    """The content of the JSON file. ``versions`` are those of the compilers."""
     families = {}
     for family, by_target in counts.items():
         rates = {}
@@ -37,17 +35,23 @@ def to_json(counts: Counts) -> str:
                 rates[device.name] = {"GB/s": round(most), "limit": limit, "label": LABEL}
         counted = {target: count.to_json() for target, count in by_target.items()}
         families[family] = {"counts": counted, "rates": rates}
-    data = {"label": LABEL, "triton": triton.__version__, "families": families}
+    data = {"label": LABEL, **versions, "families": families}
     return json.dumps(data, indent=1) + "\n"
 
 
 def from_json(text: str) -> dict[str, dict[str, Count]]:
     """The counts in the JSON file."""
-    families: dict[str, Any] = json.loads(text)["families"]
+    families: dict[str, Any] = json.loads(text).get("families", {})
     return {
         family: {target: Count.from_json(count) for target, count in entry["counts"].items()}
         for family, entry in families.items()
     }
+
+
+def versions(text: str) -> dict[str, Any]:
+    """The versions of the compilers that the JSON file names."""
+    data = json.loads(text)
+    return {name: data[name] for name in ("triton", "intel") if name in data}
 
 
 def merged(old: Counts, new: Counts) -> dict[str, dict[str, Count]]:
@@ -85,8 +89,9 @@ def _ratios(counts: Counts) -> str:
 
 
 def _arithmetic(count: Count, target: str) -> float:
-    pipes = VENDORS[target.partition(":")[0]].arithmetic
-    return sum(count.pipes.get(pipe, 0.0) for pipe in pipes)
+    rules = vendor_of(target)
+    counted = count.pipes if rules.lanes is None else count.times
+    return sum(counted.get(pipe, 0.0) for pipe in rules.arithmetic)
 
 
 def _rates(counts: Counts) -> str:
@@ -107,7 +112,7 @@ def _rates(counts: Counts) -> str:
 def _details(counts: Counts, target: str) -> str:
     found = {f.name: counts[f.name][target] for f in FAMILIES if target in counts.get(f.name, {})}
     pipes = sorted({pipe for count in found.values() for pipe in count.pipes})
-    rows = [["kernel", *pipes, "registers", "spilled", "occupancy", "loaded", "lines of a load"]]
+    rows = [["kernel", *pipes, "registers", "spilled", "spills", "occupancy", "loaded", "lines of a load"]]
     for name, count in found.items():
         touched, least = count.lines
         rows.append(
@@ -116,6 +121,7 @@ def _details(counts: Counts, target: str) -> str:
                 *(f"{count.pipes.get(pipe, 0):.2f}" for pipe in pipes),
                 str(count.registers),
                 str(count.spilled),
+                "" if count.spills is None else f"{count.spills:.2f}",
                 f"{count.occupancy:.0%}",
                 f"{count.loaded:.2f}",
                 f"{touched} of {least}" if touched != least else str(least),

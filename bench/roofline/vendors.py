@@ -1,7 +1,7 @@
 """What the instructions of a vendor are: their pipes, the bytes that they load, and how a listing is read;
 and how many programs the registers and the shared memory of a multiprocessor hold.
 
-A third vendor needs another :class:`Vendor` in :data:`VENDORS`, and its targets in ``counting.TARGETS``.
+Another vendor needs another :class:`Vendor` in :data:`VENDORS`, and its targets in :data:`MULTIPROCESSORS`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import triton
 
+from . import intel
 from .listing import Line
 
 KERNELS = Path(__file__).resolve().parents[2] / "kernels"
@@ -26,8 +27,8 @@ KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """A streaming multiprocessor, a compute unit or a pair of these (AMD's workgroup processor): what the
-    warps of a program share, as far as it limits how many there are."""
+    """A streaming multiprocessor, a compute unit or a pair of these (AMD's workgroup processor), or an Xe
+    core: what the warps of a program share, as far as it limits how many there are."""
 
     schedulers: int
     """Parts of the multiprocessor, each with its own registers."""
@@ -77,6 +78,15 @@ class Vendor:
     """The pipes on which an algorithm's own operations run."""
     waits: str | None
     """How the instruction begins that a loop repeats to wait for other work."""
+    spills: tuple[str, ...]
+    """How instructions begin that save or restore a register for lack of them."""
+    loaded_by_all: Callable[[str], int] | None = None
+    """The bytes that an instruction loads for the whole warp, if compilers make several turns of loops one
+    and load constants so."""
+    lanes: int | None = None
+    """The threads for which a pipe computes results of 32 bits at once, if warps may have another number of
+    threads, and if an instruction may be for a part of a warp. The ratio then has such results above the line
+    and not instructions, since one instruction may compute on 64 bits, and take twice the time."""
 
 
 @cache
@@ -270,10 +280,46 @@ VENDORS = {
         32,
         ("alu", "fma", "special"),
         "SYNCS.PHASECHK",
+        ("LDL", "STL"),
     ),
     # The lines of the vector caches have 128 bytes (AMD CDNA 3 and RDNA 3 white papers).
-    "hip": Vendor(_gcn_listing, _gcn_lines, _gcn_pipe, _gcn_weight, _gcn_loaded, 128, ("valu",), None),
+    # Scalar registers are spilled into lanes of vector registers.
+    "hip": Vendor(
+        _gcn_listing,
+        _gcn_lines,
+        _gcn_pipe,
+        _gcn_weight,
+        _gcn_loaded,
+        128,
+        ("valu",),
+        None,
+        ("scratch_", "v_readlane", "v_writelane"),
+    ),
+    # The lines of the caches have 64 bytes (Intel, "oneAPI GPU Optimization Guide"). Counts of spills are the
+    # compiler's own: no kernel has any, and the listing does not tell them from other messages.
+    **{
+        target: Vendor(
+            lambda compiled: compiled.listing,
+            lambda listing, _name: intel.read(listing, function_at),
+            intel.pipe,
+            partial(intel.passes, register=register),
+            intel.loaded,
+            64,
+            ("int", "float", "long", "math"),
+            None,
+            (),
+            intel.loaded_by_all,
+            register // 4,
+        )
+        for target, register in intel.REGISTER_BYTES.items()
+    },
 }
+
+
+def vendor_of(target: str) -> Vendor:
+    """The rules for one of the targets, such as ``cuda:90``."""
+    return VENDORS.get(target) or VENDORS[target.partition(":")[0]]
+
 
 MULTIPROCESSORS = {
     # CUDA C++ Programming Guide, "Technical Specifications per Compute Capability": 65,536 registers, 64
@@ -288,4 +334,8 @@ MULTIPROCESSORS = {
     # specifications").
     "hip:gfx942": Multiprocessor(4, 8, 512, 8, 64 << 10, 0),
     "hip:gfx1100": Multiprocessor(4, 16, 1536, 24, 128 << 10, 0),
+    # Intel, "GPU Occupancy Calculator" (oneAPI-samples): an Xe core has 16 vector engines (Xe-HPG) or 8
+    # (Xe-HPC) with 8 hardware threads of 128 registers each, or 4 of 256, and 128 KiB of shared memory.
+    "xpu:acm-g10": Multiprocessor(16, 8, 1024, 128, 128 << 10, 0),
+    "xpu:pvc": Multiprocessor(8, 8, 1024, 128, 128 << 10, 0),
 }

@@ -113,6 +113,7 @@ def compile_all(
     *,
     compiler: Path | None = None,
     matrix: bool = False,
+    lines: bool = False,
 ) -> list[dict[str, Any]]:
     """Compile ``wanted`` for ``target`` in other processes, with the Triton in the folder ``compiler``, or by
     default with the installed Triton.
@@ -120,7 +121,8 @@ def compile_all(
     The files of each kernel have its path in ``outputs``, with each of ``target.binaries`` appended as a
     suffix. Returns the results that :func:`sidecar` needs, one for each kernel, in which "messages" are those
     of Intel's offline compiler. ``matrix`` lets the kernels
-    use the matrix units of an Intel device of which the target does not say whether it has any.
+    use the matrix units of an Intel device of which the target does not say whether it has any. With
+    ``lines``, the binaries say from which line of the source each instruction comes.
 
     Raises CompileError with the compiler's message if the compilation fails, or if a compiler is missing.
     """
@@ -147,7 +149,7 @@ def compile_all(
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([*([str(compiler)] if compiler else []), *sys.path]),
-            "TRITON_DISABLE_LINE_INFO": "1",
+            "TRITON_DISABLE_LINE_INFO": "0" if lines else "1",
             "TRITON_CACHE_DIR": cache,
         }
         environment.pop("TRITON_INTERPRET", None)
@@ -172,7 +174,7 @@ def compile_all(
         results = list(pool.map(run, shares))
         if target.for_intel_gpu:
             modules = [Path(f"{output}.spv") for output in outputs]
-            messages = list(pool.map(partial(compile_module, target), wanted, modules))
+            messages = list(pool.map(partial(compile_module, target, lines=lines), wanted, modules))
         else:
             messages = [""] * len(jobs)
     return [{**results[i % workers][i // workers], "messages": said} for i, said in enumerate(messages)]
@@ -183,13 +185,13 @@ def build_options(wanted: Specialization) -> str:
     return "" if wanted.grf_mode is None else f"-cl-intel-{wanted.grf_mode}-GRF-per-thread"
 
 
-def compile_module(target: Target, wanted: Specialization, module: Path) -> str:
+def compile_module(target: Target, wanted: Specialization, module: Path, *, lines: bool = False) -> str:
     """Compile a SPIR-V module for an Intel GPU. The machine code gets the module's path with the suffix
-    ``.bin``. Returns the compiler's messages.
+    ``.bin``. ``lines`` is as for :func:`compile_all`. Returns the compiler's messages.
 
     Raises CompileError with these messages if the compilation fails.
     """
-    options = build_options(wanted)
+    options = " ".join(filter(None, (build_options(wanted), "-g" if lines else "")))
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [
