@@ -1,11 +1,13 @@
 """Count the instructions that Intel's OpenCL runtime makes of the kernels: ``python -m bench.cpu_instructions
-[ALGORITHM]... [--arch skx|core-avx2]... [--json]``.
+[ALGORITHM]... [--arch skx|core-avx2]... [--json]``. With ``--compiler FOLDER --lanes 8,16,32 --tiles 1,2`` it
+counts kernels that it compiles for these numbers of lanes in a sub-group and of messages in a lane.
 
 The runtime builds for processors that are not present, too, so that AVX-512 code (``skx``) can be counted on
 any x86 machine. Nothing is executed. For each algorithm this takes the kernel for rows, follows the path of
-one block that lies whole in every message, and prints the instructions on it by kind, beside the least that
-the algorithm needs, and the cycles that llvm-mca predicts. The counts are for one vector of lanes. The tools
-``objdump`` and ``llvm-mca`` must be installed.
+one block that lies whole in every message, and prints the instructions on it by kind, how many of them need a
+unit for vectors, the least that the algorithm needs, and the cycles that llvm-mca predicts, also for each
+byte, and as the GB/s of one thread at ``--ghz``. For ``skx`` it takes the kernels for AVX-512. The counts are
+for one sub-group. The tools ``objdump`` and ``llvm-mca`` must be installed.
 """
 
 from __future__ import annotations
@@ -19,18 +21,28 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 from integrity_triton import algorithms
-from integrity_triton.aot.compiling import specializations
+from integrity_triton.aot.compiling import (
+    PORTABLE,
+    CompileError,
+    Target,
+    compile_all,
+    sidecar,
+    specializations,
+)
 from integrity_triton.backends.opencl import prebuilt
 
-PROCESSORS = {"skx": ("icelake-server",), "core-avx2": ("znver3",)}
-"""The processors for which llvm-mca predicts, by the architecture that the runtime builds for."""
+PROCESSORS = {"skx": ("znver4", "icelake-server"), "core-avx2": ("znver3",)}
+"""The processors for which llvm-mca predicts, by the architecture that the runtime builds for. LLVM's model
+of icelake-server executes three additions of 512 bits in a cycle, where the processor has units for two, so
+that its predictions are too low."""
+REGISTER_BYTES = {"skx": 64, "core-avx2": 32}
 USUAL = ("sha256", "sha512", "sm3", "sha1", "md5", "blake3", "blake2s", "blake2b", "sha3_256", "ripemd160")
 
 
@@ -150,9 +162,12 @@ class Code:
 
     def __init__(self, instructions: Sequence[Instruction]) -> None:
         starts = {instructions[0].address}
-        for last, following in pairwise(instructions):
+        # A function may end with a jump back, so that the last instruction has a target, too.
+        for last, following in zip(instructions, [*instructions[1:], None], strict=True):
             if last.target is not None or last.name.startswith("ret"):
-                starts |= {a for a in (last.target, following.address) if a is not None}
+                starts |= {
+                    a for a in (last.target, following.address if following else None) if a is not None
+                }
         self.blocks: dict[int, Block] = {}
         for instruction in instructions:
             if instruction.address in starts:
@@ -223,10 +238,17 @@ class Code:
         return sum("mm" in i.operands for address in loop.body for i in self.blocks[address].instructions)
 
     def path(
-        self, loop: Loop, turns: int, *, longest: bool = False, leaving: bool = False
+        self,
+        loop: Loop,
+        turns: int,
+        *,
+        longest: bool = False,
+        leaving: bool = False,
+        through: Loop | None = None,
     ) -> list[Instruction]:
         """The shortest or the longest way once around ``loop``, or out of it, among those with the fewest
-        gathers, because only the ends of messages are gathered.
+        gathers, because only the ends of messages are gathered. Ways through the loop ``through`` are
+        preferred to those that pass it by.
 
         Loops within it are taken ``turns`` times, the last time only until they are left: a loop over rounds
         then has no more words to prepare.
@@ -249,7 +271,13 @@ class Code:
             ways = [rest(n) for n in following & loop.body - {loop.header}]
             found = [way for way in ways if way is not None] + ([[]] if at_end else [])
             if found:
-                known[address] = here + min(found, key=lambda way: _cost(way, longest))
+                known[address] = here + min(
+                    found,
+                    key=lambda way: (
+                        through is not None and not any(i.address in through.body for i in way),
+                        *_cost(way, longest),
+                    ),
+                )
             return known[address]
 
         found = rest(loop.header)
@@ -260,9 +288,11 @@ class Code:
         """The instructions of one block of the message, for whole blocks."""
         innermost = [x for x in self.loops if not any(y.body < x.body for y in self.loops)]
         loop = max(innermost, key=self.vectors)
-        if turns > 1:
-            loop = min((x for x in self.loops if loop.body < x.body), key=lambda x: len(x.body))
-        return self.path(loop, turns, longest=longest)
+        if turns == 1:
+            return self.path(loop, turns, longest=longest)
+        rounds = loop
+        loop = min((x for x in self.loops if rounds.body < x.body), key=lambda x: len(x.body))
+        return self.path(loop, turns, longest=longest, through=rounds)
 
 
 def _cost(way: Sequence[Instruction], longest: bool) -> tuple[int, int]:
@@ -318,12 +348,36 @@ def parsed(text: str, entry: str) -> list[Instruction]:
     return instructions
 
 
+_WITH_MEMORY = re.compile(
+    r"(v?p?(?:add|sub|xor|and|andn|or|ternlog)[dqsp]*) (\$\w+,)?"
+    r"([^%$,]*\([^)]*\))(?:\{1to\d+\})?,(%[xyz]mm\d+),(.*)"
+)
+
+
+_TOOLS = (*(f"llvm-mca-{version}" for version in range(30, 13, -1)), "llvm-mca")
+
+
+def unfolded(text: str) -> str:
+    """An instruction in which arithmetic has an operand in memory, as a load and the arithmetic.
+
+    A processor loads such an operand before the others are known. llvm-mca lets the load begin only when they
+    are known, which adds 7 cycles to every step of a chain. The load gets a register that nothing else uses,
+    so that it takes its port and delays nothing.
+    """
+    found = _WITH_MEMORY.fullmatch(text)
+    if found is None:
+        return text
+    name, immediate, memory, register, rest = found.groups()
+    return f"movq {memory},%mm0\n{name} {immediate or ''}{register},{register},{rest}"
+
+
 def predicted(path: Iterable[Instruction], processor: str) -> float | None:
     """The cycles that llvm-mca predicts for a path, if it is taken again and again. None without the tool."""
-    tool = next(filter(None, map(shutil.which, ("llvm-mca", "llvm-mca-14"))), None)
+    tool = next(filter(None, map(shutil.which, _TOOLS)), None)
     if tool is None:
         return None
-    text = "\n".join(i.text for i in path if not i.name.startswith(("j", "nop", "cs", "data16", "xchg")))
+    left_out = ("j", "nop", "cs", "data16", "xchg")
+    text = "\n".join(unfolded(i.text) for i in path if not i.name.startswith(left_out))
     turns = 4
     done = subprocess.run(
         [tool, "-mtriple=x86_64", f"-mcpu={processor}", f"-iterations={turns}", "-instruction-info=0",
@@ -331,6 +385,8 @@ def predicted(path: Iterable[Instruction], processor: str) -> float | None:
         input=text, capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
+    if "not a recognized processor" in done.stderr:  # the tool is older than the processor
+        return None
     assert found is not None
     return int(found[1]) / turns
 
@@ -341,6 +397,8 @@ class Count:
     architecture: str
     lanes: int
     """The number of messages whose blocks the path hashes."""
+    shape: str
+    """Lanes in a sub-group and messages in a program."""
     block_bytes: int
     kinds: dict[str, int]
     cycles: dict[str, float | None]
@@ -348,6 +406,32 @@ class Count:
     @property
     def total(self) -> int:
         return sum(self.kinds.values())
+
+    @property
+    def in_units(self) -> int:
+        """The instructions that need a unit for vectors. Copies of registers need none in recent processors,
+        and what only loads, stores or counts has units of its own."""
+        elsewhere = {"moves", "loads", "stores", "spills", "reloads", "other"}
+        return sum(n for kind, n in self.kinds.items() if kind not in elsewhere)
+
+    @property
+    def cycles_per_byte(self) -> float | None:
+        """By the first processor for which cycles were predicted."""
+        found = next((v for v in self.cycles.values() if v is not None), None)
+        return None if found is None else found / (self.lanes * self.block_bytes)
+
+    @property
+    def least(self) -> int | None:
+        """The least instructions for all vectors of the sub-group."""
+        if self.algorithm not in LEAST:
+            return None
+        word = 8 if algorithms.get(self.algorithm).block_size > 64 else 4
+        return sum(LEAST[self.algorithm]) * max(1, self.lanes * word // REGISTER_BYTES[self.architecture])
+
+    def summary(self, ghz: float) -> str:
+        rate = self.cycles_per_byte
+        speed = "" if rate is None else f", {rate:.3f} cycles a byte, {ghz / rate:.2f} GB/s at {ghz:g} GHz"
+        return f"{self.algorithm} {self.architecture} {self.shape}: {self.total} instructions{speed}"
 
 
 def count(name: str, artifact: prebuilt.Prebuilt, architecture: str) -> Count:
@@ -357,47 +441,114 @@ def count(name: str, artifact: prebuilt.Prebuilt, architecture: str) -> Count:
     path = code.hot(TURNS.get(name, 1), longest=name in BRANCHES)
     kinds = Counter(i.kind for i in path)
     cycles = {processor: predicted(path, processor) for processor in PROCESSORS[architecture]}
-    size = sidecar["constants"].get("BLOCK_BYTES", 64)
-    lanes = sidecar["lanes_per_program"] * sidecar["threads_per_warp"] // sidecar["threads_per_program"]
-    return Count(name, architecture, lanes, size, dict(kinds.most_common()), cycles)
+    wide, in_program = sidecar["threads_per_warp"], sidecar["lanes_per_program"]
+    lanes = in_program * wide // sidecar["threads_per_program"]
+    size = algorithms.get(name).block_size
+    return Count(name, architecture, lanes, f"{wide} x {in_program}", size, dict(kinds.most_common()), cycles)
 
 
-def artifact(name: str) -> prebuilt.Prebuilt:
+TARGETS = {"skx": "xpu:avx512", "core-avx2": "xpu"}
+"""The kernels that ship for each architecture, by the target for which they are compiled."""
+
+
+def main_kernel(name: str, target: str) -> prebuilt.Specialization:
     """The kernel that hashes aligned rows."""
     main = {"TABLE": False, "STATE_PER_MESSAGE": False, "KEY_PER_MESSAGE": False, "FINAL": True, "ROOTS": 1}
     found = [
-        (wanted.constants["ALIGN"] or 1 << 10, wanted.name)
-        for wanted in specializations([algorithms.get(name)]).values()
+        (wanted.constants["ALIGN"] or 1 << 10, wanted)
+        for wanted in specializations([algorithms.get(name)], Target.parse(target)).values()
         if "ALIGN" in wanted.constants and all(wanted.constants.get(k, v) == v for k, v in main.items())
     ]
-    return prebuilt.load(max(found)[1])
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def shapes(
+    wanted: prebuilt.Specialization, lanes: Iterable[int], tiles: Iterable[int]
+) -> list[prebuilt.Specialization]:
+    """The kernel with each of these numbers of lanes in a sub-group and of messages in a lane."""
+    return [
+        replace(
+            wanted,
+            constants={**wanted.constants, "BLOCK_MSGS": wide * deep * wanted.num_warps},
+            threads_per_warp=wide,
+        )
+        for wide in lanes
+        for deep in tiles
+    ]
+
+
+def compiled(
+    wanted: Sequence[prebuilt.Specialization], compiler: Path
+) -> Iterator[prebuilt.Prebuilt | CompileError]:
+    target = Target.parse("xpu")
+    for asked in wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder, "kernel")
+            try:
+                (result,) = compile_all([asked], target, [output], compiler=compiler)
+            except CompileError as error:
+                yield error
+                continue
+            binary = Path(f"{output}.spv").read_bytes()
+            yield prebuilt.Prebuilt(asked.name, binary, sidecar(asked, target, result))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.cpu_instructions", description=__doc__)
     parser.add_argument("algorithms", nargs="*", metavar="ALGORITHM", help=f"default: {' '.join(USUAL)}")
     parser.add_argument("--arch", action="append", choices=PROCESSORS, help="default: both")
+    parser.add_argument(
+        "--target", choices=PORTABLE, help="the set of kernels; default: the one for the architecture"
+    )
+    parser.add_argument(
+        "--ghz", type=float, default=3.0, help="the clock for the predicted speed; default: 3"
+    )
+    parser.add_argument("--compiler", type=Path, help="the folder of Intel's Triton, for the next options")
+    parser.add_argument("--lanes", type=_numbers, help="lanes in a sub-group, such as 8,16,32")
+    parser.add_argument("--tiles", type=_numbers, default=[1], help="messages in a lane, such as 1,2")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.build:
         _build()
-    counts = [
-        count(name, artifact(name), architecture)
-        for name in options.algorithms or USUAL
-        for architecture in options.arch or PROCESSORS
-    ]
-    print(json.dumps([vars(c) | {"total": c.total} for c in counts]) if options.json else table(counts))
+    if options.lanes and options.compiler is None:
+        parser.error("--lanes needs --compiler")
+    counts = []
+    for name in options.algorithms or USUAL:
+        for architecture in options.arch or PROCESSORS:
+            wanted = main_kernel(name, options.target or TARGETS[architecture])
+            if options.lanes:
+                found = compiled(shapes(wanted, options.lanes, options.tiles), options.compiler)
+            else:
+                found = iter([prebuilt.load(wanted.name)])
+            for artifact in found:
+                if isinstance(artifact, CompileError):
+                    print(f"{name}: {str(artifact).splitlines()[-1]}", file=sys.stderr)
+                else:
+                    counts.append(count(name, artifact, architecture))
+                    print(counts[-1].summary(options.ghz), file=sys.stderr, flush=True)
+    if options.json:
+        print(
+            json.dumps([vars(c) | {"total": c.total, "cycles per byte": c.cycles_per_byte} for c in counts])
+        )
+    else:
+        print(table(counts, options.ghz))
 
 
-def table(counts: Sequence[Count]) -> str:
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def table(counts: Sequence[Count], ghz: float) -> str:
     kinds = list(dict.fromkeys(kind for c in counts for kind in c.kinds))
-    lines = [["kernel", "code", "lanes", "least", "total", "cycles", *kinds]]
+    speed = ["cycles", "cycles a byte", f"GB/s at {ghz:g} GHz"]
+    lines = [["kernel", "code", "lanes x program", "least", "total", "in units", *speed, *kinds]]
     lines.append(["---", "---", *["---:"] * (len(lines[0]) - 2)])
     for c in counts:
-        least = sum(LEAST[c.algorithm]) if c.algorithm in LEAST else None
         cycles = ", ".join(f"{v:.0f} {k}" for k, v in c.cycles.items() if v is not None)
-        cells = [c.algorithm, c.architecture, c.lanes, least, c.total, cycles]
+        rate = c.cycles_per_byte
+        predicted_speed = ["", ""] if rate is None else [f"{rate:.3f}", f"{ghz / rate:.2f}"]
+        cells = [c.algorithm, c.architecture, c.shape, c.least, c.total, c.in_units, cycles, *predicted_speed]
         lines.append([str(v or "") for v in [*cells, *(c.kinds.get(kind) for kind in kinds)]])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -7,7 +7,8 @@ Each part goes through the algorithms' records:
 - ``streams``: the time of a stream on ``native`` that gets 1 MiB, and of one that gets 8 MiB, in pieces of
   4 KiB.
 - ``memory``: the most memory that a call takes in addition to its inputs (``bench/memory.py``).
-- ``latency``: what imports, first calls and small calls take (``bench/latency.py``).
+- ``latency``: what imports, first calls and small calls take (``bench/latency.py``). ``--medians-of FILE...``
+  measures nothing, and writes the medians of several runs to ``--out``.
 
 The time of a point is the shortest of several calls. From the knee on, time is linear: the time for each byte
 or message stays within 10 % of its middle. A knee gets the name of the cause that is nearest to it, out of
@@ -20,7 +21,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -228,6 +231,20 @@ def shown(found: Result) -> str:
     return f"{name}: {1e6 * found['seconds']:.1f} µs"
 
 
+def medians(files: Sequence[Path]) -> tuple[list[dict[str, str]], list[Result]]:
+    """The runs of several files, and the medians of their latencies."""
+    documents = [json.loads(path.read_text("utf-8")) for path in files]
+    taken: dict[str, list[Result]] = {}
+    for document in documents:
+        for result in document["latency"]:
+            taken.setdefault(json.dumps(result["key"]), []).append(result)
+    results = [
+        {**same[0], "seconds": statistics.median(found["seconds"] for found in same), "runs": len(same)}
+        for same in taken.values()
+    ]
+    return [run for document in documents for run in document["runs"]], results
+
+
 PARTS = ("bytes", "messages", "streams", "memory", "latency")
 
 
@@ -243,10 +260,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, help="a JSON file that takes the results, besides those that it has"
     )
+    parser.add_argument(
+        "--medians-of", type=Path, nargs="+", metavar="FILE", help="files of runs of the part latency"
+    )
     parser.add_argument("--note", default="", help="what else the machine did, for --out")
     options = parser.parse_args(arguments)
     if options.most_bytes < LEAST_BYTES or options.most_messages < 1:
         parser.error(f"--most-bytes has to be at least {LEAST_BYTES}, and --most-messages at least 1")
+    if options.medians_of:
+        if options.out is None:
+            parser.error("--medians-of needs --out")
+        runs, found = medians(options.medians_of)
+        for of_file in runs:
+            environment.write(options.out, "growth", of_file, {"latency": found})
+        return 0
     records = [algorithms.get(name) for name in options.algorithm]
     for record in records:
         if record.takes_tuples:
@@ -269,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = environment.run(["bench.growth", *given], options.note)
     good = True
     for part in options.only or PARTS:
-        found: list[Result] = []
+        found = []
         try:
             for result in parts[part]():
                 print(f"{part}: {shown(result)}", flush=True)

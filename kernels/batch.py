@@ -57,6 +57,26 @@ def load_whole_block(address, WORDS: tl.constexpr, WORD_BITS: tl.constexpr, BIG_
 
 
 @triton.jit
+def load_whole_pairs(address, size, WORDS: tl.constexpr):
+    """``WORDS`` words of 64 bits of each lane, of which the first ``size`` bytes exist, as a tuple of tiles:
+    zeros beyond them.
+
+    address: int64 ``[lanes]``, where the words start. It may be any address, as for ``load_whole_block``.
+    size: int64 scalar, a multiple of 8, from 16 to ``8 * WORDS``. Nothing beyond it is read: two words of
+    which the second does not exist are loaded 8 bytes earlier, and others that do not exist from the end.
+    """
+    out = ()
+    for g in tl.static_range((WORDS + 1) // 2):
+        pointer = (address + tl.minimum(size - 16, 16 * g)).to(tl.pointer_type(tl.uint64))
+        low = tl.load(pointer)
+        high = tl.load(pointer + 1)
+        # The size is the same for all lanes, so that these choices are made once for a vector.
+        out = out + (tl.where(size >= 16 * g + 16, low, tl.where(size > 16 * g, high, 0)),)
+        out = out + (tl.where(size >= 16 * g + 16, high, 0),)
+    return out[:WORDS]
+
+
+@triton.jit
 def _load_vectors(
     address,
     first_word,
@@ -283,7 +303,7 @@ def hash_messages(
     ``length`` bytes, or the rest of ``total`` bytes if that is less. The blocks of a message start ``step``
     bytes apart: the size of a block if the message is contiguous, more if several are interleaved. A block
     has BLOCK_BYTES bytes; with VARIABLE_BLOCK it has ``step``, at most BLOCK_BYTES, and the block function
-    sees zeros after them.
+    sees zeros after them. With VECTOR of 0, such a block has little-endian words of 64 bits.
 
     ``state_ptr`` is the initial state of every message, words ``[STATE_WORDS]``, into which ``prefix`` bytes
     have been absorbed. With STATE_PER_MESSAGE it is ``[count, STATE_WORDS]``, one state for each result row.
@@ -303,7 +323,7 @@ def hash_messages(
     """
     RAW_WORDS: tl.constexpr = BLOCK_BYTES // 4
     BLOCK_WORDS: tl.constexpr = BLOCK_BYTES * 8 // WORD_BITS
-    WHOLE: tl.constexpr = VECTOR == 0 and not VARIABLE_BLOCK
+    WHOLE: tl.constexpr = VECTOR == 0
     WIDTH: tl.constexpr = 2 if VECTOR == 0 else VECTOR
     block = step if VARIABLE_BLOCK else BLOCK_BYTES
     # Where loads are vectors, this is a product with WIDTH, because the compiler must see the alignment.
@@ -336,9 +356,13 @@ def hash_messages(
         last = (n + 1 >= blocks) & FINAL
         if WHOLE:
             if n < whole_blocks:
-                words = load_whole_block(readable + number * step, BLOCK_WORDS, WORD_BITS, BIG_ENDIAN)
+                if VARIABLE_BLOCK:
+                    words = load_whole_pairs(readable + number * step, block, BLOCK_WORDS)
+                else:
+                    words = load_whole_block(readable + number * step, BLOCK_WORDS, WORD_BITS, BIG_ENDIAN)
             else:
-                raw = load_block(message, number * step_words, left, valid, RAW_WORDS, ALIGN, WIDTH)
+                first = number * step_words
+                raw = load_block(message, first, left, valid, RAW_WORDS, ALIGN, WIDTH, VARIABLE_BLOCK)
                 raw = end_block(raw, left, prefix + size, last, padding, PAD, RAW_WORDS)
                 words = native_words(raw, count, RAW_WORDS, WORD_BITS, BIG_ENDIAN)
         else:

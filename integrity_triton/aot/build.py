@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.opencl.prebuilt import FORMAT, LOCK, Specialization, file_name, folder, source_digest
-from .compiling import INTEL_COMPILER, CompileError, Target, compile_all, sidecar, specializations
+from .compiling import INTEL_COMPILER, CompileError, Target, compile_all, prebuilt_specializations, sidecar
 
 # A kernel's variants repeat each other; no archive is much larger than the window. A reader needs as much
 # memory as the window is large.
@@ -85,7 +85,7 @@ def build(compiler: Path, out: Path | None = None, *, everything: bool = False) 
     """
     out = folder() if out is None else out
     target = Target.parse("xpu")
-    archives = _by_archive(specializations(target=target))
+    archives = _by_archive(prebuilt_specializations())
     out.mkdir(parents=True, exist_ok=True)
     entries = {} if everything else _up_to_date(out, archives)
     stale = {archive: variants for archive, variants in archives.items() if archive not in entries}

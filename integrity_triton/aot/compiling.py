@@ -21,7 +21,9 @@ from .. import algorithms
 from ..algorithms import Algorithm
 from ..backends.hip import wavefront_tuning
 from ..backends.opencl.prebuilt import Specialization
+from ..backends.opencl.processor import SETS
 from ..errors import IntegrityTritonError
+from ..launching.launch import tuned
 from ..self_tests.catalogue import launches
 
 INTEL_COMPILER = "triton-xpu 3.3.0b1"
@@ -40,6 +42,10 @@ INTEL_GPUS: Mapping[str, Mapping[str, Any]] = {
     "pvc": {"sub_group_sizes": [16, 32], "has_subgroup_matrix_multiply_accumulate": True},
 }
 
+PORTABLE: Mapping[str, str] = {"xpu": SETS["avx2"], "xpu:avx512": SETS["avx512"]}
+"""The targets whose SPIR-V is bound to no architecture, with the names of their configurations in
+``tuning.json``. Both run on every device that the ``opencl`` backend takes."""
+
 
 class CompileError(IntegrityTritonError, RuntimeError):
     """Raised if a kernel does not compile or there is no compiler for its target. The message says why."""
@@ -47,8 +53,8 @@ class CompileError(IntegrityTritonError, RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """A device architecture to compile for, such as ``cuda:90``, ``hip:gfx942``, ``xpu:pvc``, or ``xpu`` for
-    SPIR-V that is bound to no architecture."""
+    """A device architecture to compile for, such as ``cuda:90``, ``hip:gfx942``, ``xpu:pvc``, or ``xpu`` and
+    ``xpu:avx512`` for SPIR-V that is bound to no architecture."""
 
     name: str
     backend: str
@@ -66,8 +72,8 @@ class Target:
     @classmethod
     def parse(cls, name: str) -> Target:
         """The target with this name. Raises ValueError if there is none."""
-        if name == "xpu":
-            return cls(name, "xpu", None, None, "opencl", ("spv",), 4)
+        if name in PORTABLE:
+            return cls(name, "xpu", None, None, PORTABLE[name], ("spv",), 4)
         if name.partition(":")[0] == "xpu" and name[4:] in INTEL_GPUS:
             return cls(name, "xpu", name[4:], None, name, ("bin", "spv"), 16)
         if found := re.fullmatch(r"cuda:(\d{2,3})", name):
@@ -78,7 +84,8 @@ class Target:
             return cls(name, "hip", found[1], warp, wavefront_tuning(warp), ("hsaco",), 16)
         raise ValueError(
             f"unknown target {name!r}; targets are cuda:90 or another compute capability, "
-            f"hip:gfx942 or another architecture, {', '.join(f'xpu:{gpu}' for gpu in INTEL_GPUS)}, and xpu"
+            f"hip:gfx942 or another architecture, {', '.join(f'xpu:{gpu}' for gpu in INTEL_GPUS)}, "
+            f"{' and '.join(PORTABLE)}"
         )
 
     @property
@@ -103,6 +110,20 @@ def specializations(
         for launch, options in launches(record, tuning):
             wanted = Specialization.of(launch, options)
             found[wanted.name] = wanted
+    return found
+
+
+def prebuilt_specializations() -> dict[str, Specialization]:
+    """The kernels that ship for the ``opencl`` backend, of both sets, by the names of their artifacts."""
+    usual, other = (Target.parse(name) for name in PORTABLE)
+    found: dict[str, Specialization] = {}
+    for record in algorithms.all_algorithms():
+        of_record = specializations([record], usual)
+        found |= of_record
+        # To list the launches of an algorithm takes long, and those of most are the same in both sets.
+        launched = [(asked.kernel, asked.constants.get("BLOCK")) for asked in of_record.values()]
+        if any(tuned(other.tuning, *names) != tuned(usual.tuning, *names) for names in launched):
+            found |= specializations([record], other)
     return found
 
 
@@ -225,7 +246,8 @@ def sidecar(wanted: Specialization, target: Target, result: Mapping[str, Any]) -
     them."""
     described = {
         "format": SIDECAR_FORMAT,
-        "target": target.name,
+        # Both sets for CPUs share kernels, and each kernel runs on every device of either.
+        "target": "xpu" if target.name in PORTABLE else target.name,
         "binary": target.binaries[0],
         "entry": result["entry"],
         "kernel": wanted.kernel,

@@ -15,7 +15,7 @@ from ..algorithms import Algorithm
 from ..backends.opencl import prebuilt
 from ..backends.opencl.prebuilt import Specialization
 from ..output_files import check_output_file, write_file
-from .compiling import Target, compile_all, sidecar, specializations
+from .compiling import PORTABLE, Target, compile_all, sidecar, specializations
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def export(
     """Write the binaries and the JSON sidecar of each kernel to the folder ``out``, which is made if it does
     not exist.
 
-    For ``xpu``, the prebuilt kernels are written, unless ``compiler`` is a folder that holds a Triton with
-    Intel's backend. Raises CompileError if a kernel does not compile, and BackendUnavailable if a prebuilt
-    kernel is missing, altered or stale. Raises OSError, before anything is compiled, if the folder or a file
-    in it cannot be written.
+    For ``xpu`` and ``xpu:avx512``, the prebuilt kernels are written, unless ``compiler`` is a folder that
+    holds a Triton with Intel's backend. Raises CompileError if a kernel does not compile, and
+    BackendUnavailable if a prebuilt kernel is missing, altered or stale. Raises OSError, before anything is
+    compiled, if the folder or a file in it cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def _made(
     wanted: Mapping[str, Specialization], target: Target, compiler: Path | None
 ) -> Iterator[tuple[list[bytes], dict[str, Any]]]:
     """The binaries of each kernel, in the order of ``target.binaries``, and its sidecar."""
-    if target.name == "xpu" and compiler is None:
+    if target.name in PORTABLE and compiler is None:
         for name in wanted:
             artifact = prebuilt.load(name)
             yield [artifact.binary], dict(artifact.sidecar)

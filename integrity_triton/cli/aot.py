@@ -43,7 +43,7 @@ def aot(
 ) -> int:
     """Export ALGORITHM's kernels for TARGET.
 
-    Each kernel becomes a binary with a JSON sidecar that says how to launch it. TARGET is xpu, or
+    Each kernel becomes a binary with a JSON sidecar that says how to launch it. TARGET is xpu, xpu:avx512, or
     cuda, hip or xpu with a compute capability or architecture, such as cuda:90, hip:gfx942 or xpu:pvc.
     """
     from .. import algorithms as registry

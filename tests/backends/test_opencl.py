@@ -16,7 +16,7 @@ import torch
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.backends import opencl, registry
-from integrity_triton.backends.opencl import binary_cache, cpu_choice
+from integrity_triton.backends.opencl import binary_cache, cpu_choice, processor
 from integrity_triton.backends.registry import get as get_backend
 from integrity_triton.messages.from_caller import batch_messages, chunk_messages
 from support import rows_as_bytes
@@ -194,15 +194,15 @@ def test_binaries_are_cached_and_damaged_ones_replaced(cache, runtime, monkeypat
 def test_a_processor_with_other_instructions_has_binaries_of_its_own(cache, runtime, monkeypatch):
     """Two machines may share a home, and a virtual machine may move to another host."""
     _fresh_digest()
-    monkeypatch.setattr(opencl, "_processor", lambda: "another")
+    monkeypatch.setattr(processor, "identity", lambda: "another")
     _fresh_digest()
     assert len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="not applicable: there is no /proc/cpuinfo")
 def test_what_identifies_a_processor():
-    assert len(opencl._processor().splitlines()) > 2
-    assert "MHz" not in opencl._processor()
+    assert len(processor.identity().splitlines()) > 2
+    assert "MHz" not in processor.identity()
 
 
 def test_a_binary_that_others_can_write_is_not_taken(cache):
@@ -334,11 +334,13 @@ GUARDED = """if True:
     assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(base + page), page, 0) == 0
     beyond = int(sys.argv[1])
     names = sys.argv[2:]
-    for name in {"sha256", "blake3"} & {*names}:
+    for name in {"sha256", "blake3", "sha3_512", "sha3_256", "shake_128"} & {*names}:
+        length = 32 if name == "shake_128" else None
         for size in [*range(1, 140), 1023, 1024, 1025, 2048, 3001]:
             message = torch.frombuffer(memory, dtype=torch.uint8, offset=page - size, count=size + beyond)
-            digest = it.hash_batch([message], name, backend="opencl").numpy().tobytes()
-            assert digest == it.new(name, memory[page - size : page], backend="native").digest(), (name, size)
+            digest = it.hash_batch([message], name, length=length, backend="opencl").numpy().tobytes()
+            expected = it.new(name, memory[page - size : page], backend="native").digest(length)
+            assert digest == expected, (name, size)
     from integrity_triton.drivers.poly1305 import Poly1305Driver
     key = bytes(range(32))
     for way in Poly1305Driver.ways if "poly1305" in names else ():
@@ -362,6 +364,7 @@ GUARDED = """if True:
     "names",
     [
         ("sha256", "blake3"),
+        pytest.param(("sha3_512", "sha3_256", "shake_128"), marks=pytest.mark.slow),
         pytest.param(("poly1305",), marks=pytest.mark.slow),
         pytest.param(("crc32", "crc64_nvme", "xxh64", "xxh3_128"), marks=pytest.mark.slow),
     ],

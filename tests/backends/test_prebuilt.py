@@ -81,7 +81,7 @@ def test_a_build_makes_what_is_missing_and_removes_what_is_not_wanted(wanted, tm
             Path(f"{output}.spv").write_bytes(prebuilt.load(specialization.name).binary)
         return [{"compiler": compiling.INTEL_COMPILER}] * len(asked)
 
-    monkeypatch.setattr(build_module, "specializations", lambda *, target: wanted)
+    monkeypatch.setattr(build_module, "prebuilt_specializations", lambda: wanted)
     monkeypatch.setattr(build_module, "compile_all", compiled)
     monkeypatch.setattr(build_module, "sidecar", lambda asked, target, result: sidecars[asked.name])
     shutil.copytree(prebuilt.folder(), tmp_path, dirs_exist_ok=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from bench import cpu_instructions
 from bench.cpu_instructions import LEAST, TURNS, USUAL, Code, Instruction, parsed
+from integrity_triton.backends.opencl.prebuilt import Specialization
 
 # A loop over blocks, which loads whole blocks or gathers the last one, with a loop over rounds that prepares
 # more words unless it ends. Code for alignment precedes the second loop.
@@ -92,7 +94,74 @@ def test_the_least_is_that_of_a_usual_kernel():
 
 def test_a_table_shows_what_was_counted():
     count = cpu_instructions.Count(
-        "md5", "skx", 16, 64, {"rotations": 64, "loads": 4}, {"icelake-server": 100.4}
+        "md5", "skx", 32, "32 x 128", 64, {"rotations": 64, "loads": 4}, {"icelake-server": 512.4}
     )
-    lines = cpu_instructions.table([count]).splitlines()
-    assert lines[0].startswith("| kernel |") and "| md5 | skx | 16 | 388 | 68 |" in lines[2]
+    lines = cpu_instructions.table([count], 3.0).splitlines()
+    assert lines[0].startswith("| kernel |") and "GB/s at 3 GHz" in lines[0]
+    # Two vectors of 16 lanes have twice the least of one.
+    assert "| md5 | skx | 32 x 128 | 776 | 68 | 64 | 512 icelake-server | 0.250 | 11.99 |" in lines[2]
+    assert "0.250 cycles a byte, 11.99 GB/s at 3 GHz" in count.summary(3.0)
+    half = replace(count, algorithm="sha1", lanes=8)
+    assert half.least == sum(LEAST["sha1"])
+    wide = replace(count, algorithm="sha512", lanes=16)
+    assert wide.least == 2 * sum(LEAST["sha512"])
+
+
+# A loop over rounds that is passed by if there are none, and a function that ends with a jump back.
+GUARDED = """
+0000000000000010 <entry>:
+  10:\ttest   %rax,%rax
+  12:\tvmovdqu64 (%rax),%zmm0
+  14:\tje     40 <entry+0x30>
+  20:\tvprold $0x7,%zmm0,%zmm1
+  24:\tdec    %rbx
+  26:\tjne    20 <entry+0x10>
+  30:\tjmp    50 <entry+0x40>
+  40:\tvpshufb %zmm5,%zmm1,%zmm1
+  50:\tvpaddd %zmm5,%zmm1,%zmm1
+  54:\tjne    60 <entry+0x50>
+  56:\tret
+  60:\tvpxord %zmm5,%zmm1,%zmm1
+  64:\tjmp    10 <entry>
+"""
+
+
+def test_a_jump_at_the_end_of_a_function_and_rounds_that_could_be_passed_by():
+    code = Code(parsed(GUARDED, "entry"))
+    assert {loop.header for loop in code.loops} == {0x10, 0x20}
+    names = [i.name for i in code.hot(3)]
+    assert names.count("vprold") == 3 and "vpshufb" not in names
+    assert names[-2:] == ["vpxord", "jmp"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("vpaddd 0x40(%rsp),%zmm1,%zmm1", "movq 0x40(%rsp),%mm0\nvpaddd %zmm1,%zmm1,%zmm1"),
+        ("vpaddd 0x40(%rsp){1to16},%zmm1,%zmm2", "movq 0x40(%rsp),%mm0\nvpaddd %zmm1,%zmm1,%zmm2"),
+        ("vpxor (%rax,%rdx,4),%ymm1,%ymm2", "movq (%rax,%rdx,4),%mm0\nvpxor %ymm1,%ymm1,%ymm2"),
+        (
+            "vpternlogd $0x96,0x40(%rsp),%zmm1,%zmm2",
+            "movq 0x40(%rsp),%mm0\nvpternlogd $0x96,%zmm1,%zmm1,%zmm2",
+        ),
+        ("vpaddd %zmm1,%zmm2,%zmm3", "vpaddd %zmm1,%zmm2,%zmm3"),
+        ("vmovdqu64 0x40(%rsp),%zmm1", "vmovdqu64 0x40(%rsp),%zmm1"),
+        # A processor inserts from memory without the unit that it needs for registers.
+        ("vinserti128 $0x1,(%rax),%ymm1,%ymm2", "vinserti128 $0x1,(%rax),%ymm1,%ymm2"),
+        ("add 0x40(%rsp),%rax", "add 0x40(%rsp),%rax"),
+    ],
+)
+def test_operands_in_memory_are_loaded_apart(text, expected):
+    assert cpu_instructions.unfolded(text) == expected
+
+
+def test_shapes_of_a_kernel():
+    wanted = Specialization("m:k", {"BLOCK_MSGS": 64, "VECTOR": 0}, (), 4, 16)
+    found = cpu_instructions.shapes(wanted, [8, 32], [1, 2])
+    assert [(w.threads_per_warp, w.constants["BLOCK_MSGS"]) for w in found] == [
+        (8, 32),
+        (8, 64),
+        (32, 128),
+        (32, 256),
+    ]
+    assert all(w.constants["VECTOR"] == 0 and w.num_warps == 4 for w in found)

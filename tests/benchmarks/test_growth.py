@@ -173,3 +173,18 @@ def test_latency_of_every_kind(monkeypatch):
     assert found["one message of 3 bytes", "sha256", ""] > 0
     for code in codes:
         compile(code, "code", "exec")
+
+
+def test_the_medians_of_several_runs_are_written(tmp_path):
+    files = []
+    for i, seconds in enumerate((3.0, 1.0, 2.0)):
+        files.append(tmp_path / f"{i}.json")
+        results = [{"key": ["import torch", "", ""], "seconds": seconds, "good": True}]
+        environment.write(files[-1], "growth", {"date": str(i)}, {"latency": results})
+    out = tmp_path / "all.json"
+    assert growth.main(["--medians-of", *map(str, files), "--out", str(out)]) == 0
+    document = json.loads(out.read_text("utf-8"))
+    assert [run["date"] for run in document["runs"]] == ["0", "1", "2"]
+    assert document["latency"] == [{"key": ["import torch", "", ""], "seconds": 2.0, "good": True, "runs": 3}]
+    with pytest.raises(SystemExit):
+        growth.main(["--medians-of", str(files[0])])

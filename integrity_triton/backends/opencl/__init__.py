@@ -18,20 +18,19 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from platform import processor
 from typing import TYPE_CHECKING, Any
 
 from ...algorithms import Algorithm
 from ...errors import BackendUnavailable
-from ...launching.launch import Launch
+from ...launching.launch import Launch, tuned
 from ...messages.layout import Messages
 from ...messages.tensors import host_memory
 from ..base import Probe
 from ..triton_backend import TritonBackend
-from . import binary_cache, prebuilt
+from . import binary_cache, prebuilt, processor
 from .cpu_choice import compared, kernels_are_faster
 from .in_flight import InFlight
 
@@ -132,6 +131,7 @@ class _Runtime:
         found.sort(key=lambda d: not d.type & cl.device_type.CPU)
         self.device = found[0]
         self.label = f"{self.device.name.strip()} ({self.device.platform.name.strip()})"
+        self.kernels = processor.kernel_set(bool(self.device.type & cl.device_type.CPU))
         self.context = cl.Context([self.device])
         self.queue = cl.CommandQueue(self.context)
         self.pid = os.getpid()
@@ -228,23 +228,17 @@ def _cache_name(artifact: prebuilt.Prebuilt, device: Any) -> str:
     """
     key = hashlib.sha256(artifact.binary)
     target = os.environ.get("CL_CONFIG_CPU_TARGET_ARCH", "")  # names the processor for which Intel's builds
-    identity = device.platform.name, device.name, device.version, device.driver_version, target, _processor()
+    identity = (
+        device.platform.name,
+        device.name,
+        device.version,
+        device.driver_version,
+        target,
+        processor.identity(),
+    )
     for part in identity:
         key.update(part.encode() + b"\0")
     return f"{artifact.name}-{key.hexdigest()[:32]}"
-
-
-@cache
-def _processor() -> str:
-    """The processor's model and instructions, as far as the system tells them."""
-    try:
-        first = Path("/proc/cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0]
-    except OSError:
-        import torch
-
-        return f"{processor()} {torch.backends.cpu.get_cpu_capability()}"
-    telling = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")
-    return "\n".join(line for line in first.splitlines() if line.split(":")[0].strip() in telling)
 
 
 @contextlib.contextmanager
@@ -297,7 +291,16 @@ class OpenClBackend(TritonBackend):
             return Probe(False, str(error))
         except Exception as error:  # the loader has exceptions of its own
             return Probe(False, f"no OpenCL runtime works here ({error}); {INSTALL}")
-        return Probe(True, f"pyopencl {self._runtime.cl.VERSION_TEXT}", (self._runtime.label,))
+        version, kernels = self._runtime.cl.VERSION_TEXT, self._runtime.kernels
+        return Probe(True, f"pyopencl {version}, kernels for {kernels}", (self._runtime.label,))
+
+    @cached_property
+    def tuned_for(self) -> str:
+        """The name under which ``tuning.json`` has the configurations for this machine's processor."""
+        return processor.SETS[processor.kernel_set() if self._runtime is None else self._runtime.kernels]
+
+    def tuned(self, kernel: str, block: str | None = None) -> dict[str, int]:
+        return tuned(self.tuned_for, kernel, block)
 
     def driver_versions(self) -> tuple[str, ...]:
         return () if self._runtime is None else (str(self._runtime.device.driver_version),)

@@ -19,6 +19,7 @@ from ...drivers.crc import PIECE_BYTES
 from ...messages.layout import Messages, Rows
 from ..native import usable_cpus
 from ..triton_backend import TritonBackend
+from .processor import has_avx512
 
 _WORTH_THREADS = 1 << 20
 
@@ -32,9 +33,7 @@ def measured() -> dict[str, dict[str, Any]]:
 
 def instructions() -> str:
     """Which of the figures stand for this processor: "AVX512", or "AVX2" for every other one."""
-    import torch
-
-    return "AVX512" if torch.backends.cpu.get_cpu_capability() == "AVX512" else "AVX2"
+    return "AVX512" if has_avx512() else "AVX2"
 
 
 @cache
