@@ -334,6 +334,31 @@ def test_pieces_of_leaves_that_differ():
     ]
 
 
+@pytest.mark.parametrize("width", [8, 1024])
+def test_a_part_that_was_met_before_is_compared(width):
+    """A rank holds what another has sent, and something that nobody has sent yet."""
+    x = random((40, width), torch.uint8)
+    half = {"x": LocalShard.along(x[:, : width // 2].clone(), 1, 0, width)}
+    assert Simulated([half, {"x": x}]).run() == {"x": content(x.numpy(), "U8")}
+    flip(half["x"].data, 3)
+    for sources in ([half, {"x": x}], [{"x": x}, half]):
+        group = Simulated(sources)
+        assert group.run() == {}
+        assert group.faults == ["tensor 'x': there is no majority: rank 0 and rank 1 differ"]
+
+
+def test_all_ranks_that_differ_somewhere_are_named():
+    """Two copies differ in two parts of a tensor, between which a shard of another rank is."""
+    x = random((64, 1024), torch.uint8)
+    copies = [{"x": x.clone()} for _ in range(5)]
+    flip(copies[1]["x"], 20 * 1024)
+    flip(copies[2]["x"], 50 * 1024)
+    shard_of_rows = LocalShard(torch.cat([x[:16], x[32:48]]), (64, 1024), ([(0, 16), (32, 48)], None))
+    group = Simulated([*copies, {"x": shard_of_rows}])
+    assert group.run() == {}
+    assert group.faults == ["tensor 'x': ranks 1-2 differ from the majority, ranks 0, 3-4"]
+
+
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of messages in the batches that are hashed from now on."""
     found: list[int] = []
