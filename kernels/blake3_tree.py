@@ -40,16 +40,15 @@ def _chunk_count(length):
 
 
 @triton.jit
-def _last_chunk(length):
-    """The bytes in the last chunk of a message."""
-    return length - (_chunk_count(length) - 1) * CHUNK_BYTES
-
-
-@triton.jit
 def _store_node(nodes_ptr, message, cv, m, block_len, flags, mask, VECTOR: tl.constexpr):
     WORDS: tl.constexpr = NODE_WORDS if VECTOR == 4 else NODE_WORDS - 2
     node = cv + m + (block_len, flags, flags, flags)
     store_words(nodes_ptr + message * NODE_WORDS, node, mask, WORDS, VECTOR)
+
+
+@triton.jit
+def _smaller(x, y):
+    return tl.minimum(x, y)
 
 
 @kernel
@@ -131,23 +130,10 @@ def blake3_chunks(
     place = start + chunk * CHUNK_BYTES
     if VECTOR == 0:
         # Blocks that lie whole in all chunks of the program. Lanes without a chunk read those of the last
-        # chunk, which has none if the last message is shorter than the others. All of this is computed from
-        # scalars: a reduction over the lanes would hide from the runtime's compiler that all lanes take the
-        # same way, and it would have them take both ways in turn.
+        # chunk, which has none if the last message is shorter than the others.
         final_rest = tl.minimum(tl.maximum(final_size - (final_end - CHUNK_BYTES), 0), CHUNK_BYTES)
-        if TABLE:
-            shortest = final_rest
-            earlier = first_message
-            while (earlier < final_message) & (shortest >= BLOCK_BYTES):
-                shortest = tl.minimum(shortest, _last_chunk(tl.load(table_ptr + count + earlier)))
-                earlier += 1
-        else:
-            # The messages before the final one end in this program. Only rows at the end may be shorter than
-            # the others; if more than one is, which no rows of a tensor are, no block counts as whole.
-            alike = total - (final_message - 1) * stride >= length
-            earlier_rest = tl.where(alike, _last_chunk(length), 0)
-            shortest = tl.where(one_message, final_rest, tl.minimum(final_rest, earlier_rest))
-        whole_blocks = shortest.to(tl.int32) // BLOCK_BYTES
+        shortest = tl.reduce(tl.where(valid, chunk_size, CHUNK_BYTES), 0, _smaller)
+        whole_blocks = tl.minimum(shortest, final_rest.to(tl.int32)) // BLOCK_BYTES
         final_start = tl.load(table_ptr + final_message) if TABLE else address + final_message * stride
         readable = tl.where(valid, place, final_start + final_end - CHUNK_BYTES)
     cv = load_state(key_ptr, message, in_range, KEY_PER_MESSAGE, 8, BLOCK_MSGS, VECTOR)
