@@ -260,6 +260,7 @@ def test_a_report_names_code_that_no_cell_executed():
             "constants": {"FINAL": True},
             "blocks": 3,
             "missed": ["block 2: b"],
+            "algorithms": ["sha256"],
         }
     ]
 

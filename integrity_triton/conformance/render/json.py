@@ -31,11 +31,13 @@ def to_dict(report: Report) -> dict[str, Any]:
                 "constants": dict(execution.constants),
                 "blocks": execution.blocks,
                 "missed": list(map(str, execution.missed)),
-                "algorithms": [
-                    cell.algorithm
-                    for cell in report.cells
-                    if cell.backend == backend and kernel in cell.coverage
-                ],
+                "algorithms": list(
+                    dict.fromkeys(
+                        cell.algorithm
+                        for cell in report.cells
+                        if cell.backend == backend and kernel in cell.coverage
+                    )
+                ),
             }
             for (backend, kernel), execution in report.executions().items()
         ],
