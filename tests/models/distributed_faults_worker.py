@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ SHORT = 1.0
 def flip(x: torch.Tensor, byte: int) -> None:
     """Flip a bit as a fault of the memory does, of which torch takes no notice."""
     host_memory(x.detach())[byte] ^= 1
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, before: Callable[[], Any] = lambda: None
+) -> None:
+    """A step on random data, with a call of ``before`` just before the optimizer's step."""
+    optimizer.zero_grad()
+    model(torch.randn(16, 64)).square().mean().backward()
+    before()
+    optimizer.step()
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -124,12 +135,7 @@ def watch(log: Log, rank: int) -> None:
     watched = distributed.ReplicaWatch(model, every=2, timeout=LONG, on_report=reports.append)
     watched.attach(optimizer)
 
-    def step(before: Callable[[], Any] = lambda: None) -> None:
-        optimizer.zero_grad()
-        model(torch.randn(16, 64)).square().mean().backward()
-        before()
-        optimizer.step()
-
+    step = partial(training_step, model, optimizer)
     for _ in range(5):
         step()
     log.write("watched", f"{len(reports)} {all(report.ok for report in reports)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 import integrity_triton as it
-from distributed_faults_worker import flip, outcome
+from distributed_faults_worker import flip, outcome, training_step
 
 distributed = it.models.distributed
 TIMEOUT = 120.0
@@ -46,12 +46,7 @@ def train(mesh: Any) -> dict[str, Any]:
     watch = distributed.ReplicaWatch(model, group, every=2, timeout=TIMEOUT, on_report=reports.append)
     watch.attach(optimizer)
 
-    def step(before: Callable[[], Any] = lambda: None) -> None:
-        optimizer.zero_grad()
-        model(torch.randn(16, 64)).square().mean().backward()
-        before()
-        optimizer.step()
-
+    step = partial(training_step, model, optimizer)
     for _ in range(5):
         step()
     found: dict[str, Any] = {"clean": list(map(str, reports))}
