@@ -23,6 +23,7 @@ from integrity_triton.backends.emulation.faults import (
     Uninitialised,
     Unmodelled,
 )
+from integrity_triton.backends.ptx.parser import SHARED_START
 
 M32, M64 = (1 << 32) - 1, (1 << 64) - 1
 
@@ -368,6 +369,7 @@ def test_shared_memory_that_nothing_wrote_is_not_read():
         ("st.global.b32 [%out], %tid;", Race, "different values in one place"),
         ("st.global.b32 [%out + 4096], %tid;", MemoryFault, "outside the memory"),
         ("mov.u32 %r1, smem; st.shared.b32 [%r1 + 64], %r1;", MemoryFault, "shared memory"),
+        ("mov.u32 %r1, 0; st.shared.b32 [%r1], %r1;", MemoryFault, "shared memory, which start at 1024"),
         ("setp.lt.u32 %p1, %tid, 5; @%p1 bra A; bar.sync 0; A:", EmulationError, "together"),
         (
             "setp.lt.u32 %p1, %tid, 5; @%p1 bra A; shfl.sync.idx.b32 %r1, %tid, 0, 31, -1; A:",
@@ -518,7 +520,7 @@ def wgmma(
     mov.u32 %r1, smem; setp.lt.u32 %p1, %tid, 64; mad.lo.u32 %r2, %tid, 4, %r1; mov.u32 %r3, 0x01010101;
     @%p1 st.shared.b32 [%r2], %r3; {proxy} bar.sync 0; {late_proxy}
     mov.u32 %r10, 0; mov.u32 %r11, 0; mov.u32 %r12, 0; mov.u32 %r13, 0;
-    mov.b64 %d1, {(3 << 62) | (16 << 32)}; mov.pred %p2, 0; {fence}
+    mov.b64 %d1, {(3 << 62) | (16 << 32) | SHARED_START >> 4}; mov.pred %p2, 0; {fence}
     wgmma.mma_async.sync.aligned.m64n8k32.s32.s8.s8 {{%r10,%r11,%r12,%r13}}, {{%r3,%r3,%r3,%r3}}, %d1, %p2;
     wgmma.commit_group.sync.aligned; {wait}
     st.global.b32 [%d9], %r10;"""
@@ -535,7 +537,7 @@ def test_a_fence_covers_what_a_barrier_ordered_before_it(seed):
     to the fence in any order."""
     body = wgmma(proxy="", late_proxy="fence.proxy.async;").replace("%tid, 64;", "%tid, 999;")
     body = body.replace("{%r3,%r3,%r3,%r3}, %d1", "{%r3,%r3,%r3,%r3}, %d5").replace(
-        "mov.pred", f"mov.b64 %d5, {(3 << 62) | (16 << 32) | 512 >> 4}; mov.pred"
+        "mov.pred", f"mov.b64 %d5, {(3 << 62) | (16 << 32) | (SHARED_START + 512) >> 4}; mov.pred"
     )
     assert outputs(body, 256, threads=256, shared=1024, seed=seed) == [32] * 256
 

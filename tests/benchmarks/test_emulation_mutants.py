@@ -30,7 +30,8 @@ PTX = """
     ld.param.u64 %d1, [out];
     mov.u32 %r1, %tid.x;
     mov.u32 %r8, 5;
-    shl.b32 %r2, %r1, 2;
+    mov.u32 %r2, smem;
+    mad.lo.u32 %r2, %r1, 4, %r2;
     st.shared.b32 [%r2], %r1;
     bar.sync 0;
     xor.b32 %r3, %r2, 128;

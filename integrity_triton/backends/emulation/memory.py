@@ -380,12 +380,12 @@ def _check_same(found: Array, data: Array, what: Any) -> None:
 
 
 class SharedMemory:
-    """The shared memory of several programs that run side by side. Each has ``size`` bytes, which nothing has
-    written at first."""
+    """The shared memory of several programs that run side by side. Each has ``size`` bytes from the address
+    ``start`` on, which nothing has written at first."""
 
-    def __init__(self, programs: int, size: int) -> None:
-        self.size = size
-        self.stride = -(-max(size, WIDEST_VECTOR) // 1024) * 1024
+    def __init__(self, programs: int, size: int, start: int = 0) -> None:
+        self.start, self.end = start, start + size
+        self.stride = -(-max(self.end, WIDEST_VECTOR) // 1024) * 1024
         """The distance of the memories of two programs in :attr:`raw`."""
         self.raw = np.full(programs * self.stride, _POISON, np.uint8)
         self.in_flight = np.zeros(len(self.raw), np.bool_)
@@ -396,11 +396,11 @@ class SharedMemory:
         """Where the bytes of accesses are in :attr:`raw`: int64 ``[n, width]``. ``program`` and ``offset``
         are int64 ``[n]``. Raises MemoryFault."""
         offset = offset.astype(np.int64)
-        bad = (offset < 0) | (offset + width > self.size)
+        bad = (offset < self.start) | (offset + width > self.end)
         if bad.any():
             raise MemoryFault(
-                f"{what}: {int(bad.sum())} accesses of {width} bytes are outside the {self.size} bytes of "
-                f"shared memory, the first at {int(offset[bad][0])}"
+                f"{what}: {int(bad.sum())} accesses of {width} bytes are outside the {self.end - self.start} "
+                f"bytes of shared memory, which start at {self.start}; the first is at {int(offset[bad][0])}"
             )
         bad = (offset & (align - 1)) != 0
         if bad.any():

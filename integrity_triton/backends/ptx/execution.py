@@ -13,6 +13,7 @@ from ..emulation.memory import UNSIGNED, SharedMemory
 from ..emulation.program import KernelLaunch
 from ..emulation.scheduler import Scheduler
 from .matrices import accumulator, descriptor_rows, left_fragment, right_fragment
+from .parser import SHARED_START
 from .registers import Written
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Run:
         lane = np.arange(self.lanes)
         self.program = lane // self.threads
         """The program of each thread, from 0."""
-        self.shared = SharedMemory(programs, max(module.static_shared, launch.shared_bytes))
+        self.shared = SharedMemory(programs, max(module.static_shared, launch.shared_bytes), SHARED_START)
         self.scheduler = Scheduler(
             programs,
             self.threads,
@@ -374,8 +375,10 @@ class Run:
         if (descriptor != descriptor[0]).any():
             raise EmulationError(f"{what}: its threads have different descriptors")
         at = descriptor_rows(int(descriptor[0]), rows)
-        if int(at.max()) >= self.shared.size:
-            raise EmulationError(f"{what}: the matrix ends outside shared memory, at {int(at.max())}")
+        if int(at.min()) < self.shared.start or int(at.max()) >= self.shared.end:
+            raise EmulationError(
+                f"{what}: the matrix is outside shared memory, from {int(at.min())} to {int(at.max())}"
+            )
         places = at + int(self.program[WARP_GROUP * group]) * self.shared.stride
         self.check_proxy(places, what)
         data = None

@@ -34,6 +34,10 @@ _LOC = re.compile(
 ENDS = {"bra", "ret", "exit"}
 """Opcodes that end a block."""
 BARRIERS = {"bar", "barrier"}
+SHARED_START = 1024
+"""The address at which the shared memory of a program begins. CUDA keeps the bytes before it for itself from
+compute capability 8.0 on (CUDA C++ Programming Guide, "Compute Capability 8.x"). Since it is not 0, an offset
+that is used as an address, without that of its variable, leads to an error."""
 
 Place = tuple[int, int, int]
 
@@ -79,7 +83,7 @@ class Module:
     widths: dict[str, int]
     """Bits of each register."""
     shared: dict[str, int]
-    """Offsets of the names in shared memory."""
+    """Addresses of the names in shared memory."""
     static_shared: int
     """Bytes of shared memory that the text declares."""
     blocks: list[list[Instruction]]
@@ -138,14 +142,14 @@ def _body(text: str, start: int) -> str:
 
 
 def _shared(text: str) -> tuple[dict[str, int], int]:
-    """Offsets of variables in shared memory, and bytes that they take."""
+    """Addresses of variables in shared memory, and bytes that they take."""
     places: dict[str, int] = {}
     size = 0
     pattern = rf"\.shared\s+\.align\s+(\d+)\s+\.[a-z](\d+)\s+({_NAME})\[(\d*)\]"
     for match in re.finditer(pattern, text):
         align, bits, name, count = int(match[1]), int(match[2]), match[3], int(match[4] or 0)
         size = -(-size // align) * align
-        places[name] = size
+        places[name] = SHARED_START + size
         size += count * bits // 8
     return places, size
 
