@@ -44,6 +44,7 @@ def survey(subject: Subject, target: str, count: int, seed: int) -> Entry:
     killed: Counter[str] = Counter()
     kinds: dict[str, list[int]] = {}
     survivors: list[Entry] = []
+    by_further = 0
     for number, (program, runs) in enumerate(known.programs):
         share_of = [
             count // len(known.programs) + (k < count % len(known.programs)) for k in range(number + 1)
@@ -51,14 +52,16 @@ def survey(subject: Subject, target: str, count: int, seed: int) -> Entry:
         for change in _changes(laboratory, program, share_of, f"{seed} {subject.name} {target} {number}"):
             chosen: list[tuple[str, Trial | EveryLength]] = [(subject.algorithm, trials[n]) for n in runs]
             cause = _cause(laboratory, program, change, chosen)
+            late = ""
             if cause is None and not laboratory.code(program).unread(change):
-                cause = _cause(laboratory, program, change, further)
+                cause, late = _cause(laboratory, program, change, further), ", by further batches"
+            by_further += bool(cause and late)
             kinds.setdefault(change.kind, [0, 0])[1] += 1
             where = f"{change.kind} {change.before!r} -> {change.after!r} at {change.line}"
             if cause is not None:
                 killed[cause] += 1
                 kinds[change.kind][0] += 1
-                print(f"  {cause}: {where}", flush=True)
+                print(f"  {cause}{late}: {where}", flush=True)
                 continue
             why = UNREAD if laboratory.code(program).unread(change) else ""
             if change.kind == "wait" and "cp.async" not in change.before and "proxy" not in change.before:
@@ -80,6 +83,7 @@ def survey(subject: Subject, target: str, count: int, seed: int) -> Entry:
         "target": target,
         "seed": seed,
         "killed": dict(sorted(killed.items())),
+        "by_further": by_further,
         "kinds": dict(sorted(kinds.items())),
         "survivors": survivors,
         "seconds": round(time.perf_counter() - start),

@@ -43,8 +43,9 @@ def merged(old: list[Entry], new: list[Entry]) -> list[Entry]:
 
 def tables(entries: list[Entry]) -> str:
     lines = [
-        "| kernel | target | mutants | wrong digest | fault | survivors | equivalent | killed |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| kernel | target | mutants | wrong digest | fault | by further batches | survivors | equivalent "
+        "| killed |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     rows = [([entry], f"{entry['kernel']} | `{entry['target']}`") for entry in entries]
     for some, name in [*rows, (entries, "all | ")]:
@@ -53,8 +54,8 @@ def tables(entries: list[Entry]) -> str:
         survivors = [survivor for entry in some for survivor in entry["survivors"]]
         equivalent = sum(survivor["equivalent"] for survivor in survivors)
         lines.append(
-            f"| {name} | {digests + faults + len(survivors)} | {digests} | {faults} | {len(survivors)} "
-            f"| {equivalent} | {share(some):.1%} |"
+            f"| {name} | {digests + faults + len(survivors)} | {digests} | {faults} "
+            f"| {_by_further(some)} | {len(survivors)} | {equivalent} | {share(some):.1%} |"
         )
     lines += ["", "| change | mutants | killed |", "| --- | ---: | ---: |"]
     for kind in KINDS:
@@ -70,6 +71,13 @@ def tables(entries: list[Entry]) -> str:
         kind = "equivalent" if survivor["equivalent"] else "not noticed"
         lines.append(f"| {text} | {entry['kernel']}, `{entry['target']}` | {kind}: {survivor['why']} |")
     return "\n".join(lines) + "\n"
+
+
+def _by_further(entries: list[Entry]) -> str:
+    """The mutants that the known answers did not kill, but further batches did."""
+    if any("by_further" not in entry for entry in entries):
+        return "not counted"
+    return str(sum(entry["by_further"] for entry in entries))
 
 
 def page(old: str, entries: list[Entry]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,6 +28,9 @@ SHORT = "short messages and a long one"
 _TIMES, _MORE = 4, 1000
 # Kernels load so many bytes at a time where the blocks of an algorithm are smaller.
 _LOADED = 64
+_SEED = {"seed": 0x9E3779B97F4A7C15}
+# The bytes of the known answers' keys are below 33, so that some planes of their bits are zero.
+_KEY = {"key": bytes(range(224, 256))}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Subject:
     others: tuple[str, ...] = ()
     """Other algorithms whose kernel is the same compiled text."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    modes: tuple[Mapping[str, Any], ...] = ()
+    """Other parameters with which the compiled text is the same, to be added to ``parameters``."""
+    lengths: tuple[int, ...] = ()
+    """Lengths of messages at which the kernel takes another way, besides those of every batch."""
 
 
 SUBJECTS = {
@@ -57,43 +63,98 @@ SUBJECTS = {
         ),
         Subject("BLAKE3", "blake3", "blake3_chunks"),
         Subject(
-            "Poly1305 rows", "poly1305", "poly1305_rows", way="rows", parameters={"key": bytes(range(32))}
+            "Poly1305 rows",
+            "poly1305",
+            "poly1305_rows",
+            way="rows",
+            parameters={"key": bytes(range(32))},
+            modes=(_KEY,),
         ),
         Subject("CRC-32C", "crc32c", "crc_finish"),
-        Subject("BLAKE2s", "blake2s", "hash_messages"),
-        Subject("XXH64", "xxh64", "xxh64_messages"),
-        Subject("XXH3-64", "xxh3_64", "xxh3_messages"),
-        Subject("SipHash-2-4", "siphash_2_4", "siphash_messages", parameters={"key": bytes(range(16))}),
         Subject(
-            "HighwayHash-64", "highwayhash_64", "highwayhash_messages", parameters={"key": bytes(range(32))}
+            "BLAKE2s",
+            "blake2s",
+            "hash_messages",
+            modes=({"key": bytes(range(32))}, {"last_node": True}),
         ),
-        Subject("CMAC", "cmac_aes", "hash_messages", parameters={"key": bytes(range(16))}),
-        Subject("GMAC", "gmac_aes", "hash_messages", parameters={"key": bytes(range(16)), "iv": bytes(12)}),
+        Subject("XXH64", "xxh64", "xxh64_messages", modes=(_SEED,)),
+        Subject(
+            "XXH3-64", "xxh3_64", "xxh3_messages", modes=(_SEED,), lengths=(*range(138, 260), 1088, 2112)
+        ),
+        Subject(
+            "SipHash-2-4",
+            "siphash_2_4",
+            "siphash_messages",
+            parameters={"key": bytes(range(16))},
+            modes=({"digest_size": 16},),
+        ),
+        Subject(
+            "HighwayHash-64",
+            "highwayhash_64",
+            "highwayhash_messages",
+            others=("highwayhash_128", "highwayhash_256"),
+            parameters={"key": bytes(range(32))},
+        ),
+        Subject(
+            "CMAC",
+            "cmac_aes",
+            "hash_messages",
+            parameters={"key": bytes(range(16))},
+            modes=(_KEY,),
+        ),
+        Subject(
+            "GMAC",
+            "gmac_aes",
+            "hash_messages",
+            parameters={"key": bytes(range(16)), "iv": bytes(12)},
+            modes=({"iv": bytes(range(20))},),
+        ),
     )
 }
 
 
 @dataclass(frozen=True)
 class EveryLength:
-    """A batch of messages of every length up to a little more than two blocks, and of some lengths more, each
-    in memory of its own that starts so many bytes behind a multiple of 64. A CPU library has the digests, or
-    kernels that were compiled for CPUs, if there is none."""
+    """A batch of messages of the lengths that ``lengths_of`` gives, each in memory of its own that starts so
+    many bytes behind a multiple of 64. A CPU library has the digests, or kernels that were compiled for CPUs,
+    if there is none."""
 
     algorithm: str
     parameters: Mapping[str, Any]
-    start: int
-    way: str | None
-    few: bool = False
-    """Whether the batch only has three messages, so that most lanes of a program have none."""
+    start: int = 0
+    way: str | None = None
+    kind: str = "every"
+    more: tuple[int, ...] = ()
+    """Lengths besides those of every batch."""
+    quarters: int = 4
+    """How much of a program's lanes a batch "whole" fills, but for three of them."""
+
+    def lengths_of(self, block: int, lanes: int) -> list[int]:
+        """The lengths of the messages, for an algorithm or a kernel that loads so many bytes at a time, and
+        whose programs have so many lanes.
+
+        "every": every length up to a little more than two blocks, and some lengths more. "few": three
+        messages, so that most lanes of a program have none. "mixed": a long message among short ones.
+        "empty": a program has only empty messages. "whole": messages that all have two blocks, and differ in
+        what is behind them.
+        """
+        if self.kind == "few":
+            return [block + 1, 1, 0]
+        if self.kind == "mixed":
+            return [20 * block + 5, *range(1, 17), 0]
+        if self.kind == "empty":
+            return [*(1 + n % 16 for n in range(lanes)), 0, 0, 0]
+        if self.kind == "whole":
+            return [2 * block + n % (block + 1) for n in range(lanes * self.quarters // 4 - 3)]
+        # The first message is not the empty one, whose digest lanes without a message compute, too.
+        lengths = [*range(1, 2 * block + 10), 0]
+        return [*lengths, *(n + k for n in (1024, 2048, 4096) for k in (-1, 0, 1, 5)), *self.more]
 
     def run(self, host: Run, device: torch.device) -> Iterator[tuple[str, bytes, torch.Tensor]]:
         record = algorithms.get(self.algorithm)
-        # The first message is not the empty one, whose digest lanes without a message compute, too.
         block = max(record.block_size, _LOADED)
-        lengths = [*range(1, 2 * block + 10), 0]
-        lengths += [n + k for n in (1024, 2048, 4096) for k in (-1, 0, 1, 5)]
-        if self.few:
-            lengths = [block + 1, 1, 0]
+        lanes = max(host.launcher.tuned(reference)["BLOCK_MSGS"] for reference in host.driver().references())
+        lengths = self.lengths_of(block, lanes)
         messages = []
         for n in lengths:
             memory = torch.full((n + 128,), 0xFF, dtype=torch.uint8)  # around it, which must not count
@@ -103,7 +164,7 @@ class EveryLength:
                 message.copy_(torch.frombuffer(bytearray(pattern(n)), dtype=torch.uint8))
             messages.append(message)
         # What is squeezed out beyond a block depends on all words of the state.
-        size = record.digest_size or 400
+        size = record.size(self.parameters) or 400
         other = "opencl" if record.native is None else "native"
         known = it.hash_batch(messages, self.algorithm, length=size, backend=other, **self.parameters)
         found = host.execute(dict(self.parameters), Ragged(messages, device), size)
@@ -161,7 +222,7 @@ class Replaceable:
         self.ran = True
         self.steps.now = 0
         steps: Any = self.steps
-        self.current.run(dataclasses.replace(launch, coverage=steps))
+        self.current.run(replace(launch, coverage=steps))
 
 
 class Laboratory:
@@ -174,7 +235,7 @@ class Laboratory:
         self.programs: list[Replaceable] = []
         given = backend.target(target)
         driver = backend.driver_of(target)
-        driver.target = dataclasses.replace(given, program=lambda *text: self._load(given, *text))
+        driver.target = replace(given, program=lambda *text: self._load(given, *text))
         # The JIT keeps kernels by the name of the device.
         driver.get_current_device = lambda: f"laboratory {id(self)}"  # type: ignore[method-assign]
         backend.__dict__["_driver"] = driver
@@ -204,12 +265,21 @@ class Laboratory:
         return sorted(wanted, key=lambda trial: trial.start)
 
     def further(self, subject: Subject) -> list[tuple[str, EveryLength]]:
-        """Batches of every length, with the algorithm of each."""
+        """Batches of many lengths, with the algorithm of each."""
+        own = subject.algorithm
+        given = [
+            EveryLength(own, subject.parameters, kind=kind, more=subject.lengths)
+            for kind in ("few", "mixed", "empty", "every")
+        ]
+        given += [EveryLength(own, subject.parameters, kind="whole", quarters=n) for n in (4, 3, 2, 1)]
+        given += [
+            EveryLength(own, {**subject.parameters, **mode}, more=subject.lengths) for mode in subject.modes
+        ]
+        given += [EveryLength(name, subject.parameters) for name in subject.others]
         return [
-            (name, EveryLength(name, subject.parameters, start, subject.way, few))
-            for name in (subject.algorithm, *subject.others)
-            for few in ((True, False) if name == subject.algorithm else (False,))
-            for start in (1, 0, 4)
+            (batch.algorithm, replace(batch, start=start, way=subject.way))
+            for batch in given
+            for start in ((1, 2, 3, 0, 4) if batch.kind == "every" else (1, 0, 4))
         ]
 
     def failure(self, algorithm: str, trial: Trial | EveryLength) -> str | None:

@@ -134,12 +134,12 @@ def test_the_tables_count_what_is_not_equivalent():
         {"kind": "wait", "line": "a.py:2", "before": "w 1", "after": "w 2", "equivalent": False, "why": ""},
     ]
     entry = {
-        "kernel": "K", "target": "sm_90", "killed": {"digest": 2, "Race": 1},
+        "kernel": "K", "target": "sm_90", "killed": {"digest": 2, "Race": 1}, "by_further": 1,
         "kinds": {"mask": [2, 3], "wait": [1, 2]}, "survivors": survivors,
     }  # fmt: skip
     assert report.share([entry]) == 0.75
     text = report.tables([entry])
-    assert "| K | `sm_90` | 5 | 2 | 1 | 2 | 1 | 75.0% |" in text and "| mask | 3 | 2 |" in text
+    assert "| K | `sm_90` | 5 | 2 | 1 | 1 | 2 | 1 | 75.0% |" in text and "| mask | 3 | 2 |" in text
     assert "`@%p1 x \\| y`: left out | K, `sm_90` | equivalent: same |" in text
     old = f"before\n{report.BEGIN}\nx\n{report.END}\nafter\n"
     assert report.page(old, [entry]) == f"before\n{report.BEGIN}\n\n{text}\n{report.END}\nafter\n"
@@ -172,11 +172,41 @@ def test_the_committed_run_killed_nearly_all():
     assert report.page(text, results) == text
 
 
+def test_further_batches_fill_the_lanes_that_they_are_for():
+    block, lanes = 64, 128
+
+    def lengths(kind: str, **more) -> list[int]:
+        return trials.EveryLength("sha256", {}, kind=kind, **more).lengths_of(block, lanes)
+
+    assert 0 < len(lengths("few")) < lanes // 4
+    *short, long = sorted(lengths("mixed"))
+    assert long > 1000 and short[-1] <= 16
+    # Messages are sorted by length, so that the shortest are those of the last program.
+    assert sorted(lengths("empty"), reverse=True)[lanes:] == [0, 0, 0] and lengths("empty")[0]
+    assert {*range(2 * block + 2), 777} <= set(lengths("every", more=(777,)))
+    for quarters in (1, 2, 3, 4):
+        whole = lengths("whole", quarters=quarters)
+        assert (quarters - 1) * lanes // 4 < len(whole) < quarters * lanes // 4
+        assert min(whole) >= 2 * block
+
+
+@pytest.mark.parametrize("name", ["SipHash-2-4", "HighwayHash-64", "XXH3-64"])
+def test_further_batches_have_the_subjects_modes_and_lengths(name):
+    subject = trials.SUBJECTS[name]
+    batches = [batch for _, batch in trials.Laboratory("sm_90").further(subject)]
+    for mode in subject.modes:
+        assert any(mode.items() <= dict(batch.parameters).items() for batch in batches)
+    assert {batch.algorithm for batch in batches} == {subject.algorithm, *subject.others}
+    every = [b for b in batches if b.kind == "every" and b.algorithm == subject.algorithm]
+    assert {b.start % 4 for b in every} == {0, 1, 2, 3} and all(b.more == subject.lengths for b in every)
+
+
 def test_every_subject_is_a_kernel_of_its_algorithm():
     for subject in trials.SUBJECTS.values():
         for name in (subject.algorithm, *subject.others):
             record = algorithms.get(name)
-            assert record.check_parameters(dict(subject.parameters)) is not None
+            for mode in ({}, *subject.modes):
+                assert record.check_parameters({**subject.parameters, **mode}) is not None
         files = (ROOT / "kernels").glob("*.py")
         assert any(f"def {subject.kernel}(" in file.read_text("utf-8") for file in files)
 
