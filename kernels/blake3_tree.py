@@ -90,7 +90,14 @@ def blake3_chunks(
     for ``blake3_output``.
     """
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
-    node = first + tl.arange(0, BLOCK_MSGS)
+    lane = tl.arange(0, BLOCK_MSGS)
+    if VECTOR == 0:
+        # The lanes of a vector read at the same time, each from its own chunk. A processor foresees what
+        # they will read only if their chunks lie in different pages of memory. So neighbouring lanes take
+        # chunks that lie apart, and those between them belong to the program's other vectors.
+        VECTORS: tl.constexpr = BLOCK_MSGS // 16 if BLOCK_MSGS >= 16 else 1
+        lane = lane % (BLOCK_MSGS // VECTORS) * VECTORS + lane // (BLOCK_MSGS // VECTORS)
+    node = first + lane
     final_node = tl.minimum(first + BLOCK_MSGS, nodes) - 1
     in_range = node < nodes
     if TABLE:

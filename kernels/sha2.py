@@ -247,3 +247,56 @@ def sha512_block_in_halves(state, words, absorbed, last, flags, constants_ptr):
         _sha512_sigma0_in_halves,
         _sha512_sigma1_in_halves,
     )
+
+
+@triton.jit
+def _sha2_rounds_and_schedule(v, w, k, SUM0, SUM1, SIGMA0, SIGMA1):
+    """``_sha2_rounds`` and ``_sha2_schedule`` in turn: a word is computed as soon as a round has used the one
+    that it replaces. What a round waits for longest, SUM1, is added last."""
+    a, b, c, d, e, f, g, h = v
+    for t in tl.static_range(16):
+        x = wrap_add(wrap_add(w[0], SIGMA0(w[1])), wrap_add(w[9], SIGMA1(w[14])))
+        ch = g ^ (e & (f ^ g))
+        t1 = wrap_add(wrap_add(wrap_add(h, k[t]), w[0]), ch)
+        maj = (a & b) | (c & (a | b))
+        t2 = wrap_add(SUM0(a), maj)
+        sum1 = SUM1(e)
+        h, g, f, e = g, f, e, wrap_add(wrap_add(d, t1), sum1)
+        d, c, b, a = c, b, a, wrap_add(wrap_add(t1, t2), sum1)
+        w = w[1:] + (x,)
+    return (a, b, c, d, e, f, g, h), w
+
+
+@triton.jit
+def _sha2_compress_interleaved(state, w, k_ptr, ROUNDS: tl.constexpr, SUM0, SUM1, SIGMA0, SIGMA1):
+    v = state
+    for i in range(ROUNDS // 16 - 1):
+        k = ()
+        for t in tl.static_range(16):
+            k = k + (tl.load(k_ptr + 16 * i + t),)
+        v, w = _sha2_rounds_and_schedule(v, w, k, SUM0, SUM1, SIGMA0, SIGMA1)
+    k = ()
+    for t in tl.static_range(16):
+        k = k + (tl.load(k_ptr + (ROUNDS - 16) + t),)
+    v = _sha2_rounds(v, w, k, SUM0, SUM1)
+    out = ()
+    for i in tl.static_range(8):
+        out = out + (wrap_add(state[i], v[i]),)
+    return out
+
+
+@triton.jit
+def sha256_block_interleaved(state, words, absorbed, last, flags, constants_ptr):
+    """``sha256_block`` for processors that wait for the results of a round: the message schedule fills the
+    time. It needs a third more registers."""
+    return _sha2_compress_interleaved(
+        state, words, constants_ptr, 64, _sha256_sum0, _sha256_sum1, _sha256_sigma0, _sha256_sigma1
+    )
+
+
+@triton.jit
+def sha512_block_interleaved(state, words, absorbed, last, flags, constants_ptr):
+    """``sha512_block``, as ``sha256_block_interleaved``."""
+    return _sha2_compress_interleaved(
+        state, words, constants_ptr, 80, _sha512_sum0, _sha512_sum1, _sha512_sigma0, _sha512_sigma1
+    )

@@ -20,7 +20,7 @@ COMPILER_OPTIONS = frozenset({"num_warps", "threads_per_warp", "grf_mode"})
 ``grf_mode`` is the number of registers that a hardware thread has, on GPUs that leave the choice to the
 program."""
 
-BLOCK_FORMS = ("IN_HALVES", "BY_THREE")
+BLOCK_FORMS = ("IN_HALVES", "BY_THREE", "INTERLEAVED")
 """The members of a configuration that choose another form of a block function: the one whose name ends in the
 form's name in lower case. It gives the same results with other instructions."""
 

@@ -12,6 +12,7 @@ from integrity_triton.launching import launch
 from support import hash_batch, oracle, pattern, rows_as_bytes
 
 RECORDS = {
+    "sha256_block": ("sha256",),
     "sha512_block": ("sha512",),
     "keccak_block": ("sha3_256", "turboshake128"),
     "blake2b_block": ("blake2b", "blake2bp"),

@@ -1,8 +1,8 @@
 """What the processor is, and which of the two sets of kernels it gets.
 
 Both sets run on every processor and give the same digests. With AVX-512 a processor has twice as many vector
-registers, each twice as wide, so that it hides the latency of one set of lanes behind another. Without, such
-kernels keep most of their words in memory.
+registers, each twice as wide, so that it can keep more words at a time, and work on some while it waits for
+others. Without, such kernels keep most of their words in memory.
 """
 
 from __future__ import annotations
