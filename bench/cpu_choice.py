@@ -2,8 +2,9 @@
 
 For each algorithm that both the ``opencl`` backend and a CPU library have, this measures, for the kernels and
 for the library, the bytes per second and thread in a large batch, and the seconds that each call or message
-takes in addition. Then it prints how the rule chooses for batches of many shapes, and how often the other
-choice would have been faster.
+takes in addition; and for the library also the bytes per second and thread in one message, which has one
+thread, or all of them if it is hashed as a tree. Then it prints how the rule chooses for batches of many
+shapes, and how often the other choice would have been faster.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.messages.from_caller import batch_messages
 
 REPETITIONS = 3
-SHAPES = [(n, size) for n in (1, 4, 16, 64, 256, 1024, 8192) for size in (64, 1024, 16384, 262144)]
+SHAPES = [
+    *((n, size) for n in (1, 4, 16, 64, 256, 1024, 8192) for size in (64, 1024, 16384, 262144)),
+    (1, 1 << 26),
+]
 MOST_BYTES = 1 << 26
 # The length in bytes of extendable output without a default length.
 LENGTH = 32
@@ -67,14 +71,18 @@ def passed_over(record: Algorithm) -> str | None:
 
 def figures(record: Algorithm, threads: int) -> dict[str, float]:
     data = torch.randint(0, 256, (threads << 25,), dtype=torch.uint8)
-    # Each is measured where it is fastest: kernels with many lanes, a library with long messages.
-    large = {"opencl": data.view(-1, 8192), "native": data.view(-1, 1 << 20)}
+    # Each is measured where it is fastest: kernels with many lanes, a library with long messages. The
+    # libraries of tree hashes are measured with the shorter messages that batches of them have.
+    tree = record.construction.leaf_size is not None
+    large = {"opencl": data.view(-1, 8192), "native": data.view(-1, 1 << 16 if tree else 1 << 20)}
     small = torch.zeros((1, 1), dtype=torch.uint8)
     many = torch.zeros((20000, 1), dtype=torch.uint8)
     found = {}
     for backend in ("opencl", "native"):
         taken = seconds(lambda: hash_batch(large[backend], record, backend))  # noqa: B023
         found[f"{backend}_bytes_per_second"] = data.numel() / taken / threads
+    taken = seconds(lambda: hash_batch(data[None], record, "native"))
+    found["native_alone_bytes_per_second"] = data.numel() / taken / (threads if tree else 1)
     found["opencl_call"] = seconds(lambda: hash_batch(small, record, "opencl"))
     found["native_message"] = seconds(lambda: hash_batch(many, record, "native")) / len(many)
     return {key: float(f"{value:.3g}") for key, value in found.items()}

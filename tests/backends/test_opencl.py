@@ -297,6 +297,28 @@ def test_the_choice_follows_the_figures(monkeypatch):
     assert not faster(batch_messages([]))
 
 
+def test_one_message_is_estimated_with_the_rate_of_a_thread_alone(monkeypatch):
+    figures = {
+        "opencl_bytes_per_second": 3e9,
+        "native_bytes_per_second": 5e9,  # two threads share what memory delivers
+        "native_alone_bytes_per_second": 9e9,
+        "opencl_call": 1e-4,
+        "native_message": 1e-7,
+    }
+    monkeypatch.setattr(cpu_choice, "_figures", lambda: {"algorithms": {"crc32c": figures}})
+    monkeypatch.setattr(cpu_choice, "_threads", lambda: 2)
+    record, size = algorithms.get("crc32c"), 1 << 26
+    one = chunk_messages(torch.zeros(size, dtype=torch.uint8), size)
+    kernels, native = cpu_choice.estimates(registry.get("opencl"), record, one)
+    assert native == pytest.approx(1e-7 + size / 9e9)
+    assert native < kernels
+    many = chunk_messages(torch.zeros(size, dtype=torch.uint8), size // 64)
+    _, native = cpu_choice.estimates(registry.get("opencl"), record, many)
+    assert native == pytest.approx(64e-7 + size / 2 / 5e9)
+    del figures["native_alone_bytes_per_second"]  # figures of an earlier version
+    assert cpu_choice.estimates(registry.get("opencl"), record, one)[1] == pytest.approx(1e-7 + size / 5e9)
+
+
 @pytest.mark.parametrize("name", ["sha256", "hmac_sha256", "blake3", "poly1305", "crc32c", "sha224"])
 def test_the_quick_choice_for_one_message_is_that_of_the_estimates(runtime, name):
     opencl, record = registry.get("opencl"), algorithms.get(name)

@@ -59,10 +59,13 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
     count, total, longest, computed = _work(messages, lanes)
     calls = 1
     leaf = algorithm.construction.leaf_size
+    rate = figures["native_bytes_per_second"]
+    rate_alone = _rate_alone(figures)
     if leaf is not None:
         calls += max(0, longest - 1).bit_length() - min(leaf - 1, max(0, longest - 1)).bit_length()
         computed, longest = max(total, count * min(leaf, longest)), min(longest, leaf)
-        alone = total / threads
+        alone = total / threads  # all threads share a message
+        rate = rate_alone if count == 1 else rate
     elif algorithm.construction.in_pieces:
         alone, computed, longest = longest, total, min(longest, PIECE_BYTES)
     else:
@@ -73,10 +76,15 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
     )
     # The native backend hashes a small batch in one thread (see ``backends/native``).
     spread = threads if total >= _WORTH_THREADS else 1
-    native = (
-        count * figures["native_message"] + max(total / spread, alone) / figures["native_bytes_per_second"]
-    )
+    native = count * figures["native_message"] + max(total / spread / rate, alone / rate_alone)
     return kernels, native
+
+
+def _rate_alone(figures: dict[str, float]) -> float:
+    """The library's bytes per second and thread in one long message, which has one thread, or all threads if
+    it is hashed as a tree. A fast checksum reads as fast as memory delivers, so that several threads are not
+    several times as fast; and a tree is hashed faster if it is large."""
+    return figures.get("native_alone_bytes_per_second", figures["native_bytes_per_second"])
 
 
 def _is_soon_done(algorithm: Algorithm, messages: Messages) -> bool:
@@ -86,7 +94,7 @@ def _is_soon_done(algorithm: Algorithm, messages: Messages) -> bool:
     if figures is None:
         return False
     size = messages.longest() if isinstance(messages, Rows) else messages.views[0].numel()
-    seconds = figures["native_message"] + size / figures["native_bytes_per_second"]
+    seconds = figures["native_message"] + size / _rate_alone(figures)
     return bool(seconds <= figures["opencl_call"])
 
 
