@@ -21,6 +21,7 @@ import tempfile
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 # Folders that are installed, and their names in the wheel.
@@ -69,7 +70,9 @@ def build(python: str, folder: Path) -> dict[str, bytes]:
 
     def run(kind: str, archive: bytes, suffix: str) -> Path:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(folder / kind, filter="data")
+            # Python 3.10 and 3.11 have filters only in their later versions. This made the archive itself.
+            filtered: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(folder / kind, **filtered)
         (source,) = (folder / kind).iterdir()
         command = [python, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(out), str(source)]
         try:
