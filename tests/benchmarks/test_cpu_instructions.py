@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ import pytest
 
 from bench import cpu_instructions
 from bench.cpu_instructions import LEAST, TURNS, USUAL, Code, Instruction, parsed
+from integrity_triton.backends import registry
+from integrity_triton.backends.opencl import prebuilt
 from integrity_triton.backends.opencl.prebuilt import Specialization
 
 # A loop over blocks, which loads whole blocks or gathers the last one, with a loop over rounds that prepares
@@ -165,3 +168,17 @@ def test_shapes_of_a_kernel():
         (32, 256),
     ]
     assert all(w.constants["VECTOR"] == 0 and w.num_warps == 4 for w in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sha256", "sha512"])
+def test_the_path_of_a_block_has_the_rotations_of_the_standard(name):
+    """The loop over rounds is counted as often as it turns, and the rounds after it as well."""
+    if shutil.which("objdump") is None:
+        pytest.skip("absent: no objdump")
+    status = {s.name: s for s in registry.statuses()}["opencl"]
+    if not status.available:
+        pytest.skip(f"absent: {status.reason}")
+    artifact = prebuilt.load(cpu_instructions.main_kernel(name, "xpu:avx512").name)
+    assert artifact.sidecar["constants"]["BLOCK"].endswith("_interleaved")
+    assert cpu_instructions.count(name, artifact, "skx").kinds["rotations"] == LEAST[name].rotations
