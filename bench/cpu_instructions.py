@@ -37,6 +37,7 @@ from integrity_triton.aot.compiling import (
     specializations,
 )
 from integrity_triton.backends.opencl import prebuilt
+from integrity_triton.launching.launch import form_of
 
 PROCESSORS = {"skx": ("znver4", "icelake-server"), "core-avx2": ("znver3",)}
 """The processors for which llvm-mca predicts, by the architecture that the runtime builds for. LLVM's model
@@ -439,7 +440,7 @@ def count(name: str, artifact: prebuilt.Prebuilt, architecture: str) -> Count:
     sidecar = artifact.sidecar
     code = Code(disassembled(built(artifact.binary, architecture), sidecar["entry"]))
     turns = TURNS.get(name, 1)
-    if str(sidecar["constants"].get("BLOCK", "")).endswith("_interleaved"):
+    if form_of(sidecar["constants"].get("BLOCK", ""))[1] == "INTERLEAVED":
         turns -= 1  # the rounds after the last words of the schedule come after the loop
     path = code.hot(turns, longest=name in BRANCHES)
     kinds = Counter(i.kind for i in path)

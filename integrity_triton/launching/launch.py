@@ -25,6 +25,15 @@ BLOCK_FORMS = ("IN_HALVES", "BY_THREE", "INTERLEAVED")
 form's name in lower case. It gives the same results with other instructions."""
 
 
+def form_of(block: str) -> tuple[str, str | None]:
+    """A block function's name without the end that names its form, and that form; None if it has none."""
+    for form in BLOCK_FORMS:
+        end = f"_{form.lower()}"
+        if block.endswith(end):
+            return block.removesuffix(end), form
+    return block, None
+
+
 class Address(int):
     """An address that a driver gives to a kernel, as an int64 (see
     :func:`~integrity_triton.messages.layout.signed`), with what owns the memory there."""
@@ -79,9 +88,9 @@ def tuned(backend: str, kernel: str, block: str | None = None) -> dict[str, int]
     if ":" in backend:
         layers.append(data.get(backend, {}))
     # A form of a block function, once it is chosen, has the other members of the function's configuration.
-    form = next((f for f in BLOCK_FORMS if block is not None and block.endswith(f"_{f.lower()}")), None)
-    if block is not None and form is not None:
-        block = block.removesuffix(f"_{form.lower()}")
+    form = None
+    if block is not None:
+        block, form = form_of(block)
     found: dict[str, int] = {}
     for reference in ("default", kernel, block):
         if reference is not None:

@@ -15,7 +15,7 @@ from bench import intel_code
 from integrity_triton import algorithms
 from integrity_triton.aot import compiling
 from integrity_triton.backends.opencl import prebuilt
-from integrity_triton.launching.launch import BLOCK_FORMS, tuned
+from integrity_triton.launching.launch import form_of, tuned
 
 COMPILER = Path(os.environ.get("INTEGRITY_TRITON_XPU_COMPILER") or Path(sys.prefix, "xpu-compiler"))
 
@@ -64,10 +64,8 @@ def results():
 def has_the_form_of(kernel, target):
     """Whether the target's tuning chooses the form of the kernel's block function."""
     name, block = [*kernel.split("/"), ""][:2]
-    for form in BLOCK_FORMS:
-        if block.endswith(f"_{form.lower()}"):
-            return bool(tuned(target, name, block.removesuffix(f"_{form.lower()}")).get(form))
-    return True
+    block, form = form_of(block)
+    return form is None or bool(tuned(target, name, block).get(form))
 
 
 @pytest.mark.parametrize("name", intel_code.TARGETS)

@@ -17,7 +17,7 @@ from bench import compile_time
 from bench.compile_time import TARGETS, build, compiling_for, cuobjdump, launches, yardstick
 from integrity_triton import algorithms
 from integrity_triton.algorithms import IteratedHash
-from integrity_triton.launching.launch import BLOCK_FORMS
+from integrity_triton.launching.launch import form_of
 
 # The default tier compiles two kernels for the first target, and one for the first target of AMD. The slow
 # tests compile one kernel of each algorithm for the first target, all variants for some algorithms, and one
@@ -129,8 +129,8 @@ def test_every_algorithm_with_kernels_of_its_own_is_listed(target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_block_function_is_left_out(target):
     compiled = {launch.constants.get("BLOCK") for built in plan(target).values() for launch, _ in built}
-    for form in BLOCK_FORMS:  # which give the same as the functions without these ends of their names
-        compiled |= {block.removesuffix(f"_{form.lower()}") for block in compiled - {None}}
+    # Other forms give the same as the functions without these ends of their names.
+    compiled |= {form_of(block)[0] for block in compiled - {None}}
     for record in algorithms.all_algorithms():
         if isinstance(record.construction, IteratedHash):
             assert record.construction.block in compiled, record.name
