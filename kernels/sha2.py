@@ -81,24 +81,51 @@ SHA512_256_IV = tl.constexpr(
 
 
 @triton.jit
-def _sha2_rounds(v, w, k, SUM0, SUM1):
+def _sha2_rounds(v, w, k, SUM0, SUM1, ROTR):
     """Sixteen rounds with the words ``w`` and the constants ``k`` (sections 6.2.2 and 6.4.2, step 3)."""
     a, b, c, d, e, f, g, h = v
     for t in tl.static_range(16):
         ch = g ^ (e & (f ^ g))
-        t1 = wrap_add(wrap_add(wrap_add(h, SUM1(e)), wrap_add(ch, k[t])), w[t])
+        t1 = wrap_add(wrap_add(wrap_add(h, SUM1(e, ROTR)), wrap_add(ch, k[t])), w[t])
         maj = (a & b) | (c & (a | b))
-        h, g, f, e, d, c, b, a = g, f, e, wrap_add(d, t1), c, b, a, wrap_add(t1, wrap_add(SUM0(a), maj))
+        h, g, f, e, d, c, b, a = g, f, e, wrap_add(d, t1), c, b, a, wrap_add(t1, wrap_add(SUM0(a, ROTR), maj))
     return a, b, c, d, e, f, g, h
 
 
 @triton.jit
-def _sha2_schedule(w, SIGMA0, SIGMA1):
+def _sha2_schedule(w, SIGMA0, SIGMA1, ROTR):
     """The next sixteen words of the message schedule (sections 6.2.2 and 6.4.2, step 1)."""
     for t in tl.static_range(16):
-        x = wrap_add(wrap_add(w[0], SIGMA0(w[1])), wrap_add(w[9], SIGMA1(w[14])))
+        x = wrap_add(wrap_add(w[0], SIGMA0(w[1], ROTR)), wrap_add(w[9], SIGMA1(w[14], ROTR)))
         w = w[1:] + (x,)
     return w
+
+
+@triton.jit
+def _sha2_rounds_and_schedule(v, w, k, SUM0, SUM1, SIGMA0, SIGMA1, ROTR):
+    """``_sha2_rounds`` and ``_sha2_schedule`` in turn: a word is computed as soon as a round has used the one
+    that it replaces. What a round waits for longest, SUM1, is added last."""
+    a, b, c, d, e, f, g, h = v
+    for t in tl.static_range(16):
+        x = wrap_add(wrap_add(w[0], SIGMA0(w[1], ROTR)), wrap_add(w[9], SIGMA1(w[14], ROTR)))
+        ch = g ^ (e & (f ^ g))
+        t1 = wrap_add(wrap_add(wrap_add(h, k[t]), w[0]), ch)
+        maj = (a & b) | (c & (a | b))
+        t2 = wrap_add(SUM0(a, ROTR), maj)
+        sum1 = SUM1(e, ROTR)
+        h, g, f, e = g, f, e, wrap_add(wrap_add(d, t1), sum1)
+        d, c, b, a = c, b, a, wrap_add(wrap_add(t1, t2), sum1)
+        w = w[1:] + (x,)
+    return (a, b, c, d, e, f, g, h), w
+
+
+@triton.jit
+def _sixteen(k_ptr):
+    """The sixteen constants at ``k_ptr``."""
+    k = ()
+    for t in tl.static_range(16):
+        k = k + (tl.load(k_ptr + t),)
+    return k
 
 
 @triton.jit
@@ -112,7 +139,11 @@ def _sha2_compress(
     SUM1: tl.constexpr,
     SIGMA0: tl.constexpr,
     SIGMA1: tl.constexpr,
+    ROTR: tl.constexpr,
+    INTERLEAVED: tl.constexpr = False,
 ):
+    """ROTR rotates a word to the right. INTERLEAVED computes the schedule beside the rounds, and needs the
+    constants in memory."""
     v = state
     if k_ptr is None:
         for i in tl.static_range(ROUNDS // 16):
@@ -120,16 +151,17 @@ def _sha2_compress(
             for t in tl.static_range(16):
                 k = k + (K[16 * i + t],)
             if i > 0:
-                w = _sha2_schedule(w, SIGMA0, SIGMA1)
-            v = _sha2_rounds(v, w, k, SUM0, SUM1)
+                w = _sha2_schedule(w, SIGMA0, SIGMA1, ROTR)
+            v = _sha2_rounds(v, w, k, SUM0, SUM1, ROTR)
+    elif INTERLEAVED:
+        for i in range(ROUNDS // 16 - 1):
+            v, w = _sha2_rounds_and_schedule(v, w, _sixteen(k_ptr + 16 * i), SUM0, SUM1, SIGMA0, SIGMA1, ROTR)
+        v = _sha2_rounds(v, w, _sixteen(k_ptr + (ROUNDS - 16)), SUM0, SUM1, ROTR)
     else:
         for i in range(ROUNDS // 16):
-            k = ()
-            for t in tl.static_range(16):
-                k = k + (tl.load(k_ptr + 16 * i + t),)
-            v = _sha2_rounds(v, w, k, SUM0, SUM1)
+            v = _sha2_rounds(v, w, _sixteen(k_ptr + 16 * i), SUM0, SUM1, ROTR)
             if i < ROUNDS // 16 - 1:
-                w = _sha2_schedule(w, SIGMA0, SIGMA1)
+                w = _sha2_schedule(w, SIGMA0, SIGMA1, ROTR)
     out = ()
     for i in tl.static_range(8):
         out = out + (wrap_add(state[i], v[i]),)
@@ -137,23 +169,40 @@ def _sha2_compress(
 
 
 @triton.jit
-def _sha256_sum0(x):
-    return rotr32(x, 2) ^ rotr32(x, 13) ^ rotr32(x, 22)
+def _sha256_sum0(x, ROTR):
+    return ROTR(x, 2) ^ ROTR(x, 13) ^ ROTR(x, 22)
 
 
 @triton.jit
-def _sha256_sum1(x):
-    return rotr32(x, 6) ^ rotr32(x, 11) ^ rotr32(x, 25)
+def _sha256_sum1(x, ROTR):
+    return ROTR(x, 6) ^ ROTR(x, 11) ^ ROTR(x, 25)
 
 
 @triton.jit
-def _sha256_sigma0(x):
-    return rotr32(x, 7) ^ rotr32(x, 18) ^ (x >> 3)
+def _sha256_sigma0(x, ROTR):
+    return ROTR(x, 7) ^ ROTR(x, 18) ^ (x >> 3)
 
 
 @triton.jit
-def _sha256_sigma1(x):
-    return rotr32(x, 17) ^ rotr32(x, 19) ^ (x >> 10)
+def _sha256_sigma1(x, ROTR):
+    return ROTR(x, 17) ^ ROTR(x, 19) ^ (x >> 10)
+
+
+@triton.jit
+def _sha256(state, w, k_ptr, INTERLEAVED: tl.constexpr):
+    return _sha2_compress(
+        state,
+        w,
+        k_ptr,
+        SHA256_K,
+        64,
+        _sha256_sum0,
+        _sha256_sum1,
+        _sha256_sigma0,
+        _sha256_sigma1,
+        rotr32,
+        INTERLEAVED,
+    )
 
 
 @triton.jit
@@ -164,35 +213,57 @@ def sha256_compress(state, w, k_ptr=None):
     the words of ``SHA256_K`` in memory. With None the rounds are unrolled; otherwise they are a loop, which
     compiles several times as fast. Returns the next state. SHA-224 differs only in its initial value.
     """
-    return _sha2_compress(
-        state, w, k_ptr, SHA256_K, 64, _sha256_sum0, _sha256_sum1, _sha256_sigma0, _sha256_sigma1
-    )
+    return _sha256(state, w, k_ptr, False)
 
 
 @triton.jit
 def sha256_block(state, words, absorbed, last, flags, constants_ptr):
     """The block function for ``hash_messages``. SHA-2 uses neither the number of bytes nor the end."""
-    return sha256_compress(state, words, constants_ptr)
+    return _sha256(state, words, constants_ptr, False)
 
 
 @triton.jit
-def _sha512_sum0(x):
-    return rotr64(x, 28) ^ rotr64(x, 34) ^ rotr64(x, 39)
+def sha256_block_interleaved(state, words, absorbed, last, flags, constants_ptr):
+    """``sha256_block`` for processors that wait for the results of a round: the message schedule fills the
+    time. It needs a third more registers."""
+    return _sha256(state, words, constants_ptr, True)
 
 
 @triton.jit
-def _sha512_sum1(x):
-    return rotr64(x, 14) ^ rotr64(x, 18) ^ rotr64(x, 41)
+def _sha512_sum0(x, ROTR):
+    return ROTR(x, 28) ^ ROTR(x, 34) ^ ROTR(x, 39)
 
 
 @triton.jit
-def _sha512_sigma0(x):
-    return rotr64(x, 1) ^ rotr64(x, 8) ^ (x >> 7)
+def _sha512_sum1(x, ROTR):
+    return ROTR(x, 14) ^ ROTR(x, 18) ^ ROTR(x, 41)
 
 
 @triton.jit
-def _sha512_sigma1(x):
-    return rotr64(x, 19) ^ rotr64(x, 61) ^ (x >> 6)
+def _sha512_sigma0(x, ROTR):
+    return ROTR(x, 1) ^ ROTR(x, 8) ^ (x >> 7)
+
+
+@triton.jit
+def _sha512_sigma1(x, ROTR):
+    return ROTR(x, 19) ^ ROTR(x, 61) ^ (x >> 6)
+
+
+@triton.jit
+def _sha512(state, w, k_ptr, ROTR: tl.constexpr, INTERLEAVED: tl.constexpr):
+    return _sha2_compress(
+        state,
+        w,
+        k_ptr,
+        SHA512_K,
+        80,
+        _sha512_sum0,
+        _sha512_sum1,
+        _sha512_sigma0,
+        _sha512_sigma1,
+        ROTR,
+        INTERLEAVED,
+    )
 
 
 @triton.jit
@@ -202,101 +273,22 @@ def sha512_compress(state, w, k_ptr=None):
     It is called as ``sha256_compress``, with uint64 tiles and ``SHA512_K``. SHA-384 and SHA-512/t differ only
     in their initial values.
     """
-    return _sha2_compress(
-        state, w, k_ptr, SHA512_K, 80, _sha512_sum0, _sha512_sum1, _sha512_sigma0, _sha512_sigma1
-    )
+    return _sha512(state, w, k_ptr, rotr64, False)
 
 
 @triton.jit
 def sha512_block(state, words, absorbed, last, flags, constants_ptr):
     """The block function for ``hash_messages``."""
-    return sha512_compress(state, words, constants_ptr)
-
-
-@triton.jit
-def _sha512_sum0_in_halves(x):
-    return rotr64_in_halves(x, 28) ^ rotr64_in_halves(x, 34) ^ rotr64_in_halves(x, 39)
-
-
-@triton.jit
-def _sha512_sum1_in_halves(x):
-    return rotr64_in_halves(x, 14) ^ rotr64_in_halves(x, 18) ^ rotr64_in_halves(x, 41)
-
-
-@triton.jit
-def _sha512_sigma0_in_halves(x):
-    return rotr64_in_halves(x, 1) ^ rotr64_in_halves(x, 8) ^ (x >> 7)
-
-
-@triton.jit
-def _sha512_sigma1_in_halves(x):
-    return rotr64_in_halves(x, 19) ^ rotr64_in_halves(x, 61) ^ (x >> 6)
+    return _sha512(state, words, constants_ptr, rotr64, False)
 
 
 @triton.jit
 def sha512_block_in_halves(state, words, absorbed, last, flags, constants_ptr):
     """``sha512_block`` for GPUs that rotate two words of 32 bits in one instruction."""
-    return _sha2_compress(
-        state,
-        words,
-        constants_ptr,
-        SHA512_K,
-        80,
-        _sha512_sum0_in_halves,
-        _sha512_sum1_in_halves,
-        _sha512_sigma0_in_halves,
-        _sha512_sigma1_in_halves,
-    )
-
-
-@triton.jit
-def _sha2_rounds_and_schedule(v, w, k, SUM0, SUM1, SIGMA0, SIGMA1):
-    """``_sha2_rounds`` and ``_sha2_schedule`` in turn: a word is computed as soon as a round has used the one
-    that it replaces. What a round waits for longest, SUM1, is added last."""
-    a, b, c, d, e, f, g, h = v
-    for t in tl.static_range(16):
-        x = wrap_add(wrap_add(w[0], SIGMA0(w[1])), wrap_add(w[9], SIGMA1(w[14])))
-        ch = g ^ (e & (f ^ g))
-        t1 = wrap_add(wrap_add(wrap_add(h, k[t]), w[0]), ch)
-        maj = (a & b) | (c & (a | b))
-        t2 = wrap_add(SUM0(a), maj)
-        sum1 = SUM1(e)
-        h, g, f, e = g, f, e, wrap_add(wrap_add(d, t1), sum1)
-        d, c, b, a = c, b, a, wrap_add(wrap_add(t1, t2), sum1)
-        w = w[1:] + (x,)
-    return (a, b, c, d, e, f, g, h), w
-
-
-@triton.jit
-def _sha2_compress_interleaved(state, w, k_ptr, ROUNDS: tl.constexpr, SUM0, SUM1, SIGMA0, SIGMA1):
-    v = state
-    for i in range(ROUNDS // 16 - 1):
-        k = ()
-        for t in tl.static_range(16):
-            k = k + (tl.load(k_ptr + 16 * i + t),)
-        v, w = _sha2_rounds_and_schedule(v, w, k, SUM0, SUM1, SIGMA0, SIGMA1)
-    k = ()
-    for t in tl.static_range(16):
-        k = k + (tl.load(k_ptr + (ROUNDS - 16) + t),)
-    v = _sha2_rounds(v, w, k, SUM0, SUM1)
-    out = ()
-    for i in tl.static_range(8):
-        out = out + (wrap_add(state[i], v[i]),)
-    return out
-
-
-@triton.jit
-def sha256_block_interleaved(state, words, absorbed, last, flags, constants_ptr):
-    """``sha256_block`` for processors that wait for the results of a round: the message schedule fills the
-    time. It needs a third more registers."""
-    return _sha2_compress_interleaved(
-        state, words, constants_ptr, 64, _sha256_sum0, _sha256_sum1, _sha256_sigma0, _sha256_sigma1
-    )
+    return _sha512(state, words, constants_ptr, rotr64_in_halves, False)
 
 
 @triton.jit
 def sha512_block_interleaved(state, words, absorbed, last, flags, constants_ptr):
     """``sha512_block``, as ``sha256_block_interleaved``."""
-    return _sha2_compress_interleaved(
-        state, words, constants_ptr, 80, _sha512_sum0, _sha512_sum1, _sha512_sigma0, _sha512_sigma1
-    )
+    return _sha512(state, words, constants_ptr, rotr64, True)

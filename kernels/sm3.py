@@ -36,10 +36,13 @@ def _expand(w, FIRST: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _rounds(v, w, t_ptr, EARLY: tl.constexpr):
-    """Sixteen rounds (section 5.3.3) with 20 words. EARLY tells whether they are the first sixteen."""
+def _rounds(v, w, t_ptr, EARLY: tl.constexpr, EXPAND: tl.constexpr):
+    """Sixteen rounds (section 5.3.3) with 20 words, or, if EXPAND, with 16 words, to which each round appends
+    one. EARLY tells whether they are the first sixteen. Returns the variables and all words."""
     a, b, c, d, e, f, g, h = v
     for j in tl.static_range(16):
+        if EXPAND:
+            w = _expand(w, j, 1)
         a12 = rotl32(a, 12)
         ss1 = rotl32(wrap_add(wrap_add(a12, e), tl.load(t_ptr + j)), 7)
         if EARLY:
@@ -52,24 +55,31 @@ def _rounds(v, w, t_ptr, EARLY: tl.constexpr):
         tt2 = wrap_add(wrap_add(gg, h), wrap_add(ss1, w[j]))
         d, c, b, a = c, rotl32(b, 9), a, tt1
         h, g, f, e = g, rotl32(f, 19), e, tt2 ^ rotl32(tt2, 9) ^ rotl32(tt2, 17)
-    return a, b, c, d, e, f, g, h
+    return (a, b, c, d, e, f, g, h), w
 
 
 @triton.jit
-def sm3_compress(state, w, t_ptr):
+def sm3_compress(state, w, t_ptr, INTERLEAVED: tl.constexpr = False):
     """One application of the SM3 compression function (GB/T 32905-2016, section 5.3).
 
     state: 8 uint32 tiles. w: the 16 words of a message block, uint32 tiles in native order. t_ptr: the words
-    of ``SM3_T`` in memory. Returns the next state.
+    of ``SM3_T`` in memory. INTERLEAVED expands the message beside the rounds, and not before sixteen of them.
+    Returns the next state.
     """
-    w = _expand(w, 0, 4)
-    v = _rounds(state, w, t_ptr, True)
-    w = _expand(w, 4, 12)[16:]
-    for i in range(1, 4):
-        w20 = _expand(w, 0, 4)
-        v = _rounds(v, w20, t_ptr + 16 * i, False)
-        if i < 3:
-            w = _expand(w20, 4, 12)[16:]
+    if INTERLEAVED:
+        v, w32 = _rounds(state, w, t_ptr, True, True)
+        w = w32[16:]
+        for i in range(1, 3):
+            v, w32 = _rounds(v, w, t_ptr + 16 * i, False, True)
+            w = w32[16:]
+        v, w20 = _rounds(v, _expand(w, 0, 4), t_ptr + 48, False, False)
+    else:
+        v, w20 = _rounds(state, _expand(w, 0, 4), t_ptr, True, False)
+        w = _expand(w20, 4, 12)[16:]
+        for i in range(1, 4):
+            v, w20 = _rounds(v, _expand(w, 0, 4), t_ptr + 16 * i, False, False)
+            if i < 3:
+                w = _expand(w20, 4, 12)[16:]
     out = ()
     for i in tl.static_range(8):
         out = out + (state[i] ^ v[i],)
@@ -80,3 +90,10 @@ def sm3_compress(state, w, t_ptr):
 def sm3_block(state, words, absorbed, last, flags, constants_ptr):
     """The block function for ``hash_messages``."""
     return sm3_compress(state, words, constants_ptr)
+
+
+@triton.jit
+def sm3_block_interleaved(state, words, absorbed, last, flags, constants_ptr):
+    """``sm3_block`` for processors that wait for the results of a round: the message expansion fills the
+    time."""
+    return sm3_compress(state, words, constants_ptr, True)

@@ -14,6 +14,7 @@ from support import hash_batch, oracle, pattern, rows_as_bytes
 RECORDS = {
     "sha256_block": ("sha256",),
     "sha512_block": ("sha512",),
+    "sm3_block": ("sm3",),
     "keccak_block": ("sha3_256", "turboshake128"),
     "blake2b_block": ("blake2b", "blake2bp"),
     "blake2b_leaf_block": ("blake2bp",),
