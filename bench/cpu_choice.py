@@ -2,9 +2,9 @@
 
 For each algorithm that both the ``opencl`` backend and a CPU library have, this measures, for the kernels and
 for the library, the bytes per second and thread in a large batch, and the seconds that each call or message
-takes in addition; and for the library also the bytes per second and thread in one message, which has one
-thread, or all of them if it is hashed as a tree. Then it prints how the rule chooses for batches of many
-shapes, and how often the other choice would have been faster.
+takes in addition; for the library also the bytes per second and thread in one message, which has one thread,
+or all of them if it is hashed as a tree; and for kernels that hash trees the seconds for each level. Then it
+prints how the rule chooses for batches of many shapes, and how often the other choice would have been faster.
 """
 
 from __future__ import annotations
@@ -29,21 +29,27 @@ from integrity_triton.backends.registry import statuses
 from integrity_triton.backends.triton_backend import TritonBackend
 from integrity_triton.messages.from_caller import batch_messages
 
-REPETITIONS = 3
+REPETITIONS = 3, 300
+"""The least and the most calls that are measured, ..."""
+SECONDS = 0.1
+"""... for about so long, so that what disturbs one short call counts little."""
 SHAPES = [
     *((n, size) for n in (1, 4, 16, 64, 256, 1024, 8192) for size in (64, 1024, 16384, 262144)),
     (1, 1 << 26),
 ]
 MOST_BYTES = 1 << 26
+MESSAGE = 1 << 16
+LEVELS = 6
+"""The height of the tree with which the time of a level is measured."""
 # The length in bytes of extendable output without a default length.
 LENGTH = 32
 
 
-def seconds(call: Callable[[], object]) -> float:
+def seconds(call: Callable[[], object], about: float = SECONDS) -> float:
     """The median of several calls, after one call that builds the kernels."""
     call()
-    taken = []
-    for _ in range(REPETITIONS):
+    taken: list[float] = []
+    while len(taken) < REPETITIONS[0] or (sum(taken) < about and len(taken) < REPETITIONS[1]):
         start = time.perf_counter()
         call()
         taken.append(time.perf_counter() - start)
@@ -71,20 +77,25 @@ def passed_over(record: Algorithm) -> str | None:
 
 def figures(record: Algorithm, threads: int) -> dict[str, float]:
     data = torch.randint(0, 256, (threads << 25,), dtype=torch.uint8)
-    # Each is measured where it is fastest: kernels with many lanes, a library with long messages. The
-    # libraries of tree hashes are measured with the shorter messages that batches of them have.
     tree = record.construction.leaf_size is not None
-    large = {"opencl": data.view(-1, 8192), "native": data.view(-1, 1 << 16 if tree else 1 << 20)}
+    # Both are measured with the same messages. The kernels are faster with shorter ones, of which a batch has
+    # more, and libraries with longer ones, so that this is where a difference decides.
+    large = data.view(-1, MESSAGE)
     small = torch.zeros((1, 1), dtype=torch.uint8)
     many = torch.zeros((20000, 1), dtype=torch.uint8)
     found = {}
-    for backend in ("opencl", "native"):
-        taken = seconds(lambda: hash_batch(large[backend], record, backend))  # noqa: B023
+    each = seconds(lambda: hash_batch(many, record, "native")) / len(many)
+    for backend, fixed in (("opencl", 0.0), ("native", len(large) * each)):
+        taken = seconds(lambda: hash_batch(large, record, backend)) - fixed  # noqa: B023
         found[f"{backend}_bytes_per_second"] = data.numel() / taken / threads
     taken = seconds(lambda: hash_batch(data[None], record, "native"))
     found["native_alone_bytes_per_second"] = data.numel() / taken / (threads if tree else 1)
     found["opencl_call"] = seconds(lambda: hash_batch(small, record, "opencl"))
-    found["native_message"] = seconds(lambda: hash_batch(many, record, "native")) / len(many)
+    found["native_message"] = each
+    if tree:
+        leaf = record.construction.leaf_size
+        taken = seconds(lambda: hash_batch(data[None, : leaf << LEVELS], record, "opencl"))
+        found["opencl_level"] = max(0.0, taken - found["opencl_call"]) / LEVELS
     return {key: float(f"{value:.3g}") for key, value in found.items()}
 
 
@@ -132,7 +143,7 @@ def check(opencl: TritonBackend, record: Algorithm) -> None:
     for n, size in shapes:
         data = torch.zeros((n, size), dtype=torch.uint8)
         kernels, native = (
-            seconds(lambda: hash_batch(data, record, backend))  # noqa: B023
+            seconds(lambda: hash_batch(data, record, backend), SECONDS / 4)  # noqa: B023
             for backend in ("opencl", "native")
         )
         chosen = cpu_choice.kernels_are_faster(opencl, record, batch_messages(data))

@@ -7,6 +7,7 @@ each backend's median speed to that of its CPU library in a thread pool on all c
 from __future__ import annotations
 
 import itertools
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +21,8 @@ from integrity_triton.backends.native import usable_cpus
 from integrity_triton.backends.registry import get as get_backend
 
 MESSAGE = 64 << 10
+SECONDS = 0.3
+"""Calls are measured for about so long, 5 to 50 of them."""
 # The length in bytes for an algorithm without a default length.
 LENGTH = 32
 RECORDS = [
@@ -37,32 +40,31 @@ def data(request: pytest.FixtureRequest) -> torch.Tensor:
     return torch.randint(0, 256, (max(1, total // MESSAGE), MESSAGE), dtype=torch.uint8)
 
 
-@pytest.fixture(params=["automatic", "opencl"])
-def backend(request: pytest.FixtureRequest, record: Algorithm) -> str | None:
+WHO = pytest.mark.parametrize("who", ["library", "automatic", "opencl"])
+"""What is measured, one after the other for each algorithm: what else a machine does soon changes."""
+
+
+def backend_of(who: str, record: Algorithm) -> str | None:
     """None leaves the choice to the package."""
-    if request.param == "automatic":
+    if who == "automatic":
         return None
-    status = {s.name: s for s in it.backends()}[request.param]
+    name = "native" if who == "library" else who
+    status = {s.name: s for s in it.backends()}[name]
     if not status.available:
         pytest.skip(f"absent: {status.reason}")
-    reason = get_backend(status.name).unsupported(record)
+    reason = get_backend(name).unsupported(record)
     if reason is not None:
-        pytest.skip(f"absent: {reason}")
-    return status.name
-
-
-@pytest.fixture
-def library(record: Algorithm) -> None:
-    """Skips the benchmark if there is no CPU library."""
-    reason = get_backend("native").unsupported(record)
-    if reason is not None:
-        pytest.skip(f"not applicable: {reason}")
+        pytest.skip(f"{'not applicable' if who == 'library' else 'absent'}: {reason}")
+    return name
 
 
 def measure(benchmark: Any, record: Algorithm, work: str, who: str, size: int, run: Any) -> Any:
     benchmark.group = f"{record.name}, {work}"
     benchmark.extra_info.update(algorithm=record.name, work=work, who=who, bytes=size)
-    return benchmark.pedantic(run, rounds=5, warmup_rounds=1)
+    begin = time.perf_counter()
+    run()
+    rounds = int(SECONDS / (time.perf_counter() - begin)) + 1
+    return benchmark.pedantic(run, rounds=min(max(rounds, 5), 50), warmup_rounds=1)
 
 
 def length_of(record: Algorithm) -> int | None:
@@ -83,22 +85,8 @@ def library_digest(record: Algorithm, message: Any, **options: Any) -> bytes:
     return bytes(hasher.digest(record.digest_size or LENGTH) if record.xof else hasher.digest())
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
-def test_hash_batch(benchmark: Any, data: torch.Tensor, record: Algorithm, backend: str | None) -> None:
-    def run() -> torch.Tensor:
-        parameters: dict[str, Any] = dict(record.trial_parameters())
-        return it.hash_batch(data, record.name, length=length_of(record), backend=backend, **parameters)
-
-    digests = measure(benchmark, record, "messages of 64 KiB", backend or "automatic", data.numel(), run)
-    if record.native is not None and get_backend("native").unsupported(record) is None:
-        expected = library_digest(record, data[-1].numpy())
-        assert digests[-1].numpy().tobytes() == expected
-
-
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
-@pytest.mark.usefixtures("library")
-def test_library(benchmark: Any, data: torch.Tensor, record: Algorithm) -> None:
-    rows = data.numpy()
+def library_call(record: Algorithm, rows: Any, pool: ThreadPoolExecutor) -> Any:
+    """A call in which the CPU library hashes the rows on all cores."""
     threads = usable_cpus()
     edges = [len(rows) * i // threads for i in range(threads + 1)]
 
@@ -106,32 +94,40 @@ def test_library(benchmark: Any, data: torch.Tensor, record: Algorithm) -> None:
         for i in range(first, last):
             library_digest(record, rows[i])
 
-    with ThreadPoolExecutor(threads) as pool:
+    def run() -> None:
+        for done in [pool.submit(part, a, b) for a, b in itertools.pairwise(edges)]:
+            done.result()
 
-        def run() -> None:
-            for done in [pool.submit(part, a, b) for a, b in itertools.pairwise(edges)]:
-                done.result()
-
-        measure(benchmark, record, "messages of 64 KiB", "library", data.numel(), run)
+    return run
 
 
-@pytest.mark.parametrize("record", TREES, ids=lambda record: record.name)
-def test_one_message(benchmark: Any, data: torch.Tensor, record: Algorithm, backend: str | None) -> None:
-    message = data.reshape(-1)
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+@WHO
+def test_hash_batch(benchmark: Any, data: torch.Tensor, record: Algorithm, who: str) -> None:
+    backend = backend_of(who, record)
+    parameters: dict[str, Any] = dict(record.trial_parameters())
 
     def run() -> torch.Tensor:
-        parameters: dict[str, Any] = dict(record.trial_parameters())
-        return it.hash_batch([message], record.name, length=length_of(record), backend=backend, **parameters)
+        return it.hash_batch(data, record.name, length=length_of(record), backend=backend, **parameters)
 
-    measure(benchmark, record, "one message", backend or "automatic", data.numel(), run)
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        call = library_call(record, data.numpy(), pool) if who == "library" else run
+        measure(benchmark, record, "messages of 64 KiB", who, data.numel(), call)
+    if record.native is not None and get_backend("native").unsupported(record) is None:
+        assert run()[-1].numpy().tobytes() == library_digest(record, data[-1].numpy())
 
 
 @pytest.mark.parametrize("record", TREES, ids=lambda record: record.name)
-@pytest.mark.usefixtures("library")
-def test_library_one_message(benchmark: Any, data: torch.Tensor, record: Algorithm) -> None:
-    flat = data.numpy().reshape(-1)
+@WHO
+def test_one_message(benchmark: Any, data: torch.Tensor, record: Algorithm, who: str) -> None:
+    backend = backend_of(who, record)
+    message = data.reshape(-1)
+    parameters: dict[str, Any] = dict(record.trial_parameters())
 
-    def run() -> bytes:
-        return library_digest(record, flat, **record.native_one_message)
+    def run() -> torch.Tensor:
+        return it.hash_batch([message], record.name, length=length_of(record), backend=backend, **parameters)
 
-    measure(benchmark, record, "one message", "library", data.numel(), run)
+    def library() -> bytes:
+        return library_digest(record, message.numpy(), **record.native_one_message)
+
+    measure(benchmark, record, "one message", who, data.numel(), library if who == "library" else run)

@@ -319,6 +319,26 @@ def test_one_message_is_estimated_with_the_rate_of_a_thread_alone(monkeypatch):
     assert cpu_choice.estimates(registry.get("opencl"), record, one)[1] == pytest.approx(1e-7 + size / 5e9)
 
 
+def test_a_level_of_a_tree_takes_less_than_a_call(monkeypatch):
+    figures = {
+        "opencl_bytes_per_second": 3e9,
+        "native_bytes_per_second": 3e9,
+        "opencl_call": 1e-4,
+        "opencl_level": 1e-5,
+        "native_message": 1e-6,
+    }
+    monkeypatch.setattr(cpu_choice, "_figures", lambda: {"algorithms": {"blake3": figures}})
+    monkeypatch.setattr(cpu_choice, "_threads", lambda: 2)
+    messages = chunk_messages(torch.zeros(1 << 22, dtype=torch.uint8), 1 << 16)  # 64 trees of 6 levels
+
+    def kernels():
+        return cpu_choice.estimates(registry.get("opencl"), algorithms.get("blake3"), messages)[0]
+
+    assert kernels() == pytest.approx(1e-4 + 6 * 1e-5 + (1 << 22) / 2 / 3e9)
+    del figures["opencl_level"]  # figures of an earlier version
+    assert kernels() == pytest.approx(1e-4 + 6 * 1e-4 + (1 << 22) / 2 / 3e9)
+
+
 @pytest.mark.parametrize("name", ["sha256", "hmac_sha256", "blake3", "poly1305", "crc32c", "sha224"])
 def test_the_quick_choice_for_one_message_is_that_of_the_estimates(runtime, name):
     opencl, record = registry.get("opencl"), algorithms.get(name)

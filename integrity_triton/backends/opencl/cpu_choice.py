@@ -57,12 +57,12 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
     threads = _threads()
     lanes = backend.tuned(*backend.driver(algorithm).main_kernel())["BLOCK_MSGS"]
     count, total, longest, computed = _work(messages, lanes)
-    calls = 1
+    levels = 0
     leaf = algorithm.construction.leaf_size
     rate = figures["native_bytes_per_second"]
     rate_alone = _rate_alone(figures)
     if leaf is not None:
-        calls += max(0, longest - 1).bit_length() - min(leaf - 1, max(0, longest - 1)).bit_length()
+        levels = max(0, longest - 1).bit_length() - min(leaf - 1, max(0, longest - 1)).bit_length()
         computed, longest = max(total, count * min(leaf, longest)), min(longest, leaf)
         alone = total / threads  # all threads share a message
         rate = rate_alone if count == 1 else rate
@@ -71,12 +71,14 @@ def estimates(backend: TritonBackend, algorithm: Algorithm, messages: Messages) 
     else:
         alone = longest
     kernels = (
-        calls * figures["opencl_call"]
+        figures["opencl_call"]
+        + levels * figures.get("opencl_level", figures["opencl_call"])
         + max(computed / threads, lanes * longest) / figures["opencl_bytes_per_second"]
     )
     # The native backend hashes a small batch in one thread (see ``backends/native``).
     spread = threads if total >= _WORTH_THREADS else 1
-    native = count * figures["native_message"] + max(total / spread / rate, alone / rate_alone)
+    shared = total / spread / rate if count > 1 else 0.0
+    native = count * figures["native_message"] + max(shared, alone / rate_alone)
     return kernels, native
 
 
