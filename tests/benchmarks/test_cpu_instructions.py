@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections import Counter
 from dataclasses import replace
 
@@ -182,3 +183,28 @@ def test_the_path_of_a_block_has_the_rotations_of_the_standard(name):
     artifact = prebuilt.load(cpu_instructions.main_kernel(name, "xpu:avx512").name)
     assert artifact.sidecar["constants"]["BLOCK"].endswith("_interleaved")
     assert cpu_instructions.count(name, artifact, "skx").kinds["rotations"] == LEAST[name].rotations
+
+
+@pytest.mark.parametrize(
+    ("prints", "expected"),
+    [
+        ("echo 'Total Cycles:      44'", 11.0),
+        ("echo \"'znver4' is not a recognized processor for this target\" >&2; exit 1", None),
+        ("echo \"'znver4' is not a recognized processor for this target\" >&2", None),
+    ],
+)
+def test_a_tool_that_is_older_than_a_processor_predicts_nothing(prints, expected, tmp_path, monkeypatch):
+    tool = tmp_path / cpu_instructions._TOOLS[0]
+    tool.write_text(f"#!/bin/sh\ncat > /dev/null\n{prints}\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(cpu_instructions.shutil, "which", lambda name: str(tool))
+    assert cpu_instructions.predicted([Instruction(0, "ret", "")], "znver4") == expected
+
+
+def test_a_tool_that_fails_is_reported(tmp_path, monkeypatch):
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\ncat > /dev/null\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(cpu_instructions.shutil, "which", lambda name: str(tool))
+    with pytest.raises(subprocess.CalledProcessError):
+        cpu_instructions.predicted([Instruction(0, "ret", "")], "znver4")
