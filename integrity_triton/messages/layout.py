@@ -77,6 +77,15 @@ class Rows:
             return self.data.view(torch.uint8)[: self.count]
         return self.data.as_strided((self.count, self.length), (self.stride, 1))
 
+    def beginnings(self, count: int, size: int) -> torch.Tensor:
+        """The first ``size`` bytes of the first ``count`` messages over the same memory, uint8 ``[count,
+        size]``. Each of them has to have as many."""
+        import torch
+
+        if self.data.dim() == 2:
+            return self.data.view(torch.uint8)[:count, :size]
+        return self.data.as_strided((count, size), (self.stride, 1))
+
     def only(self, i: int) -> Rows:
         """A batch of nothing but message ``i``."""
         return replace(self.between(i, i + 1), length=self.row_length(i))

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from integrity_triton.messages.copying import bytes_of_rows, clear, copy_rows, repeated, side_by_side
+from integrity_triton.messages import copying
+from integrity_triton.messages.copying import (
+    bytes_of_rows,
+    clear,
+    copy_beginnings,
+    copy_rows,
+    put,
+    repeated,
+    side_by_side,
+    taken,
+)
 from integrity_triton.messages.layout import Rows
 
 WORDS = torch.arange(24, dtype=torch.int64).view(4, 6) * 0x0123456789ABCDEF
@@ -40,6 +51,41 @@ def test_rows_side_by_side():
     parts = [torch.randint(0, 256, (4, width), dtype=torch.uint8) for width in (3, 0, 5)]
     parts.append(torch.tensor([7, 8], dtype=torch.uint8).expand(4, 2))
     assert side_by_side(parts).equal(torch.cat(parts, dim=1))
+
+    out = torch.full((4, 12), 0xA5, dtype=torch.uint8)
+    assert side_by_side(parts, out[:, 1:11]).equal(torch.cat(parts, dim=1))
+    assert (out[:, [0, 11]] == 0xA5).all()
+
+
+@pytest.fixture(params=["one thread", "torch"])
+def either_way(request, monkeypatch):
+    """Copies as on a CPU, and as on an accelerator, both on the CPU."""
+    if request.param == "torch":
+        monkeypatch.setattr(copying, "by_one_thread", lambda x: False)
+        monkeypatch.setattr(copying, "_STACKED", 2)
+
+
+@pytest.mark.parametrize("indices", [[3, 0, 3], [], [1]])
+def test_rows_at_indices(either_way, indices):
+    rows = WORDS.view(torch.uint8)
+    places = np.array(indices, np.int64)
+    assert taken(rows, places).equal(rows[indices])
+    to = torch.full((4, 48), 0xA5, dtype=torch.uint8)
+    distinct = np.unique(places)
+    put(to, distinct, rows[: len(distinct)])
+    assert to[distinct.tolist()].equal(rows[: len(distinct)])
+    assert int((to == 0xA5).all(dim=1).sum()) == 4 - len(distinct)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7])
+def test_beginnings_are_copied_to_rows(either_way, size):
+    memory = torch.arange(60, dtype=torch.uint8)
+    sources = [memory[start : start + 7 + start] for start in (3, 0, 20, 11, 5)]
+    to = torch.full((5, 9), 0xA5, dtype=torch.uint8)
+    copy_beginnings(to[:, 1 : 1 + size], sources)
+    assert to[:, 1 : 1 + size].equal(torch.stack([source[:size] for source in sources]))
+    assert (to[:, 0] == 0xA5).all()
+    assert (to[:, 1 + size :] == 0xA5).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint64, torch.uint32, torch.uint8])
