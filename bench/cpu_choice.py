@@ -77,7 +77,7 @@ def passed_over(record: Algorithm) -> str | None:
 
 def figures(record: Algorithm, threads: int) -> dict[str, float]:
     data = torch.randint(0, 256, (threads << 25,), dtype=torch.uint8)
-    tree = record.construction.leaf_size is not None
+    leaf = record.construction.leaf_size
     # Both are measured with the same messages. The kernels are faster with shorter ones, of which a batch has
     # more, and libraries with longer ones, so that this is where a difference decides.
     large = data.view(-1, MESSAGE)
@@ -89,11 +89,10 @@ def figures(record: Algorithm, threads: int) -> dict[str, float]:
         taken = seconds(lambda: hash_batch(large, record, backend)) - fixed  # noqa: B023
         found[f"{backend}_bytes_per_second"] = data.numel() / taken / threads
     taken = seconds(lambda: hash_batch(data[None], record, "native"))
-    found["native_alone_bytes_per_second"] = data.numel() / taken / (threads if tree else 1)
+    found["native_alone_bytes_per_second"] = data.numel() / taken / (threads if leaf is not None else 1)
     found["opencl_call"] = seconds(lambda: hash_batch(small, record, "opencl"))
     found["native_message"] = each
-    if tree:
-        leaf = record.construction.leaf_size
+    if leaf is not None:
         taken = seconds(lambda: hash_batch(data[None, : leaf << LEVELS], record, "opencl"))
         found["opencl_level"] = max(0.0, taken - found["opencl_call"]) / LEVELS
     return {key: float(f"{value:.3g}") for key, value in found.items()}
