@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..messages.copying import side_by_side
+from ..messages.copying import bytes_reversed, clear, repeated, side_by_side
 from ..messages.layout import Addressed, Messages, Ragged, Rows, signed
 from ..messages.per_message import PerMessage
 from .iterated import IteratedDriver, Start
@@ -133,13 +133,15 @@ class GmacDriver(_AesDriver):
         keys = self.key_rows(key, size, device)
         rounds = rounds_of(size)
         round_keys = self.secret(expand_keys(self.host, keys))
-        zeros = torch.zeros((keys.count, 16), dtype=torch.uint8, device=device)
+        zeros = clear(self.host.empty((keys.count, 16), torch.uint8, device))
         subkeys = self.secret(encrypt(self.host, round_keys, zeros, rounds))
         ivs = iv if isinstance(iv, PerMessage) else PerMessage([self.host.words(iv, device, 8)])
         count = max(keys.count, len(ivs))
-        counters = self.counters(self.secret(big_endian(subkeys)), ivs, device).expand(count, -1)
-        masks = self.secret(encrypt(self.host, round_keys, self.secret(counters.contiguous()), rounds))
-        both = self.secret(torch.cat([subkeys.expand(count, -1), masks], dim=1))
+        counters = self.counters(self.secret(big_endian(subkeys)), ivs, device)
+        if len(counters) < count:
+            counters = repeated(counters, count)
+        masks = self.secret(encrypt(self.host, round_keys, self.secret(counters), rounds))
+        both = self.secret(side_by_side([subkeys.expand(count, -1), masks]))
         table = self.secret(big_endian(both))
         return self.begin(table if count > 1 else table[0])
 
@@ -185,5 +187,4 @@ def big_endian(blocks: torch.Tensor) -> torch.Tensor:
     """Bytes, uint8 ``[n, 8 * k]``, as big-endian words: uint64 ``[n, k]``."""
     import torch
 
-    count, size = blocks.shape
-    return blocks.view(count, size // 8, 8).flip(-1).view(count, size).view(torch.uint64)
+    return bytes_reversed(blocks).view(torch.uint64)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..algorithms import HighwayHash, load_constant
+from ..messages.copying import exclusive_or, side_by_side
 from ..messages.layout import AnyMessages
 from .iterated import ChainingDriver, Start, by_length
 
@@ -35,13 +36,13 @@ class HighwayHashDriver(ChainingDriver):
         import torch
 
         init = [load_constant(f"{_KERNEL_FILE}:HIGHWAYHASH_INIT{i}") for i in (0, 1)]
-        # Unsigned words lack operations on some devices.
-        constants = self.host.words([*init[0], *init[1]] * 2, device, 64).view(torch.int64)
+        constants = self.host.words([*init[0], *init[1]] * 2, device, 64).view(torch.uint8).view(1, -1)
         keys = self.key_rows(parameters["key"], 32, device).data
         # v1 takes the key with the halves of each word exchanged.
-        turned = self.secret(keys.view(-1, 4, 2, 4).flip(2).reshape(-1, 32))
-        mixed = self.secret(torch.cat([keys, turned, torch.zeros_like(keys).repeat(1, 2)], dim=1))
-        states = self.secret(mixed.view(torch.int64) ^ constants).view(torch.uint64)
+        turned = [keys[:, at ^ 4 :][:, :4] for at in range(0, 32, 4)]
+        zeros = torch.zeros((1, 64), dtype=torch.uint8, device=device).expand(len(keys), -1)
+        mixed = self.secret(side_by_side([keys, *turned, zeros]))
+        states = self.secret(exclusive_or(mixed, constants)).view(torch.uint64)
         return Start(states if len(states) > 1 else states[0], minimum_padding=1)
 
     def iterate(

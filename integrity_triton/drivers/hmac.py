@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm
 from ..launching.host import Host
-from ..messages.copying import bytes_of_rows, copy_rows
+from ..messages.copying import bytes_of_rows, copy_rows, exclusive_or
 from ..messages.layout import Messages, Ragged, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
@@ -49,7 +49,8 @@ class HmacDriver(Driver):
         message."""
         block = self.hash.algorithm.block_size
         keys = self.key_rows(self.short_keys(key, device), block, device).data
-        return Rows.of(self.secret(keys ^ _INNER)), Rows.of(self.secret(keys ^ _OUTER))
+        inner, outer = (Rows.of(self.secret(exclusive_or(keys, byte))) for byte in (_INNER, _OUTER))
+        return inner, outer
 
     def short_keys(self, key: bytes | PerMessage, device: torch.device) -> bytes | PerMessage:
         """The keys. Each key that is longer than a block is replaced by its digest."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm, SipHash, load_constant
 from ..launching.host import Host
+from ..messages.copying import exclusive_or, side_by_side
 from ..messages.layout import AnyMessages
 from .iterated import ChainingDriver, Start, by_length
 
@@ -46,10 +47,10 @@ class SipHashDriver(ChainingDriver):
         words = self.algorithm.size(parameters) // 8
         iv = list(load_constant(SIPHASH_IV))
         iv[1] ^= _WIDE if words == 2 else 0
-        # Unsigned words lack operations on some devices.
-        constants = self.host.words(iv, device, 64).view(torch.int64)
-        keys = self.key_rows(parameters["key"], 16, device).data.view(torch.int64)
-        states = self.secret(self.secret(keys.repeat(1, 2)) ^ constants).view(torch.uint64)
+        constants = self.host.words(iv, device, 64).view(torch.uint8).view(1, -1)
+        keys = self.key_rows(parameters["key"], 16, device).data
+        twice = self.secret(side_by_side([keys, keys]))
+        states = self.secret(exclusive_or(twice, constants)).view(torch.uint64)
         return Start(states if len(states) > 1 else states[0], minimum_padding=1, flags=words)
 
     def iterate(

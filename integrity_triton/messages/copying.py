@@ -113,6 +113,32 @@ def side_by_side(parts: Sequence[torch.Tensor], out: torch.Tensor | None = None)
     return out
 
 
+def exclusive_or(rows: torch.Tensor, other: torch.Tensor | int) -> torch.Tensor:
+    """Rows of bytes, uint8 ``[n, width]``, each combined with one row of as many bytes, or with a byte."""
+    import numpy as np
+    import torch
+
+    if not by_one_thread(rows):
+        return rows ^ other
+    out = torch.empty(rows.shape, dtype=torch.uint8)
+    np.bitwise_xor(_rows(rows), np.uint8(other) if isinstance(other, int) else _rows(other), out=_rows(out))
+    return out
+
+
+def bytes_reversed(rows: torch.Tensor) -> torch.Tensor:
+    """Words of eight bytes, uint8 ``[n, 8 * k]``, each with its bytes in reverse order."""
+    import numpy as np
+    import torch
+
+    count, size = rows.shape
+    if not by_one_thread(rows):
+        return rows.view(count, size // 8, 8).flip(-1).view(count, size)
+    out = torch.empty(rows.shape, dtype=torch.uint8)
+    words = count, size // 8, 8
+    np.copyto(_rows(out).reshape(words), _rows(rows).reshape(words)[:, :, ::-1])
+    return out
+
+
 def repeated(rows: torch.Tensor, count: int) -> torch.Tensor:
     """All rows of a contiguous 2-D tensor, ``count`` times: ``[count * n, width]`` of the same type."""
     import torch

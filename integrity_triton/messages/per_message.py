@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..algorithms import ValuesPerMessage
+from .copying import clear, copy_rows
 from .moving import moved
 from .tensors import host_memory
 
@@ -79,8 +80,9 @@ class PerMessage(ValuesPerMessage):
         if max(self.sizes) > size:
             raise ValueError(f"a value is longer than {size} bytes")
         if self._rows is not None:
-            out = torch.zeros((len(self), size), dtype=torch.uint8, device=device)
-            out[:, : self.sizes[0]] = moved(self._rows, device)
+            out = torch.empty((len(self), size), dtype=torch.uint8, device=device)
+            copy_rows(out[:, : self.sizes[0]], moved(self._rows, device))
+            clear(out[:, self.sizes[0] :])
             return out
         if {view.device.type for view in self._views} == {"cpu"}:
             joined = bytearray(len(self) * size)

@@ -9,9 +9,11 @@ import torch
 from integrity_triton.messages import copying
 from integrity_triton.messages.copying import (
     bytes_of_rows,
+    bytes_reversed,
     clear,
     copy_beginnings,
     copy_rows,
+    exclusive_or,
     put,
     repeated,
     side_by_side,
@@ -75,6 +77,16 @@ def test_rows_at_indices(either_way, indices):
     put(to, distinct, rows[: len(distinct)])
     assert to[distinct.tolist()].equal(rows[: len(distinct)])
     assert int((to == 0xA5).all(dim=1).sum()) == 4 - len(distinct)
+
+
+@pytest.mark.parametrize("rows", [WORDS, WORDS[:1], WORDS[:, 1:4]])
+def test_bytes_that_change_places_or_bits(either_way, rows):
+    rows = rows.view(torch.uint8)
+    row = torch.arange(rows.shape[1], dtype=torch.uint8)[None] * 5
+    assert exclusive_or(rows, row).equal(rows ^ row)
+    assert exclusive_or(rows, 0x5C).equal(rows ^ 0x5C)
+    words = [bytes(word.tolist())[::-1] for row in rows.contiguous() for word in row.view(-1, 8)]
+    assert bytes(bytes_reversed(rows.contiguous()).view(-1).tolist()) == b"".join(words)
 
 
 @pytest.mark.parametrize("size", [0, 1, 7])
