@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..algorithms import Algorithm
 from ..launching.host import Host
-from ..messages.copying import bytes_of_rows, copy_rows, exclusive_or
+from ..messages.copying import bytes_of_rows, copy_rows, exclusive_or, one_after_another
 from ..messages.layout import Messages, Ragged, Rows
 from ..messages.per_message import PerMessage
 from ..messages.stream import Stream
@@ -96,7 +96,7 @@ class HmacDriver(Driver):
             copy_rows(self.secret(out[:, :size]), whole)
             copy_rows(out[:, size:], messages.table())
             return Rows.of(out)
-        views = [torch.cat([whole[i], messages.view(i)]) for i in range(messages.count)]
+        views = [one_after_another([whole[i], messages.view(i)]) for i in range(messages.count)]
         for view in views:
             self.secret(view[:size])
         return Ragged(views, messages.device)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..algorithms import Algorithm, KangarooTree, SpongeTree
 from ..algorithms.encoding import left_encode, right_encode
 from ..launching.host import Host
-from ..messages.copying import copy_beginnings, copy_rows, put, side_by_side, taken
+from ..messages.copying import copy_beginnings, copy_rows, one_after_another, put, side_by_side, taken
 from ..messages.layout import Addressed, AnyMessages, Messages, Rows, signed
 from ..messages.stream import Stream
 from .base import BlockStream, Driver
@@ -105,7 +105,6 @@ class SpongeTreeDriver(Driver):
     def joined(self, nodes: Sequence[Node], device: torch.device) -> Addressed:
         """Messages put together from their parts, in one buffer."""
         import numpy as np
-        import torch
 
         starts, lengths, end = [], [], 0
         parts: list[bytes | torch.Tensor] = []
@@ -122,7 +121,7 @@ class SpongeTreeDriver(Driver):
         distinct = list(dict.fromkeys(part for part in parts if isinstance(part, bytes)))
         glue = self.host.words(b"".join(distinct), device, 8)
         found = dict(zip(distinct, glue.split_with_sizes([len(part) for part in distinct]), strict=True))
-        flat = torch.cat([found[part] if isinstance(part, bytes) else part for part in parts])
+        flat = one_after_another([found[part] if isinstance(part, bytes) else part for part in parts])
         addresses = np.array(starts, np.int64) + signed(flat.data_ptr())
         return Addressed(addresses, np.array(lengths, np.int64), device, flat)
 

@@ -75,6 +75,21 @@ def copy_beginnings(to: torch.Tensor, sources: Sequence[torch.Tensor]) -> None:
         to[i : i + _STACKED].copy_(torch.stack([source[:size] for source in sources[i : i + _STACKED]]))
 
 
+def one_after_another(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The bytes of flat contiguous uint8 tensors, one after the other, in new memory."""
+    import torch
+
+    if not by_one_thread(parts[0]):
+        return torch.cat(list(parts))
+    sizes = [part.numel() for part in parts]
+    out = torch.empty(sum(sizes), dtype=torch.uint8)
+    address = out.data_ptr()
+    for part, size in zip(parts, sizes, strict=True):
+        ctypes.memmove(address, part.data_ptr(), size)
+        address += size
+    return out
+
+
 def taken(source: torch.Tensor, indices: np.ndarray[Any, Any]) -> torch.Tensor:
     """The rows of a uint8 2-D tensor at ``indices``, which are int64 on the host, in that order."""
     import numpy as np

@@ -14,6 +14,7 @@ from integrity_triton.messages.copying import (
     copy_beginnings,
     copy_rows,
     exclusive_or,
+    one_after_another,
     put,
     repeated,
     side_by_side,
@@ -87,6 +88,13 @@ def test_bytes_that_change_places_or_bits(either_way, rows):
     assert exclusive_or(rows, 0x5C).equal(rows ^ 0x5C)
     words = [bytes(word.tolist())[::-1] for row in rows.contiguous() for word in row.view(-1, 8)]
     assert bytes(bytes_reversed(rows.contiguous()).view(-1).tolist()) == b"".join(words)
+
+
+def test_tensors_one_after_the_other(either_way):
+    memory = torch.arange(60, dtype=torch.uint8)
+    parts = [memory[5:9], memory[:0], memory[3:50], memory[59:]]
+    assert one_after_another(parts).equal(torch.cat(parts))
+    assert one_after_another(parts[1:2]).numel() == 0
 
 
 @pytest.mark.parametrize("size", [0, 1, 7])
