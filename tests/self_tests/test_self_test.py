@@ -304,8 +304,8 @@ def test_known_answers_are_long_enough(algorithm):
 # Faults
 
 FAULTS = {
-    "a rotation": ("sha2", "rotr32(x, 11)", "rotr32(x, 12)", "sha256"),
-    "a rotation in a schedule": ("sha2", "rotr64(x, 61)", "rotr64(x, 60)", "sha512"),
+    "a rotation": ("sha2", "ROTR(x, 11)", "ROTR(x, 12)", "sha256"),
+    "a rotation in a schedule": ("sha2", "ROTR(x, 61)", "ROTR(x, 60)", "sha512"),
     "a constant": ("blake3", "0x6A09E667", "0x6A09E666", "blake3"),
     "a permutation": ("blake3", "2, 6, 3, 10", "2, 6, 10, 3", "blake3"),
     "a dropped carry": ("poly1305_limbs", "    d2 += d1 >> 26\n", "", "poly1305"),
@@ -460,7 +460,7 @@ def test_more_lanes_need_a_test_with_more_lanes():
 
 
 def test_a_fault_in_a_stream_gives_no_digest(broken_kernels):
-    registered("broken", broken_kernels("sha2", "rotr32(x, 11)", "rotr32(x, 12)"))
+    registered("broken", broken_kernels("sha2", "ROTR(x, 11)", "ROTR(x, 12)"))
     hasher = it.new("sha256", backend="broken")
     with pytest.raises(it.SelfTestError):
         hasher.update(MESSAGE)
@@ -470,7 +470,7 @@ def test_a_fault_in_a_stream_gives_no_digest(broken_kernels):
 
 def test_a_fault_is_refused_where_a_backend_is_chosen_automatically(broken_kernels, monkeypatch):
     """If another backend took over, nobody would notice that the device computes wrongly."""
-    broken = registered("broken", broken_kernels("sha2", "rotr32(x, 11)", "rotr32(x, 12)"))
+    broken = registered("broken", broken_kernels("sha2", "ROTR(x, 11)", "ROTR(x, 12)"))
     monkeypatch.setattr(broken, "is_default", lambda *_, **__: True)
     monkeypatch.setattr(registry, "_backends", {"broken": broken, "native": registry.get("native")})
     with pytest.raises(it.SelfTestError):
@@ -479,7 +479,7 @@ def test_a_fault_is_refused_where_a_backend_is_chosen_automatically(broken_kerne
 
 
 def test_what_is_sound_goes_on(broken_kernels):
-    registered("broken", broken_kernels("sha2", "rotr32(x, 11)", "rotr32(x, 12)"))
+    registered("broken", broken_kernels("sha2", "ROTR(x, 11)", "ROTR(x, 12)"))
     with pytest.raises(it.SelfTestError):
         it.hash_batch([MESSAGE], "sha256", backend="broken")
     expected = it.hash_batch([MESSAGE], "md5", backend="native")
@@ -600,7 +600,7 @@ def test_a_miscompiled_binary_gives_no_digest(broken_kernels, monkeypatch, tmp_p
     (name,) = set(names)
     target = next(n for n, tuning in compiling.PORTABLE.items() if tuning == opencl.tuned_for)
     wanted = compiling.specializations([record], compiling.Target.parse(target))[name]
-    broken = broken_kernels("sha2", "rotr32(x, 11)", "rotr32(x, 12)")
+    broken = broken_kernels("sha2", "ROTR(x, 11)", "ROTR(x, 12)")
     moved = {
         k: v.replace("integrity_triton.kernels", broken) if isinstance(v, str) else v
         for k, v in wanted.constants.items()
@@ -701,7 +701,7 @@ def test_a_graph_that_is_captured_has_its_kernels_tested_before(monkeypatch):
 
 
 def test_off_is_explicit_and_told(broken_kernels, monkeypatch, caplog):
-    registered("broken", broken_kernels("sha2", "rotr32(x, 11)", "rotr32(x, 12)"))
+    registered("broken", broken_kernels("sha2", "ROTR(x, 11)", "ROTR(x, 12)"))
     monkeypatch.setenv(self_test.VARIABLE, "off")
     self_test._warn.cache_clear()
     with caplog.at_level(logging.WARNING, "integrity_triton"):
