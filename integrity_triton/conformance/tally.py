@@ -8,7 +8,7 @@ from ..backends.base import Backend
 from ..backends.emulation.backend import EmulatedBackend
 from ..backends.triton_backend import TritonBackend
 from .checks import CHECKS
-from .kernels import every_kernel
+from .kernels import every_kernel, full_programs
 from .report import Failure
 from .subject import Subject
 
@@ -36,7 +36,9 @@ class Tally:
 def check(subject: Subject, backend: Backend) -> Tally:
     """Run all checks that apply to the algorithm."""
     tally = Tally()
-    checks = {**CHECKS, "every kernel": every_kernel} if isinstance(backend, EmulatedBackend) else CHECKS
+    checks = CHECKS
+    if isinstance(backend, EmulatedBackend):
+        checks = {**CHECKS, "every kernel": every_kernel, "full programs": full_programs}
     for name, run in checks.items():
         watch = subject.watch
         before, cases = watch.launches, 0

@@ -47,6 +47,16 @@ _WHOLE_BLOCKS = (
     "none of them ends before the others."
 )
 
+_ONE_MESSAGE = (
+    "Without FINAL, only a stream hands over bytes that are not aligned, and it is one message. Threads that "
+    "load several messages have code of their own for each."
+)
+
+_OF_PIECES = (
+    "blake3_chunks", "blake3_parents", "crc_fold", "crc_finish", "poly1305_parts", "poly1305_sum",
+)  # fmt: skip
+"""Kernels whose lanes or programs search for their messages."""
+
 UNEXECUTED: tuple[Unexecuted, ...] = (
     Unexecuted(_SHORT, instruction="div.s64", backends=("ptx",)),
     Unexecuted(_SHORT, instruction="rem.s64", backends=("ptx",)),
@@ -84,6 +94,43 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
         kernel="hash_messages",
         function="batch.py:",
         constants={"FINAL": False},
+    ),
+    *(
+        Unexecuted(
+            _ONE_MESSAGE,
+            kernel=kernel,
+            constants={"FINAL": False, "TABLE": False, "ALIGN": align},
+            source=source,
+            backends=("amdgcn",),
+        )
+        for kernel in ("hash_messages", "siphash_messages", "xxh64_messages", "highwayhash_messages")
+        for align in (1, 4, 16)
+        for source in ("load_block(message, ", "messages_of_lanes(")
+    ),
+    *(
+        Unexecuted(
+            f"{_ONE_MESSAGE} The compiler gives no line for the ends of the branches around loads.",
+            kernel=kernel,
+            constants={"FINAL": False, "TABLE": False, "ALIGN": align},
+            instruction=instruction,
+            backends=("amdgcn",),
+        )
+        for kernel in ("hash_messages", "siphash_messages", "xxh64_messages", "highwayhash_messages")
+        for align in (1, 4, 16)
+        for instruction in ("s_or_b64 exec, exec", "s_mov_b64", "v_lshl_add_u64")
+    ),
+    *(
+        Unexecuted(
+            "Short inputs are loaded as though they might begin within a word. The word behind the last one "
+            "is only needed by those that do, and kernels for messages that begin with a word have none.",
+            kernel="xxh3_messages",
+            function="xxhash.py:_load_words" if source else "xxhash.py:_xxh3_1_to_3",
+            constants={"ALIGN": align},
+            source=source,
+            backends=("amdgcn",),
+        )
+        for align in (4, 8, 16)
+        for source in ("return load_block(address, zero, left, mask, WORDS, 1, 1)", "")
     ),
     *(
         Unexecuted(
@@ -165,6 +212,32 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
             "valid, message, size, row, longest, shortest = messages_of_lanes(",
             "store_words(out_ptr + row * 16, state",
         )
+    ),
+    *(
+        Unexecuted(
+            "A single message is given by its address and not in a table, so that the search for the message "
+            "of a piece always has a step.",
+            kernel=kernel,
+            constants={"TABLE": True},
+            instruction=instruction,
+            source=source,
+            backends=(backend,),
+        )
+        for backend, instruction, source in (
+            ("ptx", "mov.u64", "index = piece - tl.load(firsts_ptr + message)"),
+            ("amdgcn", "s_mov_b64", ""),
+            ("amdgcn", "v_mov_b64", ""),
+        )
+        for kernel in _OF_PIECES
+    ),
+    Unexecuted(
+        "A launch that only absorbs whole packets (without FINAL) gives all of its messages equally many, so "
+        "that none of them ends before the others.",
+        kernel="highwayhash_messages",
+        function="highwayhash.py:highwayhash_messages",
+        constants={"FINAL": False},
+        source="new = select(n < packets",
+        backends=("amdgcn",),
     ),
     Unexecuted(
         "Before its end, a stream only hashes whole chunks (ROOTS is 0), so that none of them ends early.",
