@@ -6,6 +6,7 @@ import ast
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from integrity_triton import algorithms, conformance
 from integrity_triton.backends import registry
 from integrity_triton.backends.emulation.program import Missed
 from integrity_triton.conformance import checks, execution, render, suite, tally
+from integrity_triton.conformance import kernels as conformance_kernels
 from integrity_triton.conformance.execution import Unexecuted, places, problems
 from integrity_triton.conformance.report import FAILED, RAN, Cell, Failure, KernelExecution, Report
 from integrity_triton.conformance.unexecuted import REVIEWED, TOGETHER, UNEXECUTED
@@ -45,7 +47,8 @@ def test_code_that_no_check_executes_fails_the_run(monkeypatch):
     """With one check instead of all of them, and without self-tests, blocks remain that nothing executed."""
     monkeypatch.setenv(VARIABLE, "off")
     monkeypatch.setattr(tally, "CHECKS", {"one message": checks.one_message})
-    monkeypatch.setattr(tally, "every_kernel", lambda subject: iter(()))
+    for check in ("every_kernel", "full_programs"):
+        monkeypatch.setattr(tally, check, lambda subject: iter(()))
     monkeypatch.setattr(suite, "UNEXECUTED", ())
     monkeypatch.setattr(suite, "REVIEWED", {"emulated sm_90": {"siphash_2_4"}})
     given = {"backends": ["ptx"], "algorithms": ["siphash_2_4"], "effort": "quick", "seed": 1}
@@ -60,6 +63,31 @@ def test_code_that_no_check_executes_fails_the_run(monkeypatch):
     monkeypatch.setattr(suite, "UNEXECUTED", ())
     monkeypatch.setattr(suite, "REVIEWED", {"emulated sm_90": {"sha256"}})
     assert conformance.run(**given).ok
+
+
+@pytest.mark.slow
+def test_full_programs_execute_what_small_batches_leave_out(monkeypatch, on_target):
+    """A thread has code of its own for each of its messages, on AMD's GPUs with a branch for each load."""
+    on_target("amdgcn", "gfx942")
+    monkeypatch.setattr(suite, "REVIEWED", {"emulated gfx942": {"xxh64"}})
+    given = {"backends": ["amdgcn"], "algorithms": ["xxh64"], "effort": "quick", "seed": 1}
+    report = conformance.run(**given)
+    assert report.ok, report.problems
+    assert report.cells[0].checks["full programs"] > 0
+    monkeypatch.setattr(tally, "full_programs", lambda subject: iter(()))
+    report = conformance.run(**given)
+    assert {problem.partition(" ")[0] for problem in report.problems} == {"xxh64_messages"}
+    assert any("global_load_dword" in problem for problem in report.problems)
+
+
+def test_full_programs_need_an_emulated_backend(monkeypatch):
+    monkeypatch.setattr(
+        conformance_kernels, "_open", lambda *_, **__: pytest.fail("nothing is to be launched")
+    )
+    subject = SimpleNamespace(backend="native", record=algorithms.get("xxh64"), known=None)
+    assert list(conformance_kernels.full_programs(subject)) == []
+    subject = SimpleNamespace(backend="ptx", record=algorithms.get("tuplehash_128"), known=None)
+    assert list(conformance_kernels.full_programs(subject)) == []
 
 
 def test_a_place_is_found_by_what_stays_when_lines_move():
