@@ -32,6 +32,9 @@ _TRIES = 3
 _ALIGNMENTS = (16, 8, 4, 1)
 # So many lengths of rows are tried in turn without executing more of the kernels.
 _LENGTHS = 8
+# The bytes of messages that are cut into pieces, and how many of them have pieces for all lanes.
+_LONG = (1 << 16, 70_000)
+_PIECED = 72
 _LINE = 64
 
 
@@ -93,7 +96,12 @@ def full_programs(subject: Subject) -> Iterator[Case]:
     # Programs take the longest messages first, so that these begin the second half of the lanes, too.
     filling = itertools.islice(itertools.cycle(answers[-4:]), max(0, lanes - len(answers)))
     whole = max(answers, key=lambda a: (a.size % 32, a.size))  # its last word is the last of most blocks
-    ragged = ([*answers, *filling], [whole] * lanes)
+    ragged = [[*answers, *filling], [whole] * lanes]
+    rows = [[a] * lanes for a in sorted(answers, key=lambda a: (a.size % 4 != 3, -a.size))]
+    if record.construction.in_pieces:  # other kernels run for pieces of long messages
+        long = [a for a in usual(record, subject.known.answers) if _LONG[0] <= a.size <= _LONG[1]]
+        ragged.append(list(itertools.islice(itertools.cycle(long), _PIECED)))
+        rows[:0] = [long[-1:] * _PIECED]
     for align, own in itertools.product(_ALIGNMENTS, (False, True)):
         if own and not _of_their_own(subject, answers):
             continue
@@ -105,7 +113,8 @@ def full_programs(subject: Subject) -> Iterator[Case]:
             views = [_placed(subject, [a], starts[i % len(starts)], 0)[0] for i, a in enumerate(several)]
             found = subject.batch(views, **_given(subject, several, own))
             for answer, digest in zip(several[: len(answers)], found, strict=False):
-                yield Case(f"of {lanes}, {align} bytes apart, {answer.described()}", answer.digest, digest)
+                label = f"of {len(several)}, {align} bytes apart, {answer.described()}"
+                yield Case(label, answer.digest, digest)
         # The last chunk of a tensor is shorter than the others.
         fitting = [a for a in answers if a.size % align == 0 and a.size > 64 and a.size <= 300]
         if fitting and _open(subject, align, table=False):
@@ -116,16 +125,17 @@ def full_programs(subject: Subject) -> Iterator[Case]:
                 label = f"chunk {i} of {lanes}, {chunks[i].described()}"
                 yield Case(label, chunks[i].digest, found[i])
         in_vain = 0
-        for answer in sorted(answers, key=lambda a: (a.size % 4 != 3, -a.size)):
+        for alike in rows:
+            answer = alike[0]
             left = _open(subject, align, table=False)
             if not left or in_vain == _LENGTHS:
                 break
             gap = -answer.size % align or align
             gap += (1 - answer.size - gap) % 4 if align < 4 else 0
-            rows = _placed(subject, [answer] * lanes, align, gap)
-            found = subject.batch(rows, **_given(subject, [answer] * lanes, own))
-            for i in (0, lanes - 1):
-                label = f"row {i} of {lanes}, {align} bytes apart, {answer.described()}"
+            placed = _placed(subject, alike, align, gap)
+            found = subject.batch(placed, **_given(subject, alike, own))
+            for i in (0, len(alike) - 1):
+                label = f"row {i} of {len(alike)}, {align} bytes apart, {answer.described()}"
                 yield Case(label, answer.digest, found[i])
             in_vain = in_vain + 1 if _open(subject, align, table=False) == left else 0
 
