@@ -22,7 +22,7 @@ from .execution import problems
 from .processes import START_TIMEOUT, Lost, share, within
 from .report import Cell, Report
 from .subject import EFFORTS
-from .unexecuted import REVIEWED, TOGETHER, UNEXECUTED
+from .unexecuted import REVIEWED, TOGETHER, TOGETHER_ON, UNEXECUTED
 
 # Runs whose reports are merged may differ in these.
 _MACHINE = ("system", "processor")
@@ -201,12 +201,16 @@ def same_environment(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any
 def _unexecuted(report: Report) -> list[str]:
     """What the run left out of the kernels of the algorithms that have been gone through."""
     ran = {(cell.device_name, cell.algorithm) for cell in report.cells}
-    cells = tuple(
-        cell
-        for cell in report.cells
-        if cell.algorithm in REVIEWED.get(cell.device_name, ())
-        and all((cell.device_name, other) in ran for other in TOGETHER.get(cell.algorithm, ()))
-    )
+
+    def is_judged(cell: Cell) -> bool:
+        others = {
+            *TOGETHER.get(cell.algorithm, ()),
+            *TOGETHER_ON.get(cell.device_name, {}).get(cell.algorithm, ()),
+        }
+        reviewed = cell.algorithm in REVIEWED.get(cell.device_name, ())
+        return reviewed and all((cell.device_name, other) in ran for other in others)
+
+    cells = tuple(cell for cell in report.cells if is_judged(cell))
     return list(problems(replace(report, cells=cells).executions(), UNEXECUTED))
 
 

@@ -12,20 +12,29 @@ _HASHES = (
 )  # fmt: skip
 _OTHERS = (
     "cmac_aes", "crc32", "crc32c", "crc64_nvme", "cshake_128", "cshake_256", "gmac_aes", "kmac_128",
-    "kmac_256", "kmacxof_128", "kmacxof_256", "shake_128", "shake_256", "siphash_1_3",
-    "siphash_2_4", "siphash_4_8", "tuplehash_128", "tuplehash_256", "tuplehashxof_128",
+    "kmac_256", "kmacxof_128", "kmacxof_256", "poly1305", "poly1305_aes", "shake_128", "shake_256",
+    "siphash_1_3", "siphash_2_4", "siphash_4_8", "tuplehash_128", "tuplehash_256", "tuplehashxof_128",
     "tuplehashxof_256", "turboshake_128", "turboshake_256", "xxh3_128", "xxh3_64", "xxh64",
 )  # fmt: skip
 
+_TREES = ("blake2bp", "blake2sp")
+_HIGHWAY = frozenset(("highwayhash_64", "highwayhash_128", "highwayhash_256"))
+_LOWER_RATES = (
+    "sha3_224", "sha3_256", "sha3_384", "sha3_512", "keccak_224", "keccak_256", "keccak_384", "keccak_512",
+    "shake_256", "cshake_256", "kmac_256", "kmacxof_256", "tuplehash_256", "tuplehashxof_256",
+    "parallelhash_256", "parallelhashxof_256", "turboshake_256", "kt256",
+)  # fmt: skip
+"""Algorithms that absorb less than the 168 bytes of a block for which the kernel of Keccak has code."""
+
 REVIEWED: dict[str, frozenset[str]] = {
-    "emulated sm_90": frozenset((*_HASHES, *(f"hmac_{name}" for name in _HASHES), *_OTHERS)),
+    "emulated sm_90": frozenset(
+        (*_HASHES, *_TREES, *(f"hmac_{name}" for name in (*_HASHES, *_TREES)), *_OTHERS, *_HIGHWAY)
+    ),
     "emulated gfx942": frozenset(("hmac_md5", "md5")),
 }
 """For each emulated device, the algorithms whose kernels have been gone through: a run fails if it leaves
 code of these out, even if it checks only one of them, but for those in ``TOGETHER``. Of the others, the
 report says what was not executed."""
-
-_HIGHWAY = frozenset(("highwayhash_64", "highwayhash_128", "highwayhash_256"))
 
 TOGETHER: dict[str, frozenset[str]] = {
     **{name: _HIGHWAY - {name} for name in _HIGHWAY},
@@ -37,6 +46,12 @@ TOGETHER: dict[str, frozenset[str]] = {
 """Algorithms that execute a kernel in full only together with others: the three forms of HighwayHash share
 one, and the roots of BLAKE2bp and BLAKE2sp, all of one length, are messages of BLAKE2b and BLAKE2s. A run is
 judged by their kernels if it checks these others, too."""
+
+TOGETHER_ON: dict[str, dict[str, frozenset[str]]] = {
+    "emulated gfx942": dict.fromkeys(_LOWER_RATES, frozenset(("shake_128",)))
+}
+"""Further ones on some devices. On AMD's GPUs each load of a word of a block is a branch of its own, and only
+algorithms with the highest rate take those of the last words."""
 
 _SHORT = (
     "The compiler divides numbers below 2^32 in a way of their own, and other numbers only occur with "
@@ -118,6 +133,15 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
         for kernel in ("hash_messages", "siphash_messages", "xxh64_messages", "highwayhash_messages")
         for align in (1, 4, 16)
         for instruction in ("s_or_b64 exec, exec", "s_mov_b64", "v_lshl_add_u64")
+    ),
+    Unexecuted(
+        "Kernels with a state for each message are those of HMAC over SHA-3 and Keccak, which absorb at most "
+        "144 bytes at a time. The words behind these are not loaded.",
+        kernel="hash_messages",
+        function="batch.py:hash_messages",
+        constants={"STATE_PER_MESSAGE": True, "BLOCK_BYTES": 168},
+        source="raw = load_block(message, first, left",
+        backends=("amdgcn",),
     ),
     *(
         Unexecuted(

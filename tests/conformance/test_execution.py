@@ -18,7 +18,7 @@ from integrity_triton.conformance import checks, execution, render, suite, tally
 from integrity_triton.conformance import kernels as conformance_kernels
 from integrity_triton.conformance.execution import Unexecuted, places, problems
 from integrity_triton.conformance.report import FAILED, RAN, Cell, Failure, KernelExecution, Report
-from integrity_triton.conformance.unexecuted import REVIEWED, TOGETHER, UNEXECUTED
+from integrity_triton.conformance.unexecuted import REVIEWED, TOGETHER, TOGETHER_ON, UNEXECUTED
 from integrity_triton.self_tests.admission import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,10 +148,13 @@ def test_reports_of_runs_over_a_few_algorithms_are_merged(monkeypatch):
     assert problem.startswith("sha1 failed on ptx")
 
 
-def test_algorithms_that_share_a_kernel_are_judged_together(monkeypatch):
+@pytest.mark.parametrize("on_a_device", [False, True])
+def test_algorithms_that_share_a_kernel_are_judged_together(on_a_device, monkeypatch):
     """One of them leaves code to the others, so a run without these does not fail for it."""
     monkeypatch.setattr(suite, "REVIEWED", {"emulated sm_90": {"sha1", "sha256", "md5"}})
-    monkeypatch.setattr(suite, "TOGETHER", {"sha1": {"sha256"}})
+    others = {"sha1": {"sha256"}}
+    monkeypatch.setattr(suite, "TOGETHER", {} if on_a_device else others)
+    monkeypatch.setattr(suite, "TOGETHER_ON", {"emulated sm_90": others} if on_a_device else {})
     both, first, second = (Missed("block", str(n), f"instruction{n}") for n in range(3))
     alone, other = _report("sha1", both, first), _report("sha256", both, second)
     assert not suite.merged([alone]).problems
@@ -236,6 +239,9 @@ def test_every_reviewed_algorithm_exists():
         assert device.removeprefix("emulated ") in known
         assert names <= {record.name for record in algorithms.all_algorithms()}
         assert all(TOGETHER.get(name, set()) <= names for name in names)
+        others = TOGETHER_ON.get(device, {})
+        assert all(others.get(name, set()) <= names for name in names)
+    assert TOGETHER_ON.keys() <= REVIEWED.keys()
     assert TOGETHER.keys() <= {record.name for record in algorithms.all_algorithms()}
 
 
