@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _TRIES = 3
 _ALIGNMENTS = (16, 8, 4, 1)
 # So many lengths of rows are tried in turn without executing more of the kernels.
-_LENGTHS = 8
+_LENGTHS = 3
 # The bytes of messages that are cut into pieces, and how many of them have pieces for all lanes.
 _LONG = (1 << 16, 70_000)
 _PIECED = 72
@@ -96,8 +96,12 @@ def full_programs(subject: Subject) -> Iterator[Case]:
     # Programs take the longest messages first, so that these begin the second half of the lanes, too.
     filling = itertools.islice(itertools.cycle(answers[-4:]), max(0, lanes - len(answers)))
     whole = max(answers, key=lambda a: (a.size % 32, a.size))  # its last word is the last of most blocks
-    ragged = [[*answers, *filling], [whole] * lanes]
-    rows = [[a] * lanes for a in sorted(answers, key=lambda a: (a.size % 4 != 3, -a.size))]
+    ragged = [[*answers, *filling], [whole] * lanes, answers[-1:] * lanes]
+    rows = [
+        [a] * lanes
+        for last in (True, False)
+        for a in _in_turn([a for a in answers if (a.size % 4 == 3) is last])
+    ]
     if record.construction.in_pieces:  # other kernels run for pieces of long messages
         long = [a for a in usual(record, subject.known.answers) if _LONG[0] <= a.size <= _LONG[1]]
         ragged.append(list(itertools.islice(itertools.cycle(long), _PIECED)))
@@ -155,6 +159,12 @@ def _given(subject: Subject, answers: Sequence[Answer], own: bool) -> dict[str, 
     for name in _of_their_own(subject, answers) if own else ():
         given[name] = [value[name] for value in values]
     return given
+
+
+def _in_turn(answers: Sequence[Answer]) -> list[Answer]:
+    """The longest, the shortest, the second longest and so on."""
+    order = sorted(answers, key=lambda a: a.size)
+    return [order[-1 - i // 2] if i % 2 == 0 else order[i // 2] for i in range(len(order))]
 
 
 def _placed(subject: Subject, answers: list[Answer], start: int, gap: int) -> torch.Tensor:
