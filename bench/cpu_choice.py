@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +31,7 @@ from integrity_triton.messages.from_caller import batch_messages
 REPETITIONS = 3, 300
 """The least and the most calls that are measured, ..."""
 SECONDS = 0.1
-"""... for about so long, so that what disturbs one short call counts little."""
+"""... for about so long."""
 SHAPES = [
     *((n, size) for n in (1, 4, 16, 64, 256, 1024, 8192) for size in (64, 1024, 16384, 262144)),
     (1, 1 << 26),
@@ -46,14 +45,15 @@ LENGTH = 32
 
 
 def seconds(call: Callable[[], object], about: float = SECONDS) -> float:
-    """The median of several calls, after one call that builds the kernels."""
+    """The least time of several calls, after one call that builds the kernels. What disturbs calls on a
+    machine that others use may last longer than half of them."""
     call()
     taken: list[float] = []
     while len(taken) < REPETITIONS[0] or (sum(taken) < about and len(taken) < REPETITIONS[1]):
         start = time.perf_counter()
         call()
         taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    return min(taken)
 
 
 def hash_batch(messages: torch.Tensor, record: Algorithm, backend: str) -> torch.Tensor:
@@ -85,16 +85,20 @@ def figures(record: Algorithm, threads: int) -> dict[str, float]:
     many = torch.zeros((20000, 1), dtype=torch.uint8)
     found = {}
     each = seconds(lambda: hash_batch(many, record, "native")) / len(many)
-    for backend, fixed in (("opencl", 0.0), ("native", len(large) * each)):
-        taken = seconds(lambda: hash_batch(large, record, backend)) - fixed  # noqa: B023
-        found[f"{backend}_bytes_per_second"] = data.numel() / taken / threads
-    taken = seconds(lambda: hash_batch(data[None], record, "native"))
-    found["native_alone_bytes_per_second"] = data.numel() / taken / (threads if leaf is not None else 1)
-    found["opencl_call"] = seconds(lambda: hash_batch(small, record, "opencl"))
-    found["native_message"] = each
+    call = seconds(lambda: hash_batch(small, record, "opencl"))
+    levels = 0
     if leaf is not None:
         taken = seconds(lambda: hash_batch(data[None, : leaf << LEVELS], record, "opencl"))
-        found["opencl_level"] = max(0.0, taken - found["opencl_call"]) / LEVELS
+        found["opencl_level"] = max(0.0, taken - call) / LEVELS
+        levels = (MESSAGE // leaf).bit_length() - 1
+    fixed = call + levels * found.get("opencl_level", 0.0)
+    for backend, apart in (("opencl", fixed), ("native", len(large) * each)):
+        taken = seconds(lambda: hash_batch(large, record, backend)) - apart  # noqa: B023
+        found[f"{backend}_bytes_per_second"] = data.numel() / taken / threads
+    taken = seconds(lambda: hash_batch(data[None], record, "native"))
+    found["native_alone_bytes_per_second"] = data.numel() / taken / (1 if leaf is None else threads)
+    found["opencl_call"] = call
+    found["native_message"] = each
     return {key: float(f"{value:.3g}") for key, value in found.items()}
 
 

@@ -39,6 +39,9 @@ class Unexecuted:
     backends: tuple[str, ...] = ()
     constants: Mapping[str, Any] = field(default_factory=dict)
     """Some of the compile-time constants of the kernel, with their values."""
+    share: float = 1.0
+    """An entry that would stand for more than this share of the blocks of a kernel stands for none of it,
+    since more is left out than its reason says."""
 
     def covers(
         self, backend: str, kernel: str, missed: Missed, constants: Mapping[str, Any] | None = None
@@ -96,11 +99,12 @@ def unlisted(
     backend: str, kernel: str, execution: KernelExecution, listed: Sequence[Unexecuted]
 ) -> list[Missed]:
     """What of a compiled kernel was not executed, though no entry of the list names it."""
-    return [
-        gap
-        for gap in execution.missed
-        if not any(entry.covers(backend, kernel, gap, execution.constants) for entry in listed)
-    ]
+    covered: set[Missed] = set()
+    for entry in listed:
+        found = {gap for gap in execution.missed if entry.covers(backend, kernel, gap, execution.constants)}
+        if len(found) <= entry.share * execution.blocks:
+            covered |= found
+    return [gap for gap in execution.missed if gap not in covered]
 
 
 def problems(

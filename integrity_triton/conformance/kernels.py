@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..algorithms import Crc
 from ..algorithms.known_answers import Answer, usual
 from ..backends.emulation.backend import EmulatedBackend
 from ..backends.emulation.coverage import KernelCoverage
@@ -82,14 +83,16 @@ def every_kernel(subject: Subject) -> Iterator[Case]:
 
 
 def full_programs(subject: Subject) -> Iterator[Case]:
-    """Messages in every lane of a program, for kernels of which the checks before have left something out:
-    ragged batches of all lengths, and rows of one length, at each alignment. A thread that hashes or loads
-    several messages has code of its own for each, which a smaller batch does not execute."""
+    """Messages in every lane of a program: for each message a key of its own; and, if the checks before have
+    left something of a kernel out, ragged batches of all lengths, and rows of one length, at each alignment.
+    A thread that hashes or loads several messages has code of its own for each, which a smaller batch does
+    not execute."""
     backend, record = get(subject.backend), subject.record
     if not isinstance(backend, EmulatedBackend) or record.takes_tuples or subject.known is None:
         return
+    plain = usual(record, subject.known.answers)
     longest = max(300, 3 * record.block_size)
-    answers = usual(record, [a for a in subject.known.answers if 0 < a.size <= longest])
+    answers = [a for a in plain if 0 < a.size <= longest]
     if not answers:
         return
     lanes = backend.tuned(*backend.driver(record).main_kernel()).get("BLOCK_MSGS", _LINE)
@@ -102,63 +105,79 @@ def full_programs(subject: Subject) -> Iterator[Case]:
         for last in (True, False)
         for a in _in_turn([a for a in answers if (a.size % 4 == 3) is last])
     ]
-    if record.construction.in_pieces:  # other kernels run for pieces of long messages
-        long = [a for a in usual(record, subject.known.answers) if _LONG[0] <= a.size <= _LONG[1]]
-        ragged.append(list(itertools.islice(itertools.cycle(long), _PIECED)))
-        rows[:0] = [long[-1:] * _PIECED]
-    for align, own in itertools.product(_ALIGNMENTS, (False, True)):
-        if own and not _of_their_own(subject, answers):
-            continue
+    long = [a for a in plain if _LONG[0] <= a.size <= _LONG[1]]
+    if record.construction.in_pieces and long:  # other kernels run for pieces of long messages
+        ragged.append([long[-1], *answers[:3]])
+        if isinstance(record.construction, Crc):
+            ragged.append(long[-1:] * _PIECED)
+            rows[:0] = [long[-1:] * _PIECED]
+    for align in _ALIGNMENTS:
+        yield from _own_parameters(subject, ragged, rows, align)
         for several in ragged:
             if not _open(subject, align, table=True):
                 break
-            # Unaligned messages begin at every distance from a word.
-            starts = (1, 2, 3) if align < 4 else (align,)
-            views = [_placed(subject, [a], starts[i % len(starts)], 0)[0] for i, a in enumerate(several)]
-            found = subject.batch(views, **_given(subject, several, own))
-            for answer, digest in zip(several[: len(answers)], found, strict=False):
-                label = f"of {len(several)}, {align} bytes apart, {answer.described()}"
-                yield Case(label, answer.digest, digest)
+            yield from _compared(subject, several, _apart(subject, several, align), f"{align} bytes apart")
         # The last chunk of a tensor is shorter than the others.
         fitting = [a for a in answers if a.size % align == 0 and a.size > 64 and a.size <= 300]
         if fitting and _open(subject, align, table=False):
             chunks = [*fitting[-1:] * (lanes - 1), answers[0]]
             data = _flat(subject, b"".join(a.content() for a in chunks), align)
-            found = subject.chunks(data, fitting[-1].size, **_given(subject, chunks, own))
-            for i in (0, lanes - 1):
-                label = f"chunk {i} of {lanes}, {chunks[i].described()}"
-                yield Case(label, chunks[i].digest, found[i])
+            found = subject.chunks(data, fitting[-1].size, **_given(subject, chunks[0]))
+            yield from _cases(chunks, found, "chunks")
         in_vain = 0
         for alike in rows:
-            answer = alike[0]
             left = _open(subject, align, table=False)
             if not left or in_vain == _LENGTHS:
                 break
-            gap = -answer.size % align or align
-            gap += (1 - answer.size - gap) % 4 if align < 4 else 0
-            placed = _placed(subject, alike, align, gap)
-            found = subject.batch(placed, **_given(subject, alike, own))
-            for i in (0, len(alike) - 1):
-                label = f"row {i} of {len(alike)}, {align} bytes apart, {answer.described()}"
-                yield Case(label, answer.digest, found[i])
+            yield from _compared(subject, alike, _rows(subject, alike, align), f"rows, {align} bytes apart")
             in_vain = in_vain + 1 if _open(subject, align, table=False) == left else 0
 
 
-def _of_their_own(subject: Subject, answers: Sequence[Answer]) -> set[str]:
-    """The names of the parameters that each message may have of its own."""
-    return {p.name for p in subject.record.parameters if p.per_message} & answers[0].values(
-        subject.record
-    ).keys()
+def _own_parameters(
+    subject: Subject, ragged: Sequence[list[Answer]], rows: Sequence[list[Answer]], align: int
+) -> Iterator[Case]:
+    """Keys and the like of their own: each message has one of two, and the digests are those of two batches
+    in which all messages have the same. The first of the two is that of the known answers. Aligned messages
+    are always hashed so, in a table and in rows, and others while code is left that nothing has executed."""
+    own = {p.name for p in subject.record.parameters if p.per_message}
+    given = _given(subject, ragged[0][0])
+    first = {name: value for name, value in given.items() if name in own and isinstance(value, bytes)}
+    if not first:
+        return
+    second = {name: bytes(byte ^ 0xA5 for byte in value) for name, value in first.items()}
+    for table, batches, layout in ((True, ragged, _apart), (False, rows, _rows)):
+        in_vain = 0
+        for answers in batches:
+            left = _open(subject, align, table=table)
+            always = align == _ALIGNMENTS[0] and answers is batches[0]
+            if not always and (not left or in_vain == _LENGTHS):
+                break
+            messages = layout(subject, answers, align)
+            label = f"{'ragged' if table else 'rows'}, {align} bytes apart"
+            known = subject.batch(messages, **given)
+            yield from _cases(answers, known, label)
+            other = subject.batch(messages, **{**given, **second})
+            choice = [bool(bit) for bit in subject.random.integers(0, 2, len(answers))]
+            mixed = {name: [(second if bit else first)[name] for bit in choice] for name in first}
+            found = subject.batch(messages, **{**given, **mixed})
+            for i, bit in enumerate(choice):
+                case = f"{label}, its own {' and '.join(first)}, message {i} of {len(choice)}"
+                yield Case(case, other[i] if bit else known[i], found[i])
+            in_vain = in_vain + 1 if _open(subject, align, table=table) == left else 0
 
 
-def _given(subject: Subject, answers: Sequence[Answer], own: bool) -> dict[str, Any]:
-    """The arguments with which the messages of these answers are hashed, those of their own in lists if
-    ``own``."""
-    values = [a.values(subject.record) for a in answers]
-    given: dict[str, Any] = {"length": answers[0].length, **values[0]}
-    for name in _of_their_own(subject, answers) if own else ():
-        given[name] = [value[name] for value in values]
-    return given
+def _given(subject: Subject, answer: Answer) -> dict[str, Any]:
+    """The arguments with which the messages of answers like this are hashed."""
+    return {"length": answer.length, **answer.values(subject.record)}
+
+
+def _compared(subject: Subject, answers: Sequence[Answer], messages: Any, label: str) -> Iterator[Case]:
+    yield from _cases(answers, subject.batch(messages, **_given(subject, answers[0])), label)
+
+
+def _cases(answers: Sequence[Answer], found: Sequence[bytes], label: str) -> Iterator[Case]:
+    for i, (answer, digest) in enumerate(zip(answers, found, strict=True)):
+        yield Case(f"{label}, {i} of {len(answers)}, {answer.described()}", answer.digest, digest)
 
 
 def _in_turn(answers: Sequence[Answer]) -> list[Answer]:
@@ -167,12 +186,21 @@ def _in_turn(answers: Sequence[Answer]) -> list[Answer]:
     return [order[-1 - i // 2] if i % 2 == 0 else order[i // 2] for i in range(len(order))]
 
 
-def _placed(subject: Subject, answers: list[Answer], start: int, gap: int) -> torch.Tensor:
-    """Messages of one length as rows with ``gap`` bytes between them, which begin ``start`` bytes after a
-    multiple of 64: uint8 ``[n, size]``."""
+def _apart(subject: Subject, answers: Sequence[Answer], align: int) -> list[torch.Tensor]:
+    """Messages in a tensor each, which begin ``align`` bytes after a multiple of 64. Unaligned ones begin at
+    every distance from a word."""
+    starts = (1, 2, 3) if align < 4 else (align,)
+    return [_flat(subject, a.content(), starts[i % len(starts)]) for i, a in enumerate(answers)]
+
+
+def _rows(subject: Subject, answers: Sequence[Answer], align: int) -> torch.Tensor:
+    """Messages of one length as rows with bytes between them, which begin ``align`` bytes after a multiple of
+    64: uint8 ``[n, size]``. Unaligned rows begin at every distance from a word."""
     size = answers[0].size
+    gap = -size % align or align
+    gap += (1 - size - gap) % 4 if align < 4 else 0
     content = b"".join(answer.content() + bytes(gap) for answer in answers)
-    return _flat(subject, content, start).view(len(answers), size + gap)[:, :size]
+    return _flat(subject, content, align).view(len(answers), size + gap)[:, :size]
 
 
 def _flat(subject: Subject, content: bytes, start: int) -> torch.Tensor:

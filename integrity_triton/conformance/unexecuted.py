@@ -63,14 +63,24 @@ _WHOLE_BLOCKS = (
 )
 
 _ONE_MESSAGE = (
-    "Without FINAL, only a stream hands over bytes that are not aligned, and it is one message. Threads that "
-    "load several messages have code of their own for each."
+    "Without FINAL, a stream hands over its bytes, and it is one message. Threads that load several messages "
+    "have code of their own for each."
 )
-
-_OF_PIECES = (
-    "blake3_chunks", "blake3_parents", "crc_fold", "crc_finish", "poly1305_parts", "poly1305_sum",
-)  # fmt: skip
-"""Kernels whose lanes or programs search for their messages."""
+_LOADS = {
+    "hash_messages": "raw = load_block(message, first, left",
+    "siphash_messages": "raw = load_block(message, first, full",
+    "xxh64_messages": "state = _xxh64_stripe(state, load_block(message, word, left",
+    "highwayhash_messages": "raw = load_block(message, first, left",
+}
+_STREAMS = (
+    *(("hash_messages", align) for align in (1, 4)),  # keys of HMAC are aligned, and may be several
+    *(
+        (kernel, align)
+        for kernel in ("siphash_messages", "xxh64_messages", "highwayhash_messages")
+        for align in (1, 4, 16)
+    ),
+)
+"""Kernels with the alignments at which only streams launch them without FINAL."""
 
 UNEXECUTED: tuple[Unexecuted, ...] = (
     Unexecuted(_SHORT, instruction="div.s64", backends=("ptx",)),
@@ -117,10 +127,10 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
             constants={"FINAL": False, "TABLE": False, "ALIGN": align},
             source=source,
             backends=("amdgcn",),
+            share=0.2,
         )
-        for kernel in ("hash_messages", "siphash_messages", "xxh64_messages", "highwayhash_messages")
-        for align in (1, 4, 16)
-        for source in ("load_block(message, ", "messages_of_lanes(")
+        for kernel, align in _STREAMS
+        for source in (_LOADS[kernel], "messages_of_lanes(")
     ),
     *(
         Unexecuted(
@@ -129,9 +139,9 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
             constants={"FINAL": False, "TABLE": False, "ALIGN": align},
             instruction=instruction,
             backends=("amdgcn",),
+            share=0.15,
         )
-        for kernel in ("hash_messages", "siphash_messages", "xxh64_messages", "highwayhash_messages")
-        for align in (1, 4, 16)
+        for kernel, align in _STREAMS
         for instruction in ("s_or_b64 exec, exec", "s_mov_b64", "v_lshl_add_u64")
     ),
     Unexecuted(
@@ -142,6 +152,7 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
         constants={"STATE_PER_MESSAGE": True, "BLOCK_BYTES": 168},
         source="raw = load_block(message, first, left",
         backends=("amdgcn",),
+        share=0.2,
     ),
     *(
         Unexecuted(
@@ -152,6 +163,7 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
             constants={"ALIGN": align},
             source=source,
             backends=("amdgcn",),
+            share=0.1,
         )
         for align in (4, 8, 16)
         for source in ("return load_block(address, zero, left, mask, WORDS, 1, 1)", "")
@@ -240,19 +252,15 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
     *(
         Unexecuted(
             "A single message is given by its address and not in a table, so that the search for the message "
-            "of a piece always has a step.",
+            "of a piece always has a step. The compiler gives no line for what would take its place.",
             kernel=kernel,
             constants={"TABLE": True},
             instruction=instruction,
-            source=source,
-            backends=(backend,),
+            backends=("amdgcn",),
+            share=0.08,
         )
-        for backend, instruction, source in (
-            ("ptx", "mov.u64", "index = piece - tl.load(firsts_ptr + message)"),
-            ("amdgcn", "s_mov_b64", ""),
-            ("amdgcn", "v_mov_b64", ""),
-        )
-        for kernel in _OF_PIECES
+        for instruction in ("s_mov_b64", "v_mov_b64")
+        for kernel in ("blake3_chunks", "blake3_parents", "crc_fold", "crc_finish")
     ),
     Unexecuted(
         "A launch that only absorbs whole packets (without FINAL) gives all of its messages equally many, so "
@@ -276,6 +284,7 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
             kernel=kernel,
             instruction="v_mov_b32",
             backends=("amdgcn",),
+            share=0.08,
         )
         for kernel in ("crc_fold", "crc_finish")
     ),

@@ -1,7 +1,8 @@
 """Two levels of sponges: KangarooTwelve (RFC 9861) and ParallelHash (SP 800-185).
 
-One launch hashes the chunks of all messages where they lie. One buffer then holds the roots: the chaining
-values and what the modes put around them. A second launch hashes these.
+One launch hashes the chunks of all messages where they lie. Buffers then hold the roots: the chaining values
+and what the modes put around them. Roots of the same number of chunks are hashed by a launch of their own if
+they are many, and the others together.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ Node = tuple["bytes | torch.Tensor", ...]
 
 # A sponge can have fewer bytes than this behind a message without a copy (see SpongeDriver.behind).
 _MOST_BEHIND = 6
-# Fewer messages with the same number of chunks than this are not worth laying out together.
-_FEW = 16
+# Fewer messages with the same number of chunks than this are not worth a launch of their own, which leaves
+# lanes and threads without work.
+_FEW = 32
 # Roots begin at multiples of this, so that whole words can be loaded.
 _ALIGNMENT = 8
 # How many bytes of roots are laid out at a time on a CPU. Fresh memory for more would take longer than the

@@ -32,7 +32,7 @@ def operations(name: str, messages: Messages) -> int:
 @pytest.mark.parametrize("name", ["kt128", "parallelhash_128"])
 def test_more_messages_of_a_tree_need_no_more_operations(name):
     """Each operation of torch takes the host as long as the kernels take for some kilobytes."""
-    few, many = (torch.zeros((n, 20000), dtype=torch.uint8) for n in (20, 60))
+    few, many = (torch.zeros((n, 20000), dtype=torch.uint8) for n in (40, 120))
     assert operations(name, Rows.of(few)) == operations(name, Rows.of(many))
     assert operations(name, Ragged(list(few), few.device)) == operations(
         name, Ragged(list(many), many.device)

@@ -12,6 +12,7 @@ import torch
 import integrity_triton as it
 from integrity_triton import algorithms
 from integrity_triton.drivers import sponge_tree
+from integrity_triton.drivers.sponge_tree import _FEW
 from support import guard, on_device, oracle, pattern, rows_as_bytes
 
 
@@ -29,8 +30,8 @@ def check(name: str, messages: list[bytes], backend: str, **params) -> None:
 
 
 def test_few_and_many_messages_of_as_many_blocks(backend):
-    """If at least 16 messages have the same number of blocks, they are hashed together."""
-    messages = [pattern(n) for n in (*range(17), *range(64, 84), 130, 140, 200, 0)]
+    """If at least 32 messages have the same number of blocks, they are hashed together."""
+    messages = [pattern(n) for n in (*range(33), *range(65, 99), 130, 140, 200, 0)]
     check("parallelhash_128", messages[::-1], backend, block_size=64)
 
 
@@ -79,10 +80,10 @@ def expected(start: int, n: int, customization: bytes, name: str = "kt128") -> b
     return oracle(algorithms.get(name), pattern(start + n)[start:], customization=customization)
 
 
-@pytest.mark.parametrize("count", [15, 16, 17])
+@pytest.mark.parametrize("count", [_FEW - 1, _FEW, _FEW + 1])
 @pytest.mark.parametrize("customization", CUSTOMIZATIONS, ids=len)
 def test_few_and_many_messages_of_as_many_chunks(backend, with_chunks, count, customization):
-    """If at least 16 messages have the same number of chunks, their roots are laid out together."""
+    """If at least 32 messages have the same number of chunks, their roots are laid out together."""
     source = on_device(pattern(251 + 65537), backend)
     # Messages of two lengths can have as many chunks, and messages of one length are different.
     lengths = [*BOUNDARIES, *(8195 + 3 * (i % 2) for i in range(count)), *[16384] * count]
@@ -97,7 +98,7 @@ def test_few_and_many_messages_of_as_many_chunks(backend, with_chunks, count, cu
 @pytest.mark.parametrize("customization", CUSTOMIZATIONS[:-1], ids=len)
 def test_lists_and_rows_of_one_length(backend, with_chunks, length, customization):
     """With its length, a customization string of three bytes goes beyond the chunk behind 16383 bytes."""
-    count, stride = 17, 16385 + 3
+    count, stride = _FEW + 1, 16385 + 3
     memory = on_device(pattern(count * stride), backend)
     rows = memory.view(count, stride)[:, :length]
     digests = [expected(i * stride % 251, length, customization) for i in range(count)]
@@ -109,20 +110,20 @@ def test_lists_and_rows_of_one_length(backend, with_chunks, length, customizatio
 @pytest.mark.parametrize("name", ["kt128", "kt256"])
 @pytest.mark.parametrize(("chunk", "last"), [(8192, 8192), (16384, 1), (16384, 8200), (20000, 19999)])
 def test_chunks_of_which_the_last_may_be_shorter(backend, with_chunks, name, chunk, last):
-    data = on_device(pattern(16 * chunk + last), backend)
+    data = on_device(pattern(_FEW * chunk + last), backend)
     found = it.hash_chunks(data, name, chunk_size=chunk, backend=backend)
-    digests = [expected(i * chunk % 251, chunk, b"", name) for i in range(16)]
-    assert rows_as_bytes(found) == [*digests, expected(16 * chunk % 251, last, b"", name)]
+    digests = [expected(i * chunk % 251, chunk, b"", name) for i in range(_FEW)]
+    assert rows_as_bytes(found) == [*digests, expected(_FEW * chunk % 251, last, b"", name)]
 
 
 @pytest.mark.parametrize("in_rows", [False, True])
 def test_roots_in_several_pieces(backend, with_chunks, in_rows, monkeypatch):
     """On a CPU, the roots of some of the messages are laid out at a time."""
     monkeypatch.setattr(sponge_tree, "_NODES_SIZE", 3 * 9000)
-    rows = on_device(pattern(17 * 8200), backend).view(torch.int16).view(17, -1)
+    rows = on_device(pattern(33 * 8200), backend).view(torch.int16).view(33, -1)
     found = it.hash_batch(rows if in_rows else list(rows), "kt128", length=200, backend=backend)
     record = algorithms.get("kt128")
-    digests = [oracle(record, pattern(17 * 8200)[i * 8200 :][:8200], length=200) for i in range(17)]
+    digests = [oracle(record, pattern(33 * 8200)[i * 8200 :][:8200], length=200) for i in range(33)]
     assert rows_as_bytes(found) == digests
 
 

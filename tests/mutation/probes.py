@@ -68,7 +68,8 @@ TESTS: dict[str, str] = {
     rf"|test_bit_exact\.py::test_({_BATCHES}).*-(md5|sha256|sha512|crc32|siphash_2_4|xxh64|blake2bp|sha3_256)\b"
     r"|test_checksums\.py::test_(crcs_of|several)",
     "bits": r"test_vector_width\.py::test_vectors|test_read_bounds\.py::.*(md5|tree)",
-    "blake2": r"test_unrolled\.py::.*blake|test_read_bounds\.py::.*given.*blake2[bs]|"
+    "blake2": r"test_block_forms\.py::test_forms.*blake2|"
+    r"test_unrolled\.py::.*blake|test_read_bounds\.py::.*given.*blake2[bs]|"
     r"test_long\.py::test_lengths.*blake2|test_blake2\.py::test_(leaves|bound)",
     "blake2x": r"test_blake2\.py::test_bound|test_read_bounds\.py::.*given.*blake2x|"
     rf"test_bit_exact\.py::test_({_BATCHES}|many_long).*blake2x",
@@ -83,7 +84,8 @@ TESTS: dict[str, str] = {
     "highwayhash": r"test_read_bounds\.py::.*highway|"
     rf"test_bit_exact\.py::test_({_BATCHES}).*-highway"
     r"|test_long\.py::test_(several|offsets_past).*highw",
-    "keccak": r"test_bit_exact\.py::test_(extendable_output|many_more|many_long).*-(shake_128|sha3_\d+)"
+    "keccak": r"test_block_forms\.py::test_forms.*keccak|"
+    r"test_bit_exact\.py::test_(extendable_output|many_more|many_long).*-(shake_128|sha3_\d+)"
     r"|test_read_bounds\.py::.*given.*(sha|kt)|test_vector_width\.py::.*sha3|test_sponge_tree\.py::test_output_longer",
     "padding": r"test_long\.py::test_lengths|test_tuplehash\.py::test_a_batch",
     "pbkdf2": r"test_kdf\.py::test_(pbkdf2|many_passwords)",
@@ -92,7 +94,8 @@ TESTS: dict[str, str] = {
         r"test_poly1305\.py::test_(?!matrix|the_)|test_(vector_width|read_bounds)\.py::.*poly"
         r"|test_long\.py::test_offsets_past.*poly",
     ),
-    "sha2": r"test_unrolled\.py::.*sha",
+    "sha2": r"test_unrolled\.py::.*sha|test_block_forms\.py::test_forms.*sha\d",
+    "sm3": r"test_block_forms\.py::test_forms.*sm3",
     "siphash": r"test_read_bounds\.py::.*siphash|"
     rf"test_bit_exact\.py::test_({_BATCHES}|modes_in).*-siphash|test_long\.py::test_(several|offsets_past).*siph",
     "xxhash": r"test_read_bounds\.py::.*xxh|"
