@@ -50,8 +50,8 @@ judged by their kernels if it checks these others, too."""
 TOGETHER_ON: dict[str, dict[str, frozenset[str]]] = {
     "emulated gfx942": dict.fromkeys(_LOWER_RATES, frozenset(("shake_128",)))
 }
-"""Further ones on some devices. On AMD's GPUs each load of a word of a block is a branch of its own, and only
-algorithms with the highest rate take those of the last words."""
+"""Further ones on some devices: where each load of a word of a block is a branch of its own, only algorithms
+with the highest rate take those of the last words."""
 
 _SHORT = (
     "The compiler divides numbers below 2^32 in a way of their own, and other numbers only occur with "
