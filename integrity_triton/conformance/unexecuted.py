@@ -26,11 +26,23 @@ _LOWER_RATES = (
 )  # fmt: skip
 """Algorithms that absorb less than the 168 bytes of a block for which the kernel of Keccak has code."""
 
+_ALL = frozenset((*_HASHES, *_TREES, *(f"hmac_{name}" for name in (*_HASHES, *_TREES)), *_OTHERS, *_HIGHWAY))
+_NOT_ON_GFX942 = frozenset(
+    (
+        "blake2bp",
+        "blake2sp",
+        "hmac_blake2bp",
+        "hmac_blake2sp",
+        "kmac_128",
+        "kmac_256",
+        "kmacxof_128",
+        "kmacxof_256",
+    )
+)
+
 REVIEWED: dict[str, frozenset[str]] = {
-    "emulated sm_90": frozenset(
-        (*_HASHES, *_TREES, *(f"hmac_{name}" for name in (*_HASHES, *_TREES)), *_OTHERS, *_HIGHWAY)
-    ),
-    "emulated gfx942": frozenset(("hmac_md5", "md5")),
+    "emulated sm_90": _ALL,
+    "emulated gfx942": _ALL - _NOT_ON_GFX942,
 }
 """For each emulated device, the algorithms whose kernels have been gone through: a run fails if it leaves
 code of these out, even if it checks only one of them, but for those in ``TOGETHER``. Of the others, the
@@ -48,10 +60,16 @@ one, and the roots of BLAKE2bp and BLAKE2sp, all of one length, are messages of 
 judged by their kernels if it checks these others, too."""
 
 TOGETHER_ON: dict[str, dict[str, frozenset[str]]] = {
-    "emulated gfx942": dict.fromkeys(_LOWER_RATES, frozenset(("shake_128",)))
+    "emulated gfx942": {
+        **dict.fromkeys(
+            (*_LOWER_RATES, *(f"hmac_{name}" for name in _LOWER_RATES)), frozenset(("shake_128",))
+        ),
+        **dict.fromkeys(("blake2b", "blake2xb"), frozenset(("hmac_blake2b",))),
+    }
 }
-"""Further ones on some devices: where each load of a word of a block is a branch of its own, only algorithms
-with the highest rate take those of the last words."""
+"""Further ones on some devices, where each load of a word of a block is a branch of its own. Those of the
+last words are only taken by algorithms with the highest rate, and those in the kernels of BLAKE2b for keys of
+their own by HMAC, which has a key in any case."""
 
 _SHORT = (
     "The compiler divides numbers below 2^32 in a way of their own, and other numbers only occur with "
@@ -72,6 +90,7 @@ _LOADS = {
     "xxh64_messages": "state = _xxh64_stripe(state, load_block(message, word, left",
     "highwayhash_messages": "raw = load_block(message, first, left",
 }
+_BLAKE2 = ("blake2b_block", "blake2b_block_in_halves", "blake2s_block")
 _STREAMS = (
     *(("hash_messages", align) for align in (1, 4)),  # keys of HMAC are aligned, and may be several
     *(
@@ -143,6 +162,23 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
         )
         for kernel, align in _STREAMS
         for instruction in ("s_or_b64 exec, exec", "s_mov_b64", "v_lshl_add_u64")
+    ),
+    *(
+        Unexecuted(
+            "Each round of BLAKE2 is in a branch that is always taken, so that compilers keep rounds apart. "
+            "This is what would follow if none were; the compiler gives no line for it.",
+            kernel=kernel,
+            constants=constants,
+            instruction=instruction,
+            backends=("amdgcn",),
+            share=0.04,
+        )
+        for kernel, constants in (
+            *(("hash_messages", {"BLOCK": f"integrity_triton.kernels.blake2:{block}"}) for block in _BLAKE2),
+            *(("hmac_chain", {"BLOCK": f"integrity_triton.kernels.blake2:{block}"}) for block in _BLAKE2),
+            ("blake2x_output", {}),
+        )
+        for instruction in ("v_mov_b64", "v_mov_b32", "s_waitcnt")
     ),
     Unexecuted(
         "Kernels with a state for each message are those of HMAC over SHA-3 and Keccak, which absorb at most "
