@@ -29,15 +29,14 @@ _LOWER_RATES = (
 _ALL = frozenset((*_HASHES, *_TREES, *(f"hmac_{name}" for name in (*_HASHES, *_TREES)), *_OTHERS, *_HIGHWAY))
 _NOT_ON_GFX942 = frozenset(
     (
-        "blake2bp",
-        "blake2sp",
-        "hmac_blake2bp",
-        "hmac_blake2sp",
+        *_TREES,
+        *(f"hmac_{name}" for name in _TREES),
+        "crc64_nvme",
         "kmac_128",
         "kmac_256",
         "kmacxof_128",
         "kmacxof_256",
-    )
+    )  # fmt: skip
 )
 
 REVIEWED: dict[str, frozenset[str]] = {
