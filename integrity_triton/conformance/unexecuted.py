@@ -27,17 +27,7 @@ _LOWER_RATES = (
 """Algorithms that absorb less than the 168 bytes of a block for which the kernel of Keccak has code."""
 
 _ALL = frozenset((*_HASHES, *_TREES, *(f"hmac_{name}" for name in (*_HASHES, *_TREES)), *_OTHERS, *_HIGHWAY))
-_NOT_ON_GFX942 = frozenset(
-    (
-        *_TREES,
-        *(f"hmac_{name}" for name in _TREES),
-        "crc64_nvme",
-        "kmac_128",
-        "kmac_256",
-        "kmacxof_128",
-        "kmacxof_256",
-    )  # fmt: skip
-)
+_NOT_ON_GFX942 = frozenset(("crc64_nvme", "kmac_128", "kmac_256", "kmacxof_128", "kmacxof_256"))
 
 REVIEWED: dict[str, frozenset[str]] = {
     "emulated sm_90": _ALL,
@@ -89,7 +79,8 @@ _LOADS = {
     "xxh64_messages": "state = _xxh64_stripe(state, load_block(message, word, left",
     "highwayhash_messages": "raw = load_block(message, first, left",
 }
-_BLAKE2 = ("blake2b_block", "blake2b_block_in_halves", "blake2s_block")
+_LEAVES = ("blake2b_leaf_block", "blake2b_leaf_block_in_halves", "blake2s_leaf_block")
+_BLAKE2 = ("blake2b_block", "blake2b_block_in_halves", "blake2s_block", *_LEAVES)
 _STREAMS = (
     *(("hash_messages", align) for align in (1, 4)),  # keys of HMAC are aligned, and may be several
     *(
@@ -161,6 +152,24 @@ UNEXECUTED: tuple[Unexecuted, ...] = (
         )
         for kernel, align in _STREAMS
         for instruction in ("s_or_b64 exec, exec", "s_mov_b64", "v_lshl_add_u64")
+    ),
+    *(
+        Unexecuted(
+            "Without FINAL, a stream hands over its bytes, and it has four or eight leaves. Threads that "
+            "load several messages have code of their own for each.",
+            kernel="hash_messages",
+            constants={
+                "FINAL": False,
+                "TABLE": True,
+                "ALIGN": align,
+                "BLOCK": f"integrity_triton.kernels.blake2:{block}",
+            },
+            source=_LOADS["hash_messages"],
+            backends=("amdgcn",),
+            share=0.15,
+        )
+        for block in _LEAVES
+        for align in (1, 4)
     ),
     *(
         Unexecuted(
