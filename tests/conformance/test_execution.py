@@ -9,15 +9,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from integrity_triton import algorithms, conformance
+from integrity_triton.algorithms import known_answers
 from integrity_triton.backends import registry
 from integrity_triton.backends.emulation.program import Missed
 from integrity_triton.conformance import checks, execution, render, suite, tally
 from integrity_triton.conformance import kernels as conformance_kernels
 from integrity_triton.conformance.execution import Unexecuted, places, problems
 from integrity_triton.conformance.report import FAILED, RAN, Cell, Failure, KernelExecution, Report
+from integrity_triton.conformance.subject import SLOW_EFFORTS, Subject
 from integrity_triton.conformance.unexecuted import REVIEWED, TOGETHER, TOGETHER_ON, UNEXECUTED
 from integrity_triton.self_tests.admission import VARIABLE
 
@@ -78,6 +82,50 @@ def test_full_programs_execute_what_small_batches_leave_out(monkeypatch, on_targ
     report = conformance.run(**given)
     assert {problem.partition(" ")[0] for problem in report.problems} == {"xxh64_messages"}
     assert any("global_load_dword" in problem for problem in report.problems)
+
+
+def test_a_wrong_key_of_one_message_is_found(monkeypatch):
+    """Known answers have one key of each length, so that a second one tells messages apart."""
+    monkeypatch.setattr(conformance_kernels, "_open", lambda *_, **__: 0)
+    record, native = algorithms.get("siphash_2_4"), registry.get("native")
+    if native.unsupported(record):
+        pytest.skip(f"absent: {native.unsupported(record)}")
+    known = known_answers.load(record)
+    assert known is not None
+    subject = Subject(
+        record,
+        "native",
+        torch.device("cpu"),
+        SLOW_EFFORTS["quick"],
+        known,
+        np.random.default_rng(1),
+        None,
+        None,
+    )
+    answers = [a for a in known_answers.usual(record, known.answers) if 0 < a.size <= 64]
+    batches = [answers], [[answers[5]] * 40]
+    cases = list(conformance_kernels._own_parameters(subject, *batches, 16))
+    assert cases and all(case.good for case in cases)
+    assert len(cases) == 2 * len(answers) + 2 * 40
+    batch = Subject.batch
+
+    def with_the_first_key_for_message_20(self, messages, **given):
+        if isinstance(given["key"], list):
+            first = next(key for key in given["key"] if key != given["key"][20])
+            given["key"] = [*given["key"][:20], first, *given["key"][21:]]
+        return batch(self, messages, **given)
+
+    monkeypatch.setattr(Subject, "batch", with_the_first_key_for_message_20)
+    wrong = [c.label for c in conformance_kernels._own_parameters(subject, *batches, 16) if not c.good]
+    assert [label.rpartition("message ")[2] for label in wrong] == [f"20 of {len(answers)}", "20 of 40"]
+
+
+def test_an_entry_stands_for_a_share_of_a_kernel():
+    missed = tuple(Missed("block", str(n), f"instruction{n % 2}") for n in range(6))
+    entry = Unexecuted("Why.", instruction="instruction0", share=0.3)
+    few, many = KernelExecution(10, missed), KernelExecution(9, missed)
+    assert execution.unlisted("ptx", "k 12", few, [entry]) == list(missed[1::2])
+    assert execution.unlisted("ptx", "k 12", many, [entry]) == list(missed)
 
 
 def test_full_programs_need_an_emulated_backend(monkeypatch):
