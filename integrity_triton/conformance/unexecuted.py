@@ -27,7 +27,9 @@ _LOWER_RATES = (
 """Algorithms that absorb less than the 168 bytes of a block for which the kernel of Keccak has code."""
 
 _ALL = frozenset((*_HASHES, *_TREES, *(f"hmac_{name}" for name in (*_HASHES, *_TREES)), *_OTHERS, *_HIGHWAY))
-_NOT_ON_GFX942 = frozenset(("crc64_nvme", "kmac_128", "kmac_256", "kmacxof_128", "kmacxof_256"))
+_NOT_ON_GFX942 = frozenset(
+    ("crc64_nvme", "kmac_128", "kmac_256", "kmacxof_128", "kmacxof_256", "poly1305", "poly1305_aes")
+)
 
 REVIEWED: dict[str, frozenset[str]] = {
     "emulated sm_90": _ALL,
