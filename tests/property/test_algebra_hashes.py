@@ -94,6 +94,7 @@ def test_an_output_is_that_of_its_parts(name, backend, check, runs):
         assert hasher.digest(cut - start, seek=start) + hasher.digest(start + window - cut, seek=cut) == found
         if cut <= 1000:
             assert hasher.digest(start + window)[start:] == found
+        assert hasher.digest(0, seek=end) == b""
         with pytest.raises(ValueError, match="seek must be"):
             hasher.digest(1, seek=end)
 

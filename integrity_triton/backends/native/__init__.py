@@ -103,6 +103,8 @@ class _NativeStream(Stream):
 def _squeeze(algorithm: Algorithm, hasher: Any, length: int, seek: int) -> bytes:
     if not algorithm.xof:
         output = hasher.digest()
+    elif not length:  # libraries refuse to seek the very end
+        output = b""
     elif seek:
         output = hasher.digest(length, seek=seek)
     else:
