@@ -20,9 +20,6 @@ from .subject import Case, Subject, spread
 if TYPE_CHECKING:
     import torch
 
-_LINE = 64
-_POISON = 0xFF
-_GUARD = 32  # bytes of poison after a message
 
 Check = Callable[[Subject], Iterator[Case]]
 
@@ -83,14 +80,9 @@ def misaligned(subject: Subject) -> Iterator[Case]:
 
 def _between_poison(subject: Subject, answer: Answer, offset: int) -> Any:
     """A message that starts ``offset`` bytes after a multiple of 64, in memory that is filled with 0xFF."""
-    import torch
 
     def place(content: bytes) -> torch.Tensor:
-        size = len(content) + offset + _LINE + _GUARD
-        memory = torch.full((size,), _POISON, dtype=torch.uint8, device=subject.device)
-        start = -memory.data_ptr() % _LINE + offset
-        memory[start : start + len(content)] = subject.tensor(content)
-        return memory[start : start + len(content)]
+        return subject.placed(content, offset)
 
     content = answer.content()
     return tuple(map(place, content)) if subject.record.takes_tuples else place(content)

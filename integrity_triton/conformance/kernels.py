@@ -35,7 +35,8 @@ _LENGTHS = 3
 # The bytes of messages that are cut into pieces, and how many of them have pieces for all lanes.
 _LONG = (1 << 16, 70_000)
 _PIECED = 72
-_LINE = 64
+# For kernels that do not say how many messages a program takes.
+_LANES = 64
 
 
 def every_kernel(subject: Subject) -> Iterator[Case]:
@@ -94,7 +95,7 @@ def full_programs(subject: Subject) -> Iterator[Case]:
     answers = [a for a in plain if 0 < a.size <= longest]
     if not answers:
         return
-    lanes = backend.tuned(*backend.driver(record).main_kernel()).get("BLOCK_MSGS", _LINE)
+    lanes = backend.tuned(*backend.driver(record).main_kernel()).get("BLOCK_MSGS", _LANES)
     # Programs take the longest messages first, so that these begin the second half of the lanes, too.
     filling = itertools.islice(itertools.cycle(answers[-4:]), max(0, lanes - len(answers)))
     whole = max(answers, key=lambda a: (a.size % 32, a.size))  # its last word is the last of most blocks
@@ -120,7 +121,7 @@ def full_programs(subject: Subject) -> Iterator[Case]:
         fitting = [a for a in answers if a.size % align == 0 and a.size > 64 and a.size <= 300]
         if fitting and _open(subject, align, table=False):
             chunks = [*fitting[-1:] * (lanes - 1), answers[0]]
-            data = _flat(subject, b"".join(a.content() for a in chunks), align)
+            data = subject.placed(b"".join(a.content() for a in chunks), align)
             found = subject.chunks(data, fitting[-1].size, **_given(subject, chunks[0]))
             yield from _cases(chunks, found, "chunks")
         in_vain = 0
@@ -189,7 +190,7 @@ def _apart(subject: Subject, answers: Sequence[Answer], align: int) -> list[torc
     """Messages in a tensor each, which begin ``align`` bytes after a multiple of 64. Unaligned ones begin at
     every distance from a word."""
     starts = (1, 2, 3) if align < 4 else (align,)
-    return [_flat(subject, a.content(), starts[i % len(starts)]) for i, a in enumerate(answers)]
+    return [subject.placed(a.content(), starts[i % len(starts)]) for i, a in enumerate(answers)]
 
 
 def _rows(subject: Subject, answers: Sequence[Answer], align: int) -> torch.Tensor:
@@ -199,17 +200,7 @@ def _rows(subject: Subject, answers: Sequence[Answer], align: int) -> torch.Tens
     gap = -size % align or align
     gap += (1 - size - gap) % 4 if align < 4 else 0
     content = b"".join(answer.content() + bytes(gap) for answer in answers)
-    return _flat(subject, content, align).view(len(answers), size + gap)[:, :size]
-
-
-def _flat(subject: Subject, content: bytes, start: int) -> torch.Tensor:
-    """Bytes that begin ``start`` bytes after a multiple of 64."""
-    import torch
-
-    memory = torch.zeros(len(content) + 2 * _LINE, dtype=torch.uint8, device=subject.device)
-    begin = -memory.data_ptr() % _LINE + start
-    memory[begin : begin + len(content)] = subject.tensor(content)
-    return memory[begin : begin + len(content)]
+    return subject.placed(content, align).view(len(answers), size + gap)[:, :size]
 
 
 def _open(subject: Subject, align: int, *, table: bool) -> int:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 _Item = TypeVar("_Item")
+_LINE = 64
+_POISON = 0xFF
+_GUARD = 32  # bytes of poison after a message
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,17 @@ class Subject:
         if not data:
             return torch.empty(0, dtype=torch.uint8, device=self.device)
         return torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+
+    def placed(self, content: bytes, offset: int) -> torch.Tensor:
+        """``content`` on the device, ``offset`` bytes after a multiple of 64, in memory that is filled with
+        0xFF."""
+        import torch
+
+        size = len(content) + offset + _LINE + _GUARD
+        memory = torch.full((size,), _POISON, dtype=torch.uint8, device=self.device)
+        start = -memory.data_ptr() % _LINE + offset
+        memory[start : start + len(content)] = self.tensor(content)
+        return memory[start : start + len(content)]
 
     def on_device(self, message: Any) -> Any:
         """A message, which may be a tuple of byte strings, as tensors on the device."""
