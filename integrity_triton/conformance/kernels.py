@@ -8,6 +8,7 @@ the kernels: what is to be executed in full has to be launched first.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ..backends.emulation.program import Missed
 from ..backends.registry import get
 from ..drivers.run import Run
 from ..launching.launch import Launch
+from ..self_tests.catalogue import Trial
 from ..self_tests.trials import trials
 from .execution import unlisted
 from .report import KernelExecution
@@ -33,53 +35,80 @@ _ALIGNMENTS = (16, 8, 4, 1)
 # So many lengths of rows are tried in turn without executing more of the kernels.
 _LENGTHS = 3
 # The bytes of messages that are cut into pieces, and how many of them have pieces for all lanes.
-_LONG = (1 << 16, 70_000)
+_LONG = (1 << 16, 150_000)
 _PIECED = 72
 # For kernels that do not say how many messages a program takes.
 _LANES = 64
 
 
 def every_kernel(subject: Subject) -> Iterator[Case]:
-    """The known-answer tests that launch something which nothing before them has launched, or a kernel of
-    which they may execute what nothing before them has executed. A kernel of which several tests in turn have
-    executed nothing new is given up: no test reaches the rest of its code, which the report names."""
+    """The known-answer tests that launch something which nothing before them has launched."""
+    launched = subject.watch.configurations
+    for trial, found in _trials(subject):
+        if not found <= launched.keys():
+            yield from _carried_out(subject, trial)
+
+
+def remaining_code(subject: Subject) -> Iterator[Case]:
+    """Of the kernels of which the checks before have left something out, the known-answer tests that launch
+    them, as long as these execute more. A kernel of which several tests of one kind in turn have executed
+    nothing new is given up: no test of this kind reaches the rest of its code, which the report names."""
+    launched = subject.watch.configurations
+    in_vain: Counter[tuple[str, str]] = Counter()
+
+    def left() -> bool:
+        kernels = (kernel for several in launched.values() for kernel in several.values())
+        return any(_missed(subject.backend, kernel) for kernel in kernels)
+
+    if not left():
+        return
+    # The last ones differ most from those that have been carried out, which were the first for each kernel.
+    for trial, found in reversed([*_trials(subject)]):
+        kernels = [kernel for one in found for kernel in launched.get(one, {}).values()]
+        before = {
+            kernel.name: missed
+            for kernel in kernels
+            if in_vain[kernel.name, trial.label] < _TRIES and (missed := _missed(subject.backend, kernel))
+        }
+        if not before:
+            continue
+        yield from _carried_out(subject, trial)
+        for kernel in kernels:
+            if kernel.name in before:
+                same = _missed(subject.backend, kernel) == before[kernel.name]
+                kind = kernel.name, trial.label
+                in_vain[kind] = in_vain[kind] + 1 if same else 0
+
+
+def _trials(subject: Subject) -> Iterator[tuple[Trial, set[tuple[Any, ...]]]]:
+    """The known-answer tests of an algorithm, each with the configurations of the kernels that it launches.
+    There are none on other backends than emulated ones."""
     backend = get(subject.backend)
     if not isinstance(backend, EmulatedBackend):
         return
-    found: set[tuple[Any, ...]] = set()
-    in_vain: dict[tuple[str, str], int] = {}
+    for trial in trials(subject.record, backend, subject.device):
+        found: set[tuple[Any, ...]] = set()
 
-    def note(launch: Launch, options: Mapping[str, int]) -> None:
-        found.add(backend.configuration(launch, options))
+        def note(launch: Launch, options: Mapping[str, int], found: set[tuple[Any, ...]] = found) -> None:
+            found.add(backend.configuration(launch, options))
+
+        for _ in trial.run(Run(backend, subject.record, note, trial.way), subject.device):
+            pass
+        yield trial, found
+
+
+def _carried_out(subject: Subject, trial: Trial) -> Iterator[Case]:
+    backend = get(subject.backend)
+    assert isinstance(backend, EmulatedBackend)
 
     def start(launch: Launch, options: Mapping[str, int]) -> None:
         subject.watch.launches += 1
         backend.launch(launch, options)
 
-    for trial in trials(subject.record, backend, subject.device):
-        found.clear()
-        for _ in trial.run(Run(backend, subject.record, note, trial.way), subject.device):
-            pass
-        launched = subject.watch.configurations
-        kernels = [kernel for one in found for kernel in launched.get(one, {}).values()]
-        before = {
-            kernel.name: missed
-            for kernel in kernels
-            if in_vain.get((kernel.name, trial.label), 0) < _TRIES
-            and (missed := _missed(backend.name, kernel))
-        }
-        if found <= launched.keys() and not before:
-            continue
-        for label, expected, digest in trial.run(
-            Run(backend, subject.record, start, trial.way), subject.device
-        ):
-            given = digest if isinstance(digest, bytes) else digest.cpu().numpy().tobytes()
-            yield Case(f"{trial.label}, {label}", expected, given)
-        for kernel in kernels:
-            if kernel.name in before:
-                same = _missed(backend.name, kernel) == before[kernel.name]
-                kind = kernel.name, trial.label
-                in_vain[kind] = in_vain.get(kind, 0) + 1 if same else 0
+    run = Run(backend, subject.record, start, trial.way)
+    for label, expected, digest in trial.run(run, subject.device):
+        given = digest if isinstance(digest, bytes) else digest.cpu().numpy().tobytes()
+        yield Case(f"{trial.label}, {label}", expected, given)
 
 
 def full_programs(subject: Subject) -> Iterator[Case]:
@@ -95,11 +124,16 @@ def full_programs(subject: Subject) -> Iterator[Case]:
     answers = [a for a in plain if 0 < a.size <= longest]
     if not answers:
         return
-    lanes = backend.tuned(*backend.driver(record).main_kernel()).get("BLOCK_MSGS", _LANES)
+    lanes = max(
+        backend.tuned(kernel).get("BLOCK_MSGS", _LANES) for kernel in backend.driver(record).references()
+    )
     # Programs take the longest messages first, so that these begin the second half of the lanes, too.
     filling = itertools.islice(itertools.cycle(answers[-4:]), max(0, lanes - len(answers)))
     whole = max(answers, key=lambda a: (a.size % 32, a.size))  # its last word is the last of most blocks
     ragged = [[*answers, *filling], [whole] * lanes, answers[-1:] * lanes]
+    empty = [a for a in plain if not a.size][:1] * lanes
+    if empty:  # by itself, and as a program beside one for a message that has an alignment
+        ragged += [empty, [answers[-1], *empty]]
     rows = [
         [a] * lanes
         for last in (True, False)
@@ -125,7 +159,7 @@ def full_programs(subject: Subject) -> Iterator[Case]:
             found = subject.chunks(data, fitting[-1].size, **_given(subject, chunks[0]))
             yield from _cases(chunks, found, "chunks")
         in_vain = 0
-        for alike in rows:
+        for alike in [empty, *rows] if empty else rows:
             left = _open(subject, align, table=False)
             if not left or in_vain == _LENGTHS:
                 break
@@ -150,7 +184,7 @@ def _own_parameters(
         for answers in batches:
             left = _open(subject, align, table=table)
             always = align == _ALIGNMENTS[0] and answers is batches[0]
-            if not always and (not left or in_vain == _LENGTHS):
+            if not always and (not left or (in_vain == _LENGTHS and not table)):
                 break
             messages = layout(subject, answers, align)
             label = f"{'ragged' if table else 'rows'}, {align} bytes apart"

@@ -8,7 +8,7 @@ from ..backends.base import Backend
 from ..backends.emulation.backend import EmulatedBackend
 from ..backends.triton_backend import TritonBackend
 from .checks import CHECKS
-from .kernels import every_kernel, full_programs
+from .kernels import every_kernel, full_programs, remaining_code
 from .report import Failure
 from .subject import Subject
 
@@ -38,7 +38,12 @@ def check(subject: Subject, backend: Backend) -> Tally:
     tally = Tally()
     checks = CHECKS
     if isinstance(backend, EmulatedBackend):
-        checks = {**CHECKS, "every kernel": every_kernel, "full programs": full_programs}
+        checks = {
+            **CHECKS,
+            "every kernel": every_kernel,
+            "full programs": full_programs,
+            "remaining code": remaining_code,
+        }
     for name, run in checks.items():
         watch = subject.watch
         before, cases = watch.launches, 0

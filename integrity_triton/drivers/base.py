@@ -72,6 +72,8 @@ class Driver(abc.ABC):
 
     ways: ClassVar[tuple[str, ...]] = ()
     """Names of the ways to the same result, where there are several; the driver takes the fastest."""
+    undivided: ClassVar[tuple[str, ...]] = ()
+    """Those of ``ways`` that give a lane a whole message, however long it is."""
 
     way: str | None = None
     """The only one of ``ways`` that is taken, if not None: for tests, and to build all kernels."""

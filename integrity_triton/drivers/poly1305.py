@@ -133,6 +133,7 @@ class Key:
 class Poly1305Driver(Driver):
     per_message = True
     ways = ("messages", "parts", "rows")
+    undivided = ("messages",)
 
     def references(self) -> tuple[str, ...]:
         return (POLY1305_MESSAGES, POLY1305_PARTS, POLY1305_FINISH)

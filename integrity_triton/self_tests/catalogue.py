@@ -105,11 +105,15 @@ def is_long(record: Algorithm, size: int) -> bool:
 
 def trials_of(record: Algorithm, answers: Sequence[Answer]) -> Iterator[Trial]:
     """The trials of every form in which messages can be given to ``record``, with ``answers`` to compare.
-    Those that launch the fewest kernels come first. Raises TypeError if there is no driver for the
-    algorithm."""
-    for way in (None, *driver_class(record).ways):
+    Those that launch the fewest kernels come first. By a way that gives a lane a whole message, there are no
+    trials of long messages, which launch what those of short ones do. Raises TypeError if there is no driver
+    for the algorithm."""
+    driver = driver_class(record)
+    yield from _trials(record, answers)
+    for way in driver.ways:
         for trial in _trials(record, answers):
-            yield trial if way is None else trial.taking(way)
+            if not (trial.long and way in driver.undivided):
+                yield trial.taking(way)
 
 
 def _trials(record: Algorithm, known: Sequence[Answer]) -> Iterator[Trial]:

@@ -51,7 +51,7 @@ def test_code_that_no_check_executes_fails_the_run(monkeypatch):
     """With one check instead of all of them, and without self-tests, blocks remain that nothing executed."""
     monkeypatch.setenv(VARIABLE, "off")
     monkeypatch.setattr(tally, "CHECKS", {"one message": checks.one_message})
-    for check in ("every_kernel", "full_programs"):
+    for check in ("every_kernel", "full_programs", "remaining_code"):
         monkeypatch.setattr(tally, check, lambda subject: iter(()))
     monkeypatch.setattr(suite, "UNEXECUTED", ())
     monkeypatch.setattr(suite, "REVIEWED", {"emulated sm_90": {"siphash_2_4"}})
@@ -79,6 +79,7 @@ def test_full_programs_execute_what_small_batches_leave_out(monkeypatch, on_targ
     assert report.ok, report.problems
     assert report.cells[0].checks["full programs"] > 0
     monkeypatch.setattr(tally, "full_programs", lambda subject: iter(()))
+    monkeypatch.setattr(tally, "remaining_code", lambda subject: iter(()))
     report = conformance.run(**given)
     assert {problem.partition(" ")[0] for problem in report.problems} == {"xxh64_messages"}
     assert any("global_load_dword" in problem for problem in report.problems)
@@ -136,6 +137,36 @@ def test_full_programs_need_an_emulated_backend(monkeypatch):
     assert list(conformance_kernels.full_programs(subject)) == []
     subject = SimpleNamespace(backend="ptx", record=algorithms.get("tuplehash_128"), known=None)
     assert list(conformance_kernels.full_programs(subject)) == []
+
+
+def test_remaining_code_is_sought_by_the_tests_that_differ_most(monkeypatch):
+    """Ten tests launch one kernel; the second and the last execute what is left of it."""
+    left, begun = {"kernel": 2}, []
+    kernel = SimpleNamespace(name="kernel")
+    found = [(SimpleNamespace(label=f"kind {n % 2}", number=n), {"configuration"}) for n in range(10)]
+    other = SimpleNamespace(label="kind 0", number="other"), {"another configuration"}
+    monkeypatch.setattr(conformance_kernels, "_trials", lambda subject: iter([*found, other]))
+    monkeypatch.setattr(conformance_kernels, "_missed", lambda backend, kernel: [None] * left["kernel"])
+
+    def carried_out(subject, trial):
+        begun.append(trial.number)
+        left["kernel"] -= trial.number in executing
+        yield trial.number
+
+    monkeypatch.setattr(conformance_kernels, "_carried_out", carried_out)
+    watch = SimpleNamespace(configurations={"configuration": {"kernel": kernel}})
+    subject = SimpleNamespace(backend="ptx", watch=watch)
+
+    executing = {1, 9}
+    assert list(conformance_kernels.remaining_code(subject)) == begun
+    assert begun == [9, 8, 7, 6, 5, 4, 3]  # three in vain of either kind: the second is never begun
+    assert left["kernel"] == 1
+    begun.clear()
+    left["kernel"], executing = 2, {8, 9}
+    assert list(conformance_kernels.remaining_code(subject)) == begun == [9, 8]
+    left["kernel"] = 0
+    monkeypatch.setattr(conformance_kernels, "_trials", lambda subject: pytest.fail("nothing is left"))
+    assert list(conformance_kernels.remaining_code(subject)) == []
 
 
 def test_a_place_is_found_by_what_stays_when_lines_move():
