@@ -24,7 +24,7 @@ from ..self_tests.trials import trials
 from .execution import unlisted
 from .report import KernelExecution
 from .subject import Case, Subject
-from .unexecuted import UNEXECUTED
+from .unexecuted import UNEXECUTED, together_with
 
 if TYPE_CHECKING:
     import torch
@@ -43,16 +43,24 @@ _LANES = 64
 
 def every_kernel(subject: Subject) -> Iterator[Case]:
     """The known-answer tests that launch something which nothing before them has launched."""
-    launched = subject.watch.configurations
-    for trial, found in _trials(subject):
-        if not found <= launched.keys():
-            yield from _carried_out(subject, trial)
+    backend = get(subject.backend)
+    if not isinstance(backend, EmulatedBackend):
+        return
+    for trial, found in _trials(subject, backend):
+        if not found <= subject.watch.configurations.keys():
+            yield from _carried_out(subject, trial, backend)
 
 
 def remaining_code(subject: Subject) -> Iterator[Case]:
     """Of the kernels of which the checks before have left something out, the known-answer tests that launch
     them, as long as these execute more. A kernel of which several tests of one kind in turn have executed
-    nothing new is given up: no test of this kind reaches the rest of its code, which the report names."""
+    nothing new is given up: no test of this kind reaches the rest of its code, which the report names.
+    Algorithms that execute their kernels in full only together with others are left out."""
+    backend = get(subject.backend)
+    if not isinstance(backend, EmulatedBackend):
+        return
+    if together_with(subject.record.name, f"emulated {backend.target().name}"):
+        return
     launched = subject.watch.configurations
     in_vain: Counter[tuple[str, str]] = Counter()
 
@@ -63,7 +71,7 @@ def remaining_code(subject: Subject) -> Iterator[Case]:
     if not left():
         return
     # The last ones differ most from those that have been carried out, which were the first for each kernel.
-    for trial, found in reversed([*_trials(subject)]):
+    for trial, found in reversed([*_trials(subject, backend)]):
         kernels = [kernel for one in found for kernel in launched.get(one, {}).values()]
         before = {
             kernel.name: missed
@@ -72,7 +80,7 @@ def remaining_code(subject: Subject) -> Iterator[Case]:
         }
         if not before:
             continue
-        yield from _carried_out(subject, trial)
+        yield from _carried_out(subject, trial, backend)
         for kernel in kernels:
             if kernel.name in before:
                 same = _missed(subject.backend, kernel) == before[kernel.name]
@@ -80,12 +88,8 @@ def remaining_code(subject: Subject) -> Iterator[Case]:
                 in_vain[kind] = in_vain[kind] + 1 if same else 0
 
 
-def _trials(subject: Subject) -> Iterator[tuple[Trial, set[tuple[Any, ...]]]]:
-    """The known-answer tests of an algorithm, each with the configurations of the kernels that it launches.
-    There are none on other backends than emulated ones."""
-    backend = get(subject.backend)
-    if not isinstance(backend, EmulatedBackend):
-        return
+def _trials(subject: Subject, backend: EmulatedBackend) -> Iterator[tuple[Trial, set[tuple[Any, ...]]]]:
+    """The known-answer tests of an algorithm, each with the configurations of kernels that it launches."""
     for trial in trials(subject.record, backend, subject.device):
         found: set[tuple[Any, ...]] = set()
 
@@ -97,10 +101,7 @@ def _trials(subject: Subject) -> Iterator[tuple[Trial, set[tuple[Any, ...]]]]:
         yield trial, found
 
 
-def _carried_out(subject: Subject, trial: Trial) -> Iterator[Case]:
-    backend = get(subject.backend)
-    assert isinstance(backend, EmulatedBackend)
-
+def _carried_out(subject: Subject, trial: Trial, backend: EmulatedBackend) -> Iterator[Case]:
     def start(launch: Launch, options: Mapping[str, int]) -> None:
         subject.watch.launches += 1
         backend.launch(launch, options)

@@ -22,7 +22,7 @@ from .execution import problems
 from .processes import START_TIMEOUT, Lost, share, within
 from .report import Cell, Report
 from .subject import EFFORTS
-from .unexecuted import REVIEWED, TOGETHER, TOGETHER_ON, UNEXECUTED
+from .unexecuted import REVIEWED, UNEXECUTED, together_with
 
 # Runs whose reports are merged may differ in these.
 _MACHINE = ("system", "processor")
@@ -203,10 +203,7 @@ def _unexecuted(report: Report) -> list[str]:
     ran = {(cell.device_name, cell.algorithm) for cell in report.cells}
 
     def is_judged(cell: Cell) -> bool:
-        others = {
-            *TOGETHER.get(cell.algorithm, ()),
-            *TOGETHER_ON.get(cell.device_name, {}).get(cell.algorithm, ()),
-        }
+        others = together_with(cell.algorithm, cell.device_name)
         reviewed = cell.algorithm in REVIEWED.get(cell.device_name, ())
         return reviewed and all((cell.device_name, other) in ran for other in others)
 

@@ -59,6 +59,13 @@ TOGETHER_ON: dict[str, dict[str, frozenset[str]]] = {
 last words are only taken by algorithms with the highest rate, and those in the kernels of BLAKE2b for keys of
 their own by HMAC, which has a key in any case."""
 
+
+def together_with(algorithm: str, device: str) -> frozenset[str]:
+    """The others with which an algorithm executes its kernels in full on an emulated device; none if it does
+    so by itself."""
+    return TOGETHER.get(algorithm, frozenset()) | TOGETHER_ON.get(device, {}).get(algorithm, frozenset())
+
+
 _SHORT = (
     "The compiler divides numbers below 2^32 in a way of their own, and other numbers only occur with "
     "messages of 4 GiB, which take too long to emulate."

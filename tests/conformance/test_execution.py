@@ -17,7 +17,7 @@ from integrity_triton import algorithms, conformance
 from integrity_triton.algorithms import known_answers
 from integrity_triton.backends import registry
 from integrity_triton.backends.emulation.program import Missed
-from integrity_triton.conformance import checks, execution, render, suite, tally
+from integrity_triton.conformance import checks, execution, render, suite, tally, unexecuted
 from integrity_triton.conformance import kernels as conformance_kernels
 from integrity_triton.conformance.execution import Unexecuted, places, problems
 from integrity_triton.conformance.report import FAILED, RAN, Cell, Failure, KernelExecution, Report
@@ -145,17 +145,17 @@ def test_remaining_code_is_sought_by_the_tests_that_differ_most(monkeypatch):
     kernel = SimpleNamespace(name="kernel")
     found = [(SimpleNamespace(label=f"kind {n % 2}", number=n), {"configuration"}) for n in range(10)]
     other = SimpleNamespace(label="kind 0", number="other"), {"another configuration"}
-    monkeypatch.setattr(conformance_kernels, "_trials", lambda subject: iter([*found, other]))
+    monkeypatch.setattr(conformance_kernels, "_trials", lambda *_: iter([*found, other]))
     monkeypatch.setattr(conformance_kernels, "_missed", lambda backend, kernel: [None] * left["kernel"])
 
-    def carried_out(subject, trial):
+    def carried_out(subject, trial, backend):
         begun.append(trial.number)
         left["kernel"] -= trial.number in executing
         yield trial.number
 
     monkeypatch.setattr(conformance_kernels, "_carried_out", carried_out)
     watch = SimpleNamespace(configurations={"configuration": {"kernel": kernel}})
-    subject = SimpleNamespace(backend="ptx", watch=watch)
+    subject = SimpleNamespace(backend="ptx", watch=watch, record=algorithms.get("sha256"))
 
     executing = {1, 9}
     assert list(conformance_kernels.remaining_code(subject)) == begun
@@ -165,7 +165,13 @@ def test_remaining_code_is_sought_by_the_tests_that_differ_most(monkeypatch):
     left["kernel"], executing = 2, {8, 9}
     assert list(conformance_kernels.remaining_code(subject)) == begun == [9, 8]
     left["kernel"] = 0
-    monkeypatch.setattr(conformance_kernels, "_trials", lambda subject: pytest.fail("nothing is left"))
+    monkeypatch.setattr(conformance_kernels, "_trials", lambda *_: pytest.fail("nothing is sought"))
+    assert list(conformance_kernels.remaining_code(subject)) == []
+    left["kernel"] = 2
+    subject.record = algorithms.get("highwayhash_64")  # its kernel is executed together with the other sizes
+    assert list(conformance_kernels.remaining_code(subject)) == []
+    subject.backend = "native"
+    subject.record = algorithms.get("sha256")
     assert list(conformance_kernels.remaining_code(subject)) == []
 
 
@@ -232,8 +238,8 @@ def test_algorithms_that_share_a_kernel_are_judged_together(on_a_device, monkeyp
     """One of them leaves code to the others, so a run without these does not fail for it."""
     monkeypatch.setattr(suite, "REVIEWED", {"emulated sm_90": {"sha1", "sha256", "md5"}})
     others = {"sha1": {"sha256"}}
-    monkeypatch.setattr(suite, "TOGETHER", {} if on_a_device else others)
-    monkeypatch.setattr(suite, "TOGETHER_ON", {"emulated sm_90": others} if on_a_device else {})
+    monkeypatch.setattr(unexecuted, "TOGETHER", {} if on_a_device else others)
+    monkeypatch.setattr(unexecuted, "TOGETHER_ON", {"emulated sm_90": others} if on_a_device else {})
     both, first, second = (Missed("block", str(n), f"instruction{n}") for n in range(3))
     alone, other = _report("sha1", both, first), _report("sha256", both, second)
     assert not suite.merged([alone]).problems
