@@ -113,37 +113,36 @@ def poly1305_offsets(
 
 @triton.jit
 def _row_bytes(base, low, high, k, CUT: tl.constexpr, BLOCK_K: tl.constexpr, ALIGN: tl.constexpr):
-    """Bytes k to k + BLOCK_K - 1 of the rows that start at the addresses ``base``: uint8 ``[rows, BLOCK_K]``.
-    With CUT, only bytes ``low`` to ``high - 1`` of a row are read, and the values of the others are
-    undefined."""
+    """Bytes k to k + BLOCK_K - 1 of the rows that start at the addresses ``base``, less 128: int8
+    ``[rows, BLOCK_K]``. With CUT, only the words are read that have one of bytes ``low`` to ``high - 1`` of a
+    row, and the values of other bytes are undefined.
+
+    Compilers for AMD's and Intel's GPUs take one instruction and more for each byte of a word, so the 128 is
+    subtracted in words. Taking these apart costs nothing where the bytes are put together again.
+    """
+    word = (k // 4 + tl.arange(0, BLOCK_K // 4))[None, :]
     if ALIGN >= 4:
-        WIDTH: tl.constexpr = 16 if ALIGN >= 16 else 4
-        at = (k + tl.arange(0, BLOCK_K))[None, :]
-        pointer = tl.multiple_of(base.to(tl.pointer_type(tl.uint8))[:, None], (WIDTH, WIDTH)) + at
-        if CUT:
-            out = tl.load(pointer, mask=(at >= low[:, None]) & (at < high[:, None]), other=0)
-        else:
-            out = tl.load(pointer)
+        at = 4 * word
+        pointer = tl.multiple_of(base.to(tl.pointer_type(tl.uint32))[:, None], (ALIGN, ALIGN)) + word
     else:
         # The aligned words that contain the bytes are loaded; bytes would need an address and a load each.
         skew = (base & 3).to(tl.int32)[:, None]
-        pointer = (base - (base & 3)).to(tl.pointer_type(tl.uint32))[:, None]
-        word = (k // 4 + tl.arange(0, BLOCK_K // 4))[None, :]
-        pointer = pointer + word
+        at = 4 * word - skew
+        pointer = (base - (base & 3)).to(tl.pointer_type(tl.uint32))[:, None] + word
+    if CUT:
+        this = tl.load(pointer, mask=(at + 4 > low[:, None]) & (at < high[:, None]), other=0)
+    else:
+        this = tl.load(pointer)
+    if ALIGN < 4:
         after = skew + word * 0 > 0
         if CUT:
-            at = 4 * word - skew
-            here = (at + 4 > low[:, None]) & (at < high[:, None])
             after = after & (at + 8 > low[:, None]) & (at + 4 < high[:, None])
-            this = tl.load(pointer, mask=here, other=0)
-        else:
-            this = tl.load(pointer)
         shift = (skew * 8).to(tl.uint32)
         this = (this >> shift) | ((tl.load(pointer + 1, mask=after, other=0) << 1) << (31 - shift))
-        even = tl.join((this & 0xFF).to(tl.uint8), ((this >> 16) & 0xFF).to(tl.uint8))
-        odd = tl.join(((this >> 8) & 0xFF).to(tl.uint8), (this >> 24).to(tl.uint8))
-        out = tl.reshape(tl.join(even, odd), (base.shape[0], BLOCK_K))
-    return out
+    this = this ^ 0x80808080
+    even = tl.join((this & 0xFF).to(tl.uint8), ((this >> 16) & 0xFF).to(tl.uint8))
+    odd = tl.join(((this >> 8) & 0xFF).to(tl.uint8), (this >> 24).to(tl.uint8))
+    return tl.reshape(tl.join(even, odd), (base.shape[0], BLOCK_K)).to(tl.int8, bitcast=True)
 
 
 @kernel
@@ -172,8 +171,8 @@ def poly1305_rows(
     int32 ``[parts, COLUMNS]``. The other arguments are those of ``poly1305_parts``.
     """
     ROW: tl.constexpr = 1 << ROW_BITS
-    # Loading the words that contain the bytes takes more registers.
-    STEP_K: tl.constexpr = BLOCK_K if ALIGN >= 4 else BLOCK_K // 2
+    # Bytes that begin within words take more registers. Matrix units take at least 32 bytes of a row.
+    STEP_K: tl.constexpr = BLOCK_K if ALIGN >= 4 or BLOCK_K == 32 else BLOCK_K // 2
     first = tl.program_id(0).to(tl.int64) * BLOCK_MSGS
     lane = first + tl.arange(0, BLOCK_MSGS)
     number = tl.minimum(lane, parts - 1)
@@ -199,16 +198,17 @@ def poly1305_rows(
         for k in range(0, ROW, STEP_K):
             a = _row_bytes(base, low, high, k, False, STEP_K, ALIGN)
             b = tl.load(digits + k)
-            sums = tl.dot((a ^ 0x80).to(tl.int8, bitcast=True), b, sums, out_dtype=tl.int32)
+            sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     else:
         for k in range(0, ROW, STEP_K):
             at = (k + ks)[None, :]
             a = _row_bytes(base, low, high, k, True, STEP_K, ALIGN)
-            a = tl.where(at < high[:, None], a, tl.where(at == high[:, None], 1, 0).to(tl.uint8))
-            # Before the message, values must be 0. A byte of 0 would be -128, so the byte is 128.
-            a = tl.where(at < low[:, None], tl.full((), 0x80, tl.uint8), a)
+            # Behind the message, there is a one and then zeros; before it, values are not 0 less 128, but 0.
+            behind = tl.where(at == high[:, None], -127, -128).to(tl.int8)
+            a = tl.where(at < high[:, None], a, behind)
+            a = tl.where(at < low[:, None], tl.full((), 0, tl.int8), a)
             b = tl.load(digits + k)
-            sums = tl.dot((a ^ 0x80).to(tl.int8, bitcast=True), b, sums, out_dtype=tl.int32)
+            sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     tl.store(
         sums_ptr + (lane[:, None] * COLUMNS + column[None, :]),
         sums,
