@@ -197,14 +197,14 @@ def main() -> None:
     options = parser.parse_args()
     document: dict[str, Any] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     kernels = document.get("kernels", {})
+    targets = {name: compiling.Target.parse(name) for name in options.target or TARGETS}
+    counted = {name: counted_kernels(target) for name, target in targets.items()}
+    known = {kernel_name(one) for chosen in counted.values() for one in chosen}
+    if unknown := set(options.kernels) - known:
+        parser.error(f"no kernel {', '.join(sorted(unknown))}")
     print(f"Instructions, {LABEL}:")
-    for name in options.target or TARGETS:
-        target = compiling.Target.parse(name)
-        chosen = counted_kernels(target)
-        if unknown := set(options.kernels) - {kernel_name(one) for one in chosen}:
-            parser.error(f"no kernel {', '.join(sorted(unknown))}")
-        if options.kernels:
-            chosen = [one for one in chosen if kernel_name(one) in options.kernels]
+    for name, target in targets.items():
+        chosen = [one for one in counted[name] if not options.kernels or kernel_name(one) in options.kernels]
         for start in range(0, len(chosen), _TOGETHER):
             batch = chosen[start : start + _TOGETHER]
             for one, code in zip(batch, count(batch, target, options.compiler), strict=True):
