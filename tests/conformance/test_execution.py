@@ -350,6 +350,7 @@ def test_a_sample_conforms(emulator, target, on_target):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize(("emulator", "target"), TARGETS)
 def test_the_backend_conforms(emulator, target, on_target):
     on_target(emulator, target)
