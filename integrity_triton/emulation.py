@@ -16,10 +16,10 @@ __all__ = ["emulated"]
 def emulated(backend: str = "ptx", *, target: str | None = None, seed: int = 0) -> Iterator[Coverage]:
     """Let every Triton kernel that is launched in the body of a ``with`` run in an emulator on the CPU.
 
-    Kernels take tensors on the CPU. Each launch may access exactly the memory of the tensors among its
-    arguments. ``target`` is a name that the backend knows, such as ``"sm_90"``; None stands for the target
-    that the backend's environment variable names, or its default. ``seed`` determines the order of warps
-    between barriers.
+    Kernels take tensors on the CPU; a launch raises ValueError for one on another device. Each launch may
+    access exactly the memory of the tensors among its arguments. ``target`` is a name that the backend knows,
+    such as ``"sm_90"``; None stands for the target that the backend's environment variable names, or its
+    default. ``seed`` determines the order of warps between barriers.
 
     Yields the coverage of the kernels, by basic block. Raises ValueError for a backend that is no emulator
     and for an unknown target, and BackendUnavailable if the backend cannot run here. A launch raises
@@ -33,7 +33,7 @@ def emulated(backend: str = "ptx", *, target: str | None = None, seed: int = 0) 
 
     chosen = get(backend)
     if not isinstance(chosen, EmulatedBackend):
-        raise ValueError(f"backend {backend!r} is no emulator")
+        raise ValueError(f"backend {backend!r} is no emulator: ptx and amdgcn are")
     driver = chosen.driver_of(target, seed=seed)
     with driver.active():
         yield driver.coverage

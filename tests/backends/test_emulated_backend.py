@@ -218,7 +218,10 @@ def test_a_target_that_is_not_emulated_is_refused(ptx, monkeypatch):
     assert "sm_70" in type(ptx)().probe().reason
     with pytest.raises(ValueError, match="a target must be one of"), it.emulated("ptx", target="sm_12"):
         pass
-    with pytest.raises(ValueError, match="'native' is no emulator"), it.emulated("native"):
+    with (
+        pytest.raises(ValueError, match="'native' is no emulator: ptx and amdgcn are"),
+        it.emulated("native"),
+    ):
         pass
 
 
@@ -245,6 +248,11 @@ def test_a_users_kernel_is_checked():
         with expected as caught, it.emulated("ptx"):
             faulty[(3,)](x, found, 100, BLOCK=128)
         assert type(caught.value).__name__ == error
+    elsewhere = torch.empty(300, dtype=torch.int32, device="meta").reshape(3, 100)
+    with pytest.raises(ValueError, match="argument x is on meta: an emulated kernel"), it.emulated("ptx"):
+        row_sums[(3,)](elsewhere, found, 100, BLOCK=128)
+    with pytest.raises(MemoryFault, match="in 1 thread, the first at"), it.emulated("ptx"):
+        row_sums[(1,)](x.reshape(-1)[:99], found, 100, BLOCK=128)
 
 
 @pytest.mark.slow

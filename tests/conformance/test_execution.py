@@ -233,6 +233,16 @@ def test_reports_of_runs_over_a_few_algorithms_are_merged(monkeypatch):
     assert problem.startswith("sha1 failed on ptx")
 
 
+def test_a_report_in_markdown_tells_what_has_a_reason_and_what_is_judged():
+    missed = Missed("block", "0", "div.s64 %rd1 at crc.py:1"), Missed("block", "1", "add %r1")
+    text = render.to_markdown(_report("sha1", *missed))
+    assert "| ptx | k 12 | 5 | block 0: div.s64 %rd1 at crc.py:1; block 1: add %r1 | 1 |" in text
+    assert f"reviewed on its device: {len(REVIEWED['emulated sm_90'])} algorithms on emulated sm_90." in text
+    report = _report("sha1")
+    cell = replace(report.cells[0], device_name="emulated sm_80")
+    assert "none on emulated sm_80." in render.to_markdown(replace(report, cells=(cell,)))
+
+
 @pytest.mark.parametrize("on_a_device", [False, True])
 def test_algorithms_that_share_a_kernel_are_judged_together(on_a_device, monkeypatch):
     """One of them leaves code to the others, so a run without these does not fail for it."""

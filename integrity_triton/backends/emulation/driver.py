@@ -193,6 +193,11 @@ class _Launcher:
                 raise Unmodelled(f"argument {name}: tuples of arguments are not emulated")
             if kind.startswith("*") and not kind.startswith("*k"):
                 if hasattr(argument, "data_ptr"):
+                    if argument.device.type != "cpu":  # another device's address means nothing here
+                        raise ValueError(
+                            f"argument {name} is on {argument.device}: an emulated kernel takes tensors on "
+                            "the CPU"
+                        )
                     if memory is not None:
                         memory.register(argument.data_ptr(), _extent(argument), f"argument {name}")
                     values.append(argument.data_ptr())

@@ -302,8 +302,9 @@ class GlobalMemory:
                     distances.append((start - first, f"{start - first} bytes before {name}"))
         if distances:
             near = f", {min(distances)[1]}"
+        threads = "1 thread" if len(bad) == 1 else f"{len(bad)} threads"
         return MemoryFault(
-            f"{what} {verb} {width} bytes outside the memory of the launch, in {len(bad)} threads, "
+            f"{what} {verb} {width} bytes outside the memory of the launch, in {threads}, "
             f"the first at {first & (1 << 64) - 1:#x}{near}"
         )
 

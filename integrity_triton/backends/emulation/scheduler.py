@@ -12,8 +12,8 @@ from .stamps import Array, stamps
 
 DONE = 1 << 30
 """The program counter of a unit that has ended."""
-LIMIT = 100_000_000
-"""The most blocks that a scheduler executes."""
+LIMIT = 10_000_000
+"""The most blocks that a scheduler executes, which takes about ten minutes."""
 Step = Callable[[int, Array | None], tuple[int, Array | None, int]]
 """Executes the block at a program counter for the units in a mask; None stands for all. It returns a program
 counter, the units that go there, or None for all, and the program counter of the others."""

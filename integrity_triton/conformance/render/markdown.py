@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ..execution import unlisted
 from ..report import FAILED, Report
+from ..unexecuted import REVIEWED, UNEXECUTED
 from .facts import facts
 
 
@@ -31,12 +33,15 @@ def to_markdown(report: Report) -> str:
             "",
             "## Executed code",
             "",
-            "| backend | kernel | blocks | not executed |",
-            "| --- | --- | --- | --- |",
+            _judged(report),
+            "",
+            "| backend | kernel | blocks | not executed | without a reason |",
+            "| --- | --- | --- | --- | --- |",
         ]
         for (backend, kernel), execution in executions.items():
             missed = _escape("; ".join(map(str, execution.missed))) or "-"
-            lines.append(f"| {backend} | {kernel} | {execution.blocks} | {missed} |")
+            left = len(unlisted(backend, kernel, execution, UNEXECUTED)) or "-"
+            lines.append(f"| {backend} | {kernel} | {execution.blocks} | {missed} | {left} |")
     for cell in report.cells:
         if cell.status != FAILED:
             continue
@@ -48,6 +53,19 @@ def to_markdown(report: Report) -> str:
                 f"  - found `{_escape(failure.found)}`",
             ]
     return "\n".join(lines) + "\n"
+
+
+def _judged(report: Report) -> str:
+    """What the table of executed code decides."""
+    devices = dict.fromkeys(cell.device_name for cell in report.cells if cell.coverage)
+    judged = ", ".join(
+        f"{len(REVIEWED[name])} algorithms on {name}" if name in REVIEWED else f"none on {name}"
+        for name in devices
+    )
+    return (
+        "The file `conformance/unexecuted.py` has reasons why no launch executes a place. A place without "
+        f"one fails the run if an algorithm is reviewed on its device: {judged}."
+    )
 
 
 def _escape(text: str) -> str:
