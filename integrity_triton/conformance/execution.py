@@ -27,7 +27,8 @@ class Unexecuted:
     kernel: str = ""
     """The kernel's function."""
     instruction: str = ""
-    """What the first instruction of the block, or the matrix product, starts with."""
+    """What the first instruction of the block, or the matrix product, starts with. A ``*`` stands for any
+    text."""
     function: str = ""
     """``file.py:function`` of the source from which the code was compiled, or of a caller of it."""
     source: str = ""
@@ -52,7 +53,7 @@ class Unexecuted:
             return False
         if missed.kind != self.kind or (self.kernel and kernel.partition(" ")[0] != self.kernel):
             return False
-        if not missed.what.startswith(self.instruction):
+        if not re.match(".*".join(map(re.escape, self.instruction.split("*"))), missed.what):
             return False
         if self.backends and backend not in self.backends:
             return False

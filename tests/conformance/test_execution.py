@@ -180,6 +180,7 @@ def test_a_place_is_found_by_what_stays_when_lines_move():
     kernel = "crc_fold 0123456789ab"
     entry = Unexecuted("Why.", kernel="crc_fold", instruction="div.s64", source="message_of_piece(")
     assert entry.covers("ptx", kernel, missed)
+    assert replace(entry, instruction="div*%rd1 at").covers("ptx", kernel, missed)
     function = places(missed.what)[0][0]
     assert function.startswith("crc.py:crc_")
     assert replace(entry, function=function).covers("ptx", kernel, missed)
@@ -188,6 +189,7 @@ def test_a_place_is_found_by_what_stays_when_lines_move():
     for other in (
         {"kernel": "crc_finish"},
         {"instruction": "div.u64"},
+        {"instruction": "div.s64*rd2"},
         {"function": "crc.py:other"},
         {"source": "no such text"},
         {"kind": "rows"},

@@ -26,7 +26,7 @@ from integrity_triton.algorithms import Algorithm
 from integrity_triton.backends import registry
 from integrity_triton.backends.interpreter import InterpreterBackend
 from integrity_triton.drivers import crc as crc_driver
-from integrity_triton.drivers.poly1305 import POLY1305_PARTS, Poly1305Driver
+from integrity_triton.drivers.poly1305 import POLY1305_PARTS, POLY1305_ROWS, Poly1305Driver
 from integrity_triton.launching.launch import Launch
 from integrity_triton.self_tests.admission import VARIABLE
 from support import few_lanes, hash_batch, new, on_device, oracle, pattern, required, retune, rows_as_bytes
@@ -228,6 +228,23 @@ def test_nothing_is_read_beyond_by_any_way_of_poly1305(way, words, align, wide, 
     retune(monkeypatch, POLY1305_PARTS, WORDS=words)
     sizes = [*range(1, 34), *range(248, 274), 512, 528]
     assert status_of(lambda: hashed("poly1305", align, sizes)) == 0
+
+
+@pytest.mark.parametrize("place", ["end", "start"])
+def test_nothing_is_read_beyond_a_message_next_to_one_that_begins_within_a_word(place, monkeypatch):
+    """All rows of a program of Poly1305 are whole, and some of them begin with a word. They and others are
+    loaded in one way, and only the others need a word more."""
+    monkeypatch.setattr(Poly1305Driver, "way", "rows")
+    retune(monkeypatch, POLY1305_ROWS, BLOCK_MSGS=2)
+    record, size = algorithms.get("poly1305"), 1024  # four rows
+
+    def work() -> None:
+        page = guarded()
+        views = [page[-size:] if place == "end" else page[:size], page[size + 1 : 2 * size + 1]]
+        found = rows_as_bytes(hash_batch(views, "poly1305", backend="interpreter"))
+        assert found == [oracle(record, view.numpy().tobytes()) for view in views]
+
+    assert status_of(work) == 0
 
 
 @pytest.mark.slow_if(lambda start: start != 1)
