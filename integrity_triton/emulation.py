@@ -29,11 +29,12 @@ def emulated(backend: str = "ptx", *, target: str | None = None, seed: int = 0) 
     by name.
     """
     from .backends.emulation.backend import EmulatedBackend
-    from .backends.registry import get
+    from .backends.registry import get, named
 
-    chosen = get(backend)
+    chosen = named(backend)
     if not isinstance(chosen, EmulatedBackend):
         raise ValueError(f"backend {backend!r} is no emulator: ptx and amdgcn are")
+    get(backend)
     driver = chosen.driver_of(target, seed=seed)
     with driver.active():
         yield driver.coverage

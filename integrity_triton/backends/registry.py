@@ -189,7 +189,8 @@ def statuses() -> tuple[BackendStatus, ...]:
     return tuple(found)
 
 
-def _named(name: str) -> Backend:
+def named(name: str) -> Backend:
+    """The backend called ``name``, whether it can run here or not. Raises ValueError for an unknown name."""
     if not isinstance(name, str):
         raise TypeError(f"a backend is named by a str, not {type(name).__name__}")
     _load()
@@ -205,7 +206,7 @@ def get(name: str) -> Backend:
     Raises ValueError for an unknown name and BackendUnavailable, with the reason, for one that
     cannot run here.
     """
-    backend = _named(name)
+    backend = named(name)
     probe = _probe(backend)
     if not probe.available:
         raise BackendUnavailable(f"backend {name!r} is not available: {probe.reason}")
