@@ -82,7 +82,7 @@ def test_which_vectors_of_a_message_are_read():
     for bad in (28, -4, 32):  # the first word, the second one or none has a byte of it
         with pytest.raises(MemoryFault, match="outside the memory"):
             reads(8, bad, align=4)
-    with pytest.raises(MemoryFault, match="in 1 threads"):
+    with pytest.raises(MemoryFault, match="in 1 thread,"):
         reads(16, 20, count=4, align=4)
     with pytest.raises(MemoryFault, match="outside the memory"):
         found.load_bytes(at(base + 3), 4, who((0, 0, 0)), "a load of bytes")
