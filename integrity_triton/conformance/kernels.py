@@ -64,11 +64,7 @@ def remaining_code(subject: Subject) -> Iterator[Case]:
     launched = subject.watch.configurations
     in_vain: Counter[tuple[str, str]] = Counter()
 
-    def left() -> bool:
-        kernels = (kernel for several in launched.values() for kernel in several.values())
-        return any(_missed(subject.backend, kernel) for kernel in kernels)
-
-    if not left():
+    if not any(_missed(subject.backend, kernel) for one in launched.values() for kernel in one.values()):
         return
     # The last ones differ most from those that have been carried out, which were the first for each kernel.
     for trial, found in reversed([*_trials(subject, backend)]):
